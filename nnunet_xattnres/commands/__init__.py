@@ -1,0 +1,47 @@
+"""The command `xattnres`: one file a subcommand, each with `configure(parser)` and `run(arguments) -> exit code`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import StepFailedError, UserError
+from . import demo, doctor, trainers
+
+_COMMANDS = {"trainers": trainers, "doctor": doctor, "demo": demo}
+
+_EPILOG = """\
+train with nnU-Net's own command:
+  export nnUNet_extTrainer="$(xattnres trainers)"
+  nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerXAttnRes
+
+exit codes: 0 fine, 1 something is broken or failed, 2 the arguments or the input are wrong
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `xattnres` with `argv`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="xattnres",
+        description="nnU-Net v2 with cross-stage attention residuals (XAttnRes, arXiv 2604.03297).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nnunet-xattnres {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in _COMMANDS.items():
+        summary = module.__doc__.strip().splitlines()[0].split(": ", 1)[1]
+        command = subparsers.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.configure(command)
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except UserError as error:
+        print(f"xattnres {arguments.command}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, StepFailedError) else 2
+    except KeyboardInterrupt:
+        print(f"\nxattnres {arguments.command}: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,196 @@
+"""xattnres doctor: check that nnU-Net will find and run the trainers here.
+
+Looks at the versions, nnU-Net's four environment variables, the trainers (through nnU-Net's own look-up), the
+device, and the compiler that nnU-Net's torch.compile needs on a GPU. Each problem comes with its cure.
+
+Exit code 1 if something is broken; warnings alone leave it at 0.
+"""
+
+import argparse
+import contextlib
+import difflib
+import importlib.metadata
+import io
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..nnunet import PATH_VARIABLES
+from ..paths import trainers_path
+
+_PACKAGES = (
+    "nnunet-xattnres", "nnunetv2", "torch", "torchvision", "triton", "dynamic-network-architectures", "batchgenerators",
+    "SimpleITK", "numpy",
+)  # fmt: skip
+_OPTIONAL = {"triton", "torchvision"}
+
+
+@dataclass
+class Finding:
+    """One line of the report: `level` is ok, warning or broken; a finding that is not ok has a cure."""
+
+    level: str
+    text: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        mark = {"ok": "  ok     ", "warning": "! warning", "broken": "X BROKEN "}[self.level]
+        return f"{mark} {self.text}" + (f"\n            cure: {self.cure}" if self.cure else "")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trainer", metavar="NAME", help="check this trainer only, instead of every one in the box")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    broken = 0
+    for title, check in {
+        "versions": versions(),
+        "environment": environment_variables(),
+        "trainers": trainers(arguments.trainer),
+        "network": network(),
+        "device": device(),
+    }.items():
+        print(title)
+        for finding in check:
+            print(finding, flush=True)
+            broken += finding.level == "broken"
+    print(f"\n{broken} problem(s) found" if broken else "\nEverything is in place.")
+    return 1 if broken else 0
+
+
+def versions() -> Iterator[Finding]:
+    """Installed packages against this package's own requirements."""
+    from packaging.requirements import Requirement
+
+    yield Finding("ok", f"Python {platform.python_version()} on {platform.platform()}")
+    wanted = [Requirement(r) for r in importlib.metadata.requires("nnunet-xattnres") or ()]
+    wanted = {r.name.lower(): r for r in wanted if r.marker is None}
+    for package in _PACKAGES:
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            if package not in _OPTIONAL:
+                yield Finding("broken", f"{package} is not installed", f"pip install {package}")
+            continue
+        requirement = wanted.get(package.lower())
+        if requirement and not requirement.specifier.contains(version, prereleases=True):
+            yield Finding("broken", f"{package} {version}, but {requirement} is needed", f"pip install '{requirement}'")
+        elif package == "torch" and version.startswith("2.9."):
+            yield Finding("broken", f"torch {version}, which nnU-Net excludes", "pip install 'torch!=2.9.*'")
+        else:
+            yield Finding("ok", f"{package} {version}")
+
+
+def environment_variables() -> Iterator[Finding]:
+    """nnU-Net's four environment variables."""
+    for variable in PATH_VARIABLES:
+        value = os.environ.get(variable)
+        if value is None:
+            yield Finding("broken", f"{variable} is not set", f"export {variable}=/a/folder/of/yours")
+        elif not Path(value).is_dir():
+            yield Finding("broken", f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
+        elif variable != "nnUNet_raw" and not os.access(value, os.W_OK):
+            yield Finding(
+                "broken", f"{variable}={value} cannot be written to", f"chmod u+w '{value}', or choose another"
+            )
+        else:
+            yield Finding("ok", f"{variable}={value}")
+    value = os.environ.get("nnUNet_extTrainer")
+    export = 'export nnUNet_extTrainer="$(xattnres trainers)"'
+    if value is None:
+        yield Finding("broken", "nnUNet_extTrainer is not set, so nnU-Net does not see the trainers", export)
+    elif trainers_path().resolve() not in [
+        Path(folder).resolve() for folder in value.split(os.pathsep) if folder.strip()
+    ]:
+        yield Finding("broken", f"nnUNet_extTrainer={value} does not lead to {trainers_path()}", export)
+    else:
+        yield Finding("ok", f"nnUNet_extTrainer={value}")
+
+
+def trainers(only: str | None = None) -> Iterator[Finding]:
+    """Every trainer in the box through nnU-Net's own look-up."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from ..training.catalogue import catalogue
+
+    names = list(catalogue())
+    resolved, failed = [], {}
+    for name in [only] if only else names:
+        talk = io.StringIO()  # nnU-Net narrates its search
+        try:
+            with contextlib.redirect_stdout(talk):
+                recursive_find_trainer_class_by_name(name)
+        except Exception as error:  # a trainer file may break in any way
+            failed[name] = str(error).split(". ")[0] or type(error).__name__
+        else:
+            resolved.append(name)
+    if resolved:
+        yield Finding("ok", f"{len(resolved)} found by nnU-Net's look-up: {', '.join(resolved)}")
+    elif not only:
+        yield Finding("broken", "nnU-Net's look-up finds none of them", "see nnUNet_extTrainer above")
+        return
+    for name, reason in failed.items():
+        near = difflib.get_close_matches(name, names, 1)
+        cure = f"did you mean {near[0]}?" if near and near[0] != name else "see nnUNet_extTrainer above"
+        yield Finding("broken", f"{name}: {reason}", cure)
+
+
+def network() -> Iterator[Finding]:
+    """One training step of a small network on the CPU."""
+    import torch
+
+    from .. import XAttnResUNet
+
+    width = [4, 8]
+    net = XAttnResUNet(
+        input_channels=1, n_stages=2, features_per_stage=width, conv_op=torch.nn.Conv2d, kernel_sizes=3, strides=[1, 2],
+        n_conv_per_stage=2, num_classes=2, n_conv_per_stage_decoder=2, nonlin=torch.nn.LeakyReLU,
+    )  # fmt: skip
+    net(torch.randn(1, 1, 16, 16)).square().mean().backward()
+    if all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters()):
+        yield Finding("ok", "a training step of a small network gives every parameter a finite gradient")
+    else:
+        yield Finding(
+            "broken", "a training step of a small network leaves parameters without a gradient", "reinstall torch"
+        )
+
+
+def device() -> Iterator[Finding]:
+    """Where nnU-Net will train, and the compiler it wants there."""
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield Finding(
+                "ok", f"CUDA {torch.version.cuda}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+            )
+        yield from compiler()
+    elif torch.backends.mps.is_available():
+        yield Finding("ok", "Apple GPU: train with -device mps; nnU-Net does not compile there")
+    else:
+        yield Finding(
+            "warning", f"no GPU: {os.cpu_count()} CPU cores",
+            "train with -device cpu; nnU-Net does not compile there, and a full training takes weeks",
+        )  # fmt: skip
+
+
+def compiler() -> Iterator[Finding]:
+    """What torch.compile, which nnU-Net switches on for CUDA, needs: Triton and a C compiler."""
+    if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
+        yield Finding("ok", "torch.compile is switched off (nnUNet_compile)")
+        return
+    cure = "install it, or train without torch.compile: export nnUNet_compile=f"
+    try:
+        importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("broken", "Triton is not installed, but nnU-Net compiles on CUDA", cure)
+    found = [c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)]
+    if found:
+        yield Finding("ok", f"C compiler for torch.compile: {shutil.which(found[0])}")
+    else:
+        yield Finding("broken", "no C compiler, but nnU-Net compiles on CUDA", cure)

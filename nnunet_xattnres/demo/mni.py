@@ -1,0 +1,60 @@
+"""The demo's images: slices of the MNI152 brain template, which nilearn's wheel carries, as an nnU-Net dataset.
+
+Template: ICBM 152 nonlinear atlas (2009a), Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre,
+Montreal Neurological Institute, McGill University; free to use, copy, modify and distribute for any purpose without
+fee while this notice is kept.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+
+LABELS = {"background": 0, "grey matter": 1, "white matter": 2}
+_SLICES = range(36, 140, 2)  # axial, mm from the template's lower end: where the brain is
+_HELD_OUT = 5  # every fifth slice is a test slice
+_CROP = (slice(18, 178), slice(20, 212))  # the brain's bounding box and some background
+
+
+def load() -> tuple[np.ndarray, np.ndarray]:
+    """T1 intensities and labels (0 background, 1 grey matter, 2 white matter), both (197, 233, 189) at 1 mm."""
+    try:
+        import nibabel
+        from nilearn.datasets import struct
+    except ImportError as e:
+        raise UserError(f"the demo needs {e.name}: pip install 'nnunet-xattnres[demo]'") from e
+    files = (struct.MNI152_FILE_PATH, struct.GM_MNI152_FILE_PATH, struct.WM_MNI152_FILE_PATH)
+    t1, grey, white = (np.asarray(nibabel.load(file).dataobj) for file in files)
+    # the maps are probabilities times 255; a voxel belongs to the likelier tissue if either is likelier than not
+    labels = np.where(grey > white, 1, 2) * (np.maximum(grey, white) > 127)
+    return t1, labels.astype(np.uint8)
+
+
+def convert(dataset: Path) -> list[str]:
+    """Write the slices as PNG into `dataset` (imagesTr, labelsTr, imagesTs, labelsTs); returns the test cases."""
+    from skimage.io import imsave
+
+    t1, labels = load()
+    held_out = []
+    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        (dataset / folder).mkdir(parents=True)
+    for n, z in enumerate(_SLICES):
+        test = n % _HELD_OUT == _HELD_OUT // 2
+        case = f"slice_{z:03d}"
+        # rows from the front of the head to the back, as radiologists look at it
+        image, label = (np.rot90(volume[(*_CROP, z)]) for volume in (t1, labels))
+        imsave(dataset / ("imagesTs" if test else "imagesTr") / f"{case}_0000.png", image, check_contrast=False)
+        imsave(dataset / ("labelsTs" if test else "labelsTr") / f"{case}.png", label, check_contrast=False)
+        if test:
+            held_out.append(case)
+    description = {
+        "channel_names": {"0": "T1"},
+        "labels": LABELS,
+        "numTraining": len(_SLICES) - len(held_out),
+        "file_ending": ".png",
+        "licence": __doc__.split("\n\n")[1].replace("\n", " "),
+    }
+    (dataset / "dataset.json").write_text(json.dumps(description, indent=2))
+    return held_out

@@ -1,0 +1,175 @@
+"""The demo, step by step: convert, plan, train stock nnU-Net and XAttnRes alike, predict, evaluate, report."""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import nnunet
+from ..errors import UserError
+from . import decathlon, mni, report
+
+MARKER = "xattnres_demo.json"
+_DATASET_ID = 1
+_CPU_MEMORY_TARGET = 0.3  # GB, for nnU-Net's planner
+_PICTURE_ROWS = 3
+_NO_BENCHMARK = (
+    "This shows that the machinery works. It is no benchmark: the training is far too short, the cases are few, "
+    "and nnU-Net does not fix its seeds."
+)
+
+
+@dataclass
+class Demo:
+    """One demo run.
+
+    Attributes:
+        out: folder for everything the demo writes.
+        data: a Decathlon folder, None for slices of the MNI152 template.
+        configuration: nnU-Net configuration to train.
+        epochs: training length, one that nnU-Net has a trainer for.
+        device: "cpu", "cuda" or "mps".
+    """
+
+    out: Path
+    data: Path | None
+    configuration: str
+    epochs: int
+    device: str
+
+    def __post_init__(self):
+        length = f"{self.epochs}epoch{'s' * (self.epochs > 1)}"
+        self.trainers = {"stock nnU-Net": f"nnUNetTrainer_{length}", "XAttnRes": f"nnUNetTrainerXAttnRes_{length}"}
+        # the plans of a CPU run get a name of their own: their batches are smaller than nnU-Net's
+        self.plans = "nnUNetPlans" if self.device == "cuda" else "nnUNetPlansDemo"
+        self.processes = max(1, min(8, (os.cpu_count() or 2) // 2))
+        self.done = 0
+        self.steps = 2 + 3 * len(self.trainers)
+
+    def run(self) -> None:
+        start = time.monotonic()
+        self.env = nnunet.environment(self.out, self.processes)
+        self._convert()
+        self._plan()
+        results = [self._train_and_test(name, trainer) for name, trainer in self.trainers.items()]
+        self._report(results, time.monotonic() - start)
+
+    def _convert(self) -> None:
+        raw = self.out / "nnUNet_raw"
+        if self.data is None:
+            self.dataset = raw / f"Dataset{_DATASET_ID:03d}_MNI152"
+            self._say(f"converting slices of the MNI152 template to {self.dataset}")
+            self.cases = mni.convert(self.dataset)
+        else:
+            command = f"nnUNetv2_convert_MSD_dataset -overwrite_id {_DATASET_ID} -np {self.processes} -i"
+            self._nnunet([*command.split(), str(self.data.resolve())], "convert")
+            self.dataset = next(raw.glob(f"Dataset{_DATASET_ID:03d}_*"))
+            self.cases = decathlon.hold_out(self.data, self.dataset)
+        self.description = json.loads((self.dataset / "dataset.json").read_text())
+        print(f"      {self.description['numTraining']} training and {len(self.cases)} held-out cases")
+
+    def _plan(self) -> None:
+        n = self.processes
+        command = f"nnUNetv2_plan_and_preprocess -d {_DATASET_ID} -c {self.configuration} -np {n} -npfp {n}"
+        command += " --verify_dataset_integrity"
+        if self.device != "cuda":
+            # nnU-Net fills the memory of a GPU; a processor would take minutes for one such batch
+            command += f" -gpu_memory_target {_CPU_MEMORY_TARGET} -overwrite_plans_name {self.plans}"
+        self._nnunet(command.split(), "plan")
+
+    def _train_and_test(self, name: str, trainer: str) -> report.Result:
+        model = f"-tr {trainer} -p {self.plans} -device {self.device}"
+        train = f"nnUNetv2_train {_DATASET_ID} {self.configuration} 0 {model}"
+        train_seconds = self._nnunet(train.split(), f"train_{trainer}")
+
+        images, references = str(self.dataset / "imagesTs"), str(self.dataset / "labelsTs")
+        predictions = self.out / "predictions" / trainer
+        predict = f"nnUNetv2_predict -d {_DATASET_ID} -c {self.configuration} -f 0 {model} -npp 1 -nps 1"
+        predict_seconds = self._nnunet([*predict.split(), "-i", images, "-o", str(predictions)], f"predict_{trainer}")
+
+        description, plans = str(predictions / "dataset.json"), str(predictions / "plans.json")
+        evaluate = ["nnUNetv2_evaluate_folder", references, str(predictions), "-djfile", description, "-pfile", plans]
+        self._nnunet([*evaluate, "-np", "1"], f"evaluate_{trainer}")
+        return report.Result(
+            name=name,
+            trainer=trainer,
+            dice=report.read_dice(predictions / "summary.json", self.description["labels"]),
+            parameters=self._parameters(trainer),
+            train_seconds=train_seconds,
+            predict_seconds=predict_seconds,
+        )
+
+    def _parameters(self, trainer: str) -> int:
+        import torch
+
+        results = self.out / "nnUNet_results" / self.dataset.name / f"{trainer}__{self.plans}__{self.configuration}"
+        weights = torch.load(results / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+        # nnU-Net registers some modules twice; a parameter's storage tells
+        return sum({w.data_ptr(): w.numel() for w in weights["network_weights"].values()}.values())
+
+    def _report(self, results: list[report.Result], seconds: float) -> None:
+        print(f"\n{report.table(results)}\n")
+        print(f"Dice in % on {len(self.cases)} held-out cases, {self.epochs} epoch(s) each. {_NO_BENCHMARK}\n")
+        report.picture(
+            [self._row(case) for case in self._chosen()],
+            ["image", "reference", *self.trainers],
+            self.description["labels"],
+            self.out / "demo.png",
+        )
+        report.save_json(
+            results, self.out / "demo.json", note=_NO_BENCHMARK, dataset=self.dataset.name,
+            configuration=self.configuration, epochs=self.epochs, device=self.device, seconds=round(seconds),
+        )  # fmt: skip
+        print(
+            f"Picture: {self.out / 'demo.png'}    numbers: {self.out / 'demo.json'}    took {seconds / 60:.1f} minutes"
+        )
+
+    def _chosen(self) -> list[str]:
+        """Cases spread over the held-out ones, without the outermost."""
+        places = np.linspace(0, len(self.cases) - 1, min(_PICTURE_ROWS, len(self.cases)) + 2).round().astype(int)
+        return [self.cases[i] for i in places[1:-1]]
+
+    def _row(self, case: str) -> tuple[str, list[np.ndarray]]:
+        """The case's image, reference and predictions; of a volume, the slice with the most foreground."""
+        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json as reader_for
+
+        ending = self.description["file_ending"]
+        image_file = self.dataset / "imagesTs" / f"{case}_0000{ending}"
+        reader = reader_for(self.description, str(image_file), verbose=False)()
+        image = reader.read_images([str(image_file)])[0][0]
+        folders = [self.dataset / "labelsTs", *(self.out / "predictions" / t for t in self.trainers.values())]
+        maps = [reader.read_seg(str(folder / f"{case}{ending}"))[0][0] for folder in folders]
+        best = int((maps[0] > 0).sum(axis=(1, 2)).argmax())
+        return case, [volume[best] for volume in (image, *maps)]
+
+    def _say(self, text: str) -> None:
+        self.done += 1
+        print(f"[{self.done}/{self.steps}] {text}", flush=True)
+
+    def _nnunet(self, command: list[str], log: str) -> float:
+        self._say(f"$ {shlex.join(command)}")
+        seconds = nnunet.run(command, self.env, self.out / "logs" / f"{log}.txt")
+        print(f"      {seconds:4.0f} s", flush=True)
+        return seconds
+
+
+def prepare(out: Path, overwrite: bool) -> None:
+    """Make the demo's folder; an earlier demo gives way to --overwrite, anything else is never touched.
+
+    Raises:
+        UserError: if `out` is there already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / MARKER).is_file():
+            raise UserError(f"{out} exists and is not the folder of an earlier demo: choose another with --out")
+        if not overwrite:
+            raise UserError(f"{out} holds an earlier demo: choose another folder with --out, or pass --overwrite")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text(json.dumps({"command": sys.argv[1:]}) + "\n")

@@ -1,0 +1,127 @@
+"""The XAttnRes layer: a pseudo-query, a norm gain and one projection per history entry around the operator."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+
+INITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "zero": nn.init.zeros_,
+    "normal": lambda w: nn.init.normal_(w, std=0.01),
+    # both count fans, so they see the pseudo-query as a linear map from C channels to one logit
+    "kaiming_uniform": lambda w: nn.init.kaiming_uniform_(w.unsqueeze(0)),
+    "xavier_uniform": lambda w: nn.init.xavier_uniform_(w.unsqueeze(0)),
+}
+"""The initialisations of the pseudo-query (Table 5 of the paper)."""
+
+
+class XAttnRes(nn.Module):
+    r"""Cross-stage attention residual: a softmax over all earlier stage outputs and x, at every pixel.
+
+    .. math:: \text{XAttnRes}(H, x)(p) = \sum_n \alpha_n(p) V_n(p), \quad
+              \alpha(p) = \text{softmax}_n\big(w^\top \text{RMSNorm}(V_n(p))\big), \quad
+              V = [\phi_1(h_1); \ldots; \phi_K(h_K); x]
+
+    where phi_k resizes h_k to x (adaptive max pooling or linear interpolation) and projects it to C channels.
+    With the pseudo-query at zero, where it starts, the output is the mean of the K+1 values.
+
+    Args:
+        history_channels: widths C_1..C_K of the history, oldest first; K >= 1.
+        channels: C, the width of x.
+        dim: spatial axes, 2 or 3.
+        init: how the pseudo-query starts: "zero", "normal" (std 0.01), "kaiming_uniform" or "xavier_uniform".
+        eps: added to the mean square under the root of RMSNorm.
+
+    Shapes:
+        history: K tensors (B, C_k, *S_k) of any sizes; x: (B, C, *S); output: (B, C, *S).
+
+    Attributes:
+        pseudo_query, norm_weight: parameters of length C.
+        projections: K modules, the identity where C_k == C, else a 1x1 convolution with bias.
+
+    Raises:
+        ValueError: for an argument, or a tensor, that does not fit; the message says what was expected.
+
+    Source: arXiv 2604.03297, Eqs. 4-8.
+    """
+
+    def __init__(
+        self, history_channels: Sequence[int], channels: int, dim: int = 2, init: str = "zero", eps: float = 1e-6
+    ):
+        super().__init__()
+        if dim not in _CONV:
+            raise ValueError(f"XAttnRes: dim must be 2 or 3 (spatial axes), got {dim!r}")
+        if init not in INITS:
+            raise ValueError(f"XAttnRes: init must be one of {', '.join(INITS)}, got {init!r}")
+        if len(history_channels) == 0:
+            raise ValueError("XAttnRes: history_channels is empty, but attention needs at least one earlier stage")
+        if min(*history_channels, channels) < 1:
+            raise ValueError(
+                f"XAttnRes: channels must be positive, got history {list(history_channels)} and x {channels}"
+            )
+        self.history_channels = tuple(history_channels)
+        self.channels = channels
+        self.dim = dim
+        self.init = init
+        self.eps = eps
+        self.pseudo_query = nn.Parameter(torch.empty(channels))
+        self.norm_weight = nn.Parameter(torch.ones(channels))
+        self.projections = nn.ModuleList(
+            nn.Identity() if width == channels else _CONV[dim](width, channels, kernel_size=1)
+            for width in history_channels
+        )
+        with torch.no_grad():
+            INITS[init](self.pseudo_query)
+
+    def forward(self, history: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Eq. 8: K tensors (B, C_k, *S_k) and x (B, C, *S) -> (B, C, *S)."""
+        return self._attend(history, x)[0]
+
+    def attention(self, history: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Eq. 7: the weights alpha (B, K+1, *S), which sum to 1 over K+1; x comes last."""
+        return self._attend(history, x)[1]
+
+    def _attend(self, history: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        self._check(history, x)
+        return ops.streamed(history, x, self.projections, self.pseudo_query, self.norm_weight, self.eps)
+
+    def _check(self, history: Sequence[Tensor], x: Tensor) -> None:
+        if x.ndim != self.dim + 2:
+            raise ValueError(
+                f"XAttnRes: x must be {self.dim + 2}-D (B, C, {self.dim} spatial axes), got shape {tuple(x.shape)}"
+            )
+        if x.shape[1] != self.channels:
+            raise ValueError(f"XAttnRes: x must have {self.channels} channels, got {x.shape[1]}")
+        if len(history) != len(self.history_channels):
+            raise ValueError(f"XAttnRes: history must hold {len(self.history_channels)} features, got {len(history)}")
+        for k, (feature, width) in enumerate(zip(history, self.history_channels, strict=True)):
+            if feature.ndim != x.ndim or feature.shape[0] != x.shape[0] or feature.shape[1] != width:
+                expected = ", ".join(map(str, (x.shape[0], width, *("*" * self.dim))))
+                raise ValueError(f"XAttnRes: history[{k}] must have shape ({expected}), got {tuple(feature.shape)}")
+
+    def extra_repr(self) -> str:
+        history = list(self.history_channels)
+        return f"history_channels={history}, channels={self.channels}, dim={self.dim}, init={self.init!r}"
+
+    def compute_conv_feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
+        """Feature-map elements per sample that training keeps, in the unit of nnU-Net's VRAM planning.
+
+        .. math:: |S| (C + K + 1) + \\sum_{k: C_k \\ne C} C |\\min(S_k, S)|
+
+        that is the output, the attention weights, and every projected entry at the resolution it is projected at.
+        """
+        pixels = _numel(size)
+        projected = sum(
+            self.channels * _numel(map(min, history_size, size))
+            for width, history_size in zip(self.history_channels, history_sizes, strict=True)
+            if width != self.channels
+        )
+        return pixels * (self.channels + len(self.history_channels) + 1) + projected
+
+
+def _numel(size) -> int:
+    return int(torch.Size(size).numel())

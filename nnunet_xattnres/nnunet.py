@@ -1,0 +1,60 @@
+"""nnU-Net's own commands, run as a person would type them."""
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+from .errors import StepFailedError, UserError
+from .paths import trainers_path
+
+PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def environment(root: Path, processes: int) -> dict[str, str]:
+    """This process's environment, with nnU-Net's folders under `root` and this package's trainers in its look-up."""
+    env = dict(os.environ)
+    for variable in PATH_VARIABLES:
+        folder = root / variable
+        folder.mkdir(parents=True, exist_ok=True)
+        env[variable] = str(folder)
+    env["nnUNet_extTrainer"] = str(trainers_path())
+    env["nnUNet_n_proc_DA"] = env["nnUNet_def_n_proc"] = str(processes)
+    return env
+
+
+def run(command: list[str], env: dict[str, str], log: Path) -> float:
+    """Run one `nnUNetv2_*` command, its output going to `log`; returns the seconds it took.
+
+    Raises:
+        UserError: if the command is not installed beside this Python.
+        StepFailedError: if it fails; the message ends with the last line it wrote.
+    """
+    executable = Path(sysconfig.get_path("scripts")) / command[0]
+    if not executable.exists():
+        raise UserError(f"{command[0]} is not installed beside {sys.executable}: pip install nnunetv2")
+    start = time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as out:
+        out.write(f"$ {shlex.join(command)}\n")
+        out.flush()
+        process = subprocess.Popen([str(executable), *command[1:]], env=env, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                _tick(time.monotonic() - start)
+                time.sleep(0.5)
+        finally:
+            process.kill()
+            process.wait()
+    if process.returncode:
+        last = log.read_text(errors="replace").strip().splitlines()[-1]
+        raise StepFailedError(f"{command[0]} failed (exit code {process.returncode}), see {log}: {last}")
+    return time.monotonic() - start
+
+
+def _tick(seconds: float) -> None:
+    if sys.stdout.isatty():
+        print(f"\r      {seconds:4.0f} s", end="\r", flush=True)

@@ -1,0 +1,1 @@
+"""Trainers, as nnU-Net finds them through `trainers/`, and their lengths."""
