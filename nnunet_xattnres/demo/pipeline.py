@@ -17,7 +17,7 @@ from . import decathlon, mni, report
 
 MARKER = "xattnres_demo.json"
 _DATASET_ID = 1
-_CPU_MEMORY_TARGET = 0.3  # GB, for nnU-Net's planner
+_CPU_MEMORY_TARGET = 0.1  # GB, for nnU-Net's planner
 _PICTURE_ROWS = 3
 _NO_BENCHMARK = (
     "This shows that the machinery works. It is no benchmark: the training is far too short, the cases are few, "

@@ -1,0 +1,190 @@
+"""The routing of Eqs. 10 and 11 in nnU-Net's U-Nets: names, shapes, what reads what, and how much it is."""
+
+import itertools
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from support import plans
+from torch import nn
+
+from nnunet_xattnres import XAttnRes, XAttnResResidualEncoderUNet, XAttnResUNet
+
+STOCK = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
+OURS = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}
+
+
+@pytest.fixture(params=plans.PLANS)
+def kind(request):
+    return request.param
+
+
+def build(kind, classes=OURS, **options):
+    return plans.build(kind, classes, **options)
+
+
+def image(kind, channels=2, batch=2):
+    return torch.randn(batch, channels, *(16,) * plans.PLANS[kind][1])
+
+
+def test_stock_weights_line_up(kind):
+    stock, ours = build(kind, STOCK).state_dict(), build(kind).state_dict()
+    assert {k: ours[k].shape for k in stock} == {k: v.shape for k, v in stock.items()}
+    assert all(k.startswith("xattnres.") for k in ours.keys() - stock.keys())
+
+
+def test_without_layers_it_is_the_stock_network(kind):
+    stock, ours = build(kind, STOCK), build(kind, encoder=False, decoder=False)
+    ours.load_state_dict(stock.state_dict())
+    x = image(kind)
+    for a, b in zip(stock(x), ours(x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_outputs_have_the_shapes_of_stock(kind):
+    stock, ours = build(kind, STOCK), build(kind)
+    x = image(kind)
+    assert [o.shape for o in ours(x)] == [o.shape for o in stock(x)]
+    stock.decoder.deep_supervision = ours.decoder.deep_supervision = False
+    assert ours(x).shape == stock(x).shape
+
+
+OPTIONS = [
+    dict(zip(("skip", "encoder", "decoder", "decoder_input"), values, strict=True))
+    for values in itertools.product((True, False), (True, False), (True, False), ("concat", "upsampled"))
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(k for k, v in o.items() if v is True) or "none")
+def test_every_parameter_of_every_variant_is_used(options):
+    network = build("plain 2d", **options)
+    # a zero pseudo-query gives its gain no gradient, which is right but would hide an unused layer
+    for name, parameter in network.named_parameters():
+        if name.endswith("pseudo_query"):
+            nn.init.normal_(parameter)
+    sum(o.square().mean() for o in network(image("plain 2d"))).backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_strict_loading_without_deep_supervision(kind):
+    trained = build(kind)
+    restored = build(kind, deep_supervision=False)
+    restored.load_state_dict(trained.state_dict(), strict=True)
+    x = image(kind)
+    assert torch.equal(restored(x), trained(x)[0])
+
+
+def layers(network):
+    return {n: m for n, m in network.named_modules() if isinstance(m, XAttnRes)}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # stage: (history widths, x width)
+        ({}, {"encoder.1": ([4], 8), "encoder.2": ([4, 8], 12),
+              "decoder.0": ([4, 8, 12], 16), "decoder.1": ([4, 8, 12, 8], 8)}),
+        ({"decoder_input": "upsampled", "encoder": False},
+         {"decoder.0": ([4, 8, 12], 8), "decoder.1": ([4, 8, 12, 8], 4)}),
+        ({"skip": False, "encoder": False}, {"decoder.0": ([4, 8, 12], 8), "decoder.1": ([4, 8, 12, 8], 4)}),
+        ({"decoder": False}, {"encoder.1": ([4], 8), "encoder.2": ([4, 8], 12)}),
+    ],
+)  # fmt: skip
+def test_widths_of_the_layers(kind, options, expected):
+    found = layers(build(kind, **options))
+    assert {n.removeprefix("xattnres."): (list(m.history_channels), m.channels) for n, m in found.items()} == expected
+
+
+def test_every_stage_reads_all_earlier_stages_and_its_own_first_block(kind):
+    """Recompute the whole forward pass stage by stage from Eqs. 10 and 11."""
+    network = build(kind, init="normal").double()
+    image_ = image(kind).double()
+    pool = []
+    x = network.encoder.stem(image_) if hasattr(network.encoder, "stem") else image_
+    for s, stage in enumerate(network.encoder.stages):
+        blocks = stage[0].convs if isinstance(stage, nn.Sequential) else stage.blocks
+        x = blocks[0](x)
+        if s:
+            x = network.xattnres["encoder"][str(s)](pool[:s], x)
+        x = blocks[1:](x)
+        pool.append(x)
+    for s in range(2):
+        x = torch.cat([network.decoder.transpconvs[s](x), pool[1 - s]], dim=1)
+        x = network.xattnres["decoder"][str(s)](pool[: 3 + s], x)
+        x = network.decoder.stages[s](x)
+        pool.append(x)
+    torch.testing.assert_close(network(image_)[0], network.decoder.seg_layers[1](x), rtol=0, atol=0)
+
+
+def test_the_upsampled_reading_concatenates_the_skip_afterwards():
+    network = build("plain 2d", decoder_input="upsampled", encoder=False)
+    seen = {}
+    network.decoder.stages[0].register_forward_pre_hook(lambda module, args: seen.update(stage=args[0]))
+    network.xattnres["decoder"]["0"].register_forward_hook(
+        lambda module, args, out: seen.update(layer=out, pool=args[0])
+    )
+    network(image("plain 2d"))
+    assert torch.equal(seen["stage"], torch.cat([seen["layer"], seen["pool"][1]], 1))
+
+
+def test_without_skips_the_encoder_reaches_the_decoder_through_the_layers_alone():
+    network = build("plain 2d", skip=False, decoder=False)
+    first, last = [], []
+    network.encoder.stages[0].register_forward_hook(lambda module, args, out: first.append(out))
+    network.decoder.stages[0].register_forward_pre_hook(lambda module, args: last.append(args[0]))
+    network(image("plain 2d"))
+    assert last[0].shape[1] == 8  # the width of the upsampled feature: nothing is concatenated
+    assert network.decoder.stages[0].convs[0].conv.in_channels == 8
+
+
+def test_he_initialisation_leaves_the_pseudo_queries_alone(kind):
+    for layer in layers(build(kind)).values():
+        assert not layer.pseudo_query.any()
+        assert (layer.norm_weight == 1).all()
+
+
+def test_init_reaches_every_layer(kind):
+    for layer in layers(build(kind, init="xavier_uniform")).values():
+        assert layer.pseudo_query.all()
+
+
+@pytest.mark.parametrize("options", [{}, {"skip": False}, {"decoder_input": "upsampled"}, {"encoder": False}])
+def test_vram_estimate_counts_what_the_layers_compute(kind, options):
+    network = build(kind, deep_supervision=False, **options)
+    stock = build(kind, STOCK, deep_supervision=False)
+    elements = []
+    for layer in layers(network).values():
+        layer.register_forward_hook(
+            lambda module, args, out: elements.append(out[0].numel() + (len(args[0]) + 1) * out[0, 0].numel())
+        )
+        for projection in layer.projections:
+            if not isinstance(projection, nn.Identity):
+                projection.register_forward_hook(lambda module, args, out: elements.append(out[0].numel()))
+    network(image(kind))
+    size = (16,) * plans.PLANS[kind][1]
+    added = network.compute_conv_feature_map_size(size) - stock.compute_conv_feature_map_size(size)
+    assert added == sum(elements)
+
+
+def test_any_number_of_input_channels(kind):
+    assert build(kind, input_channels=5)(image(kind, 5))[0].shape[1] == 3
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 2, 16, 16, 16)])
+def test_input_of_the_wrong_dimension(shape):
+    with pytest.raises(ValueError, match=r"XAttnResUNet: input must be 4-D .* got shape \(") as error:
+        build("plain 2d")(torch.zeros(shape))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_decoder_input():
+    with pytest.raises(ValueError, match="decoder_input must be one of concat, upsampled, got 'skip'"):
+        build("plain 2d", decoder_input="skip")
+
+
+def test_compiles_to_one_graph():
+    network = build("plain 2d")
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    x = image("plain 2d")
+    for a, b in zip(compiled(x), network(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
