@@ -1,0 +1,22 @@
+"""One nnU-Net workspace for all tests that need one, prepared by nnU-Net's own commands."""
+
+import pytest
+from support.hippocampus import decathlon_folder
+from support.workspace import TRAINER, Workspace, shrink
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory) -> Workspace:
+    """Hippocampus as Dataset004, planned and preprocessed for 2d and 3d_fullres, with narrow networks."""
+    workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
+    task = decathlon_folder(workspace.root)
+    workspace.run(f"nnUNetv2_convert_MSD_dataset -i {task} -overwrite_id 4 -np 1")
+    workspace.run("nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres -np 1 -npfp 1 --verify_dataset_integrity")
+    workspace.edit_plans(4, shrink)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def trained_2d(workspace) -> str:
+    """What `nnUNetv2_train 4 2d 0 --npz` printed."""
+    return workspace.run(f"nnUNetv2_train 4 2d 0 -tr {TRAINER} --npz -device cpu")

@@ -1,0 +1,27 @@
+"""The cascade: a low-resolution XAttnRes model feeds a full-resolution one."""
+
+from support.workspace import TRAINER
+
+
+def add_cascade(plans):
+    """What the planner writes for larger images: half the resolution, then the full one on its predictions."""
+    configurations = plans["configurations"]
+    spacing = configurations["3d_fullres"]["spacing"]
+    configurations["3d_lowres"] = {
+        "inherits_from": "3d_fullres",
+        "data_identifier": "nnUNetPlans_3d_lowres",
+        "spacing": [1.5 * s for s in spacing],
+        "batch_size": 2,
+        "next_stage": "3d_cascade_fullres",
+    }
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+
+
+def test_cascade(workspace):
+    workspace.edit_plans(4, add_cascade)
+    workspace.run("nnUNetv2_preprocess -d 4 -c 3d_lowres -np 1")
+    # fold "all" validates on every case and so predicts the next stage's input for every case
+    workspace.run(f"nnUNetv2_train 4 3d_lowres all -tr {TRAINER} -device cpu")
+    assert len(list((workspace.model(4, "3d_lowres") / "predicted_next_stage" / "3d_cascade_fullres").iterdir())) >= 10
+    output = workspace.run(f"nnUNetv2_train 4 3d_cascade_fullres 0 -tr {TRAINER} -device cpu")
+    assert "Mean Validation Dice" in output

@@ -1,0 +1,21 @@
+"""Trainings of a few iterations, for nnU-Net's own commands."""
+
+from nnunet_xattnres.training.trainer import nnUNetTrainerXAttnRes
+
+
+class nnUNetTrainerXAttnResTest(nnUNetTrainerXAttnRes):
+    epochs = 1
+
+    def initialize(self):
+        super().initialize()
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 3, 1
+
+
+class nnUNetTrainerXAttnResTestResume(nnUNetTrainerXAttnRes):
+    """Long enough to be killed in the middle of an epoch."""
+
+    epochs = 3
+
+    def initialize(self):
+        super().initialize()
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = 20, 1, 1

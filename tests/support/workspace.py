@@ -1,0 +1,74 @@
+"""nnU-Net's folders in a temporary place, and its commands run there."""
+
+import json
+import os
+import shlex
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from nnunet_xattnres.paths import trainers_path
+
+TEST_TRAINERS = Path(__file__).parent / "trainers"
+TRAINER = "nnUNetTrainerXAttnResTest"
+
+
+class Workspace:
+    """nnUNet_raw, nnUNet_preprocessed and nnUNet_results under one folder."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.raw, self.preprocessed, self.results = (
+            root / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        )
+        for folder in (self.raw, self.preprocessed, self.results):
+            folder.mkdir(exist_ok=True)
+
+    @property
+    def env(self) -> dict[str, str]:
+        variables = {f.name: str(f) for f in (self.raw, self.preprocessed, self.results)}
+        variables["nnUNet_extTrainer"] = os.pathsep.join((str(trainers_path()), str(TEST_TRAINERS)))
+        # few processes: each imports torch
+        variables |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
+        return os.environ | variables
+
+    def start(self, command: str) -> subprocess.Popen:
+        """Start a command line in a session of its own, both its streams in `.stdout`."""
+        name, *arguments = shlex.split(command)
+        executable = Path(sysconfig.get_path("scripts")) / name
+        return subprocess.Popen(
+            [executable, *arguments], env=self.env, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, command: str, fails: bool = False) -> str:
+        """Run a command line to its end and return what it printed; it must succeed, or fail if `fails`."""
+        process = self.start(command)
+        output, _ = process.communicate(timeout=600)
+        assert bool(process.returncode) == fails, f"{command}: exit code {process.returncode}\n{output[-3000:]}"
+        return output
+
+    def dataset(self, number: int) -> str:
+        """The full name of a dataset."""
+        (folder,) = self.raw.glob(f"Dataset{number:03d}_*")
+        return folder.name
+
+    def model(self, number: int, configuration: str, trainer: str = TRAINER, plans: str = "nnUNetPlans") -> Path:
+        """The results folder of a trained model."""
+        return self.results / self.dataset(number) / f"{trainer}__{plans}__{configuration}"
+
+    def edit_plans(self, number: int, change, plans: str = "nnUNetPlans") -> None:
+        """Apply `change` to the content of a plans file."""
+        file = self.preprocessed / self.dataset(number) / f"{plans}.json"
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
+
+
+def shrink(plans: dict) -> None:
+    """At most 16 features a stage and small batches: the tests train the planned topology, not its width."""
+    for configuration in plans["configurations"].values():
+        if "architecture" in configuration:
+            kwargs = configuration["architecture"]["arch_kwargs"]
+            kwargs["features_per_stage"] = [min(f // 4, 16) for f in kwargs["features_per_stage"]]
+            configuration["batch_size"] = min(configuration["batch_size"], 4)
