@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from .ops.streamed import xattnres
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -87,7 +87,7 @@ class XAttnRes(nn.Module):
 
     def _attend(self, history: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         self._check(history, x)
-        return ops.streamed(history, x, self.projections, self.pseudo_query, self.norm_weight, self.eps)
+        return xattnres(history, x, self.projections, self.pseudo_query, self.norm_weight, self.eps)
 
     def _check(self, history: Sequence[Tensor], x: Tensor) -> None:
         if x.ndim != self.dim + 2:

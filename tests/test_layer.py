@@ -10,7 +10,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import nn
 
 from nnunet_xattnres import XAttnRes
-from nnunet_xattnres.ops import reference
+from nnunet_xattnres.ops.reference import xattnres as reference
 
 SIZES = {
     2: ((4, 6), [(8, 12), (4, 6), (2, 3)]),

@@ -27,8 +27,9 @@ def load() -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"the demo needs {e.name}: pip install 'nnunet-xattnres[demo]'") from e
     files = (struct.MNI152_FILE_PATH, struct.GM_MNI152_FILE_PATH, struct.WM_MNI152_FILE_PATH)
     t1, grey, white = (np.asarray(nibabel.load(file).dataobj) for file in files)
-    # the maps are probabilities times 255; a voxel belongs to the likelier tissue if either is likelier than not
-    labels = np.where(grey > white, 1, 2) * (np.maximum(grey, white) > 127)
+    # the maps are probabilities times 255: brain tissue is where they sum to more than one half
+    tissue = grey.astype(np.int16) + white > 127
+    labels = np.where(grey > white, 1, 2) * tissue
     return t1, labels.astype(np.uint8)
 
 

@@ -13,12 +13,13 @@ import numpy as np
 
 from .. import nnunet
 from ..errors import UserError
+from ..training.lengths import suffix
 from . import decathlon, mni, report
 
 MARKER = "xattnres_demo.json"
 _DATASET_ID = 1
-_CPU_MEMORY_TARGET = 0.1  # GB, for nnU-Net's planner
-_PICTURE_ROWS = 3
+_CPU_MEMORY_TARGET = 0.07  # GB, for nnU-Net's planner
+_PICTURE_ROWS = 2
 _NO_BENCHMARK = (
     "This shows that the machinery works. It is no benchmark: the training is far too short, the cases are few, "
     "and nnU-Net does not fix its seeds."
@@ -44,8 +45,10 @@ class Demo:
     device: str
 
     def __post_init__(self):
-        length = f"{self.epochs}epoch{'s' * (self.epochs > 1)}"
-        self.trainers = {"stock nnU-Net": f"nnUNetTrainer_{length}", "XAttnRes": f"nnUNetTrainerXAttnRes_{length}"}
+        self.trainers = {
+            "stock nnU-Net": f"nnUNetTrainer_{suffix(self.epochs)}",
+            "XAttnRes": f"nnUNetTrainerXAttnRes_{suffix(self.epochs)}",
+        }
         # the plans of a CPU run get a name of their own: their batches are smaller than nnU-Net's
         self.plans = "nnUNetPlans" if self.device == "cuda" else "nnUNetPlansDemo"
         self.processes = max(1, min(8, (os.cpu_count() or 2) // 2))
@@ -115,7 +118,9 @@ class Demo:
 
     def _report(self, results: list[report.Result], seconds: float) -> None:
         print(f"\n{report.table(results)}\n")
-        print(f"Dice in % on {len(self.cases)} held-out cases, {self.epochs} epoch(s) each. {_NO_BENCHMARK}\n")
+        print(
+            f"Dice in % on {len(self.cases)} held-out cases, {self.epochs} x 250 iterations of training each. {_NO_BENCHMARK}\n"
+        )
         report.picture(
             [self._row(case) for case in self._chosen()],
             ["image", "reference", *self.trainers],

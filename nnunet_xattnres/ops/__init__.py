@@ -1,9 +1,5 @@
 """The operator: Eqs. 4-8 of the paper, once word by word and once as it is trained.
 
-Every implementation has the same signature and the same docstring; `reference.xattnres` is the specification.
+Every implementation is a function `xattnres` with the same signature and the same docstring, in a file of its own;
+`reference.py` is the specification.
 """
-
-from .reference import xattnres as reference
-from .streamed import xattnres as streamed
-
-__all__ = ["reference", "streamed"]

@@ -1,5 +1,6 @@
 """nnU-Net's trainer with cross-stage attention residuals in the planned network; everything else is nnU-Net's."""
 
+import os
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,10 @@ class nnUNetTrainerXAttnRes(nnUNetTrainer):
     Attributes:
         network_options: keywords of the network: skip, encoder, decoder, decoder_input, init.
         epochs: number of epochs, None for nnU-Net's 1000.
+
+    Raises:
+        RuntimeError: if nnUNet_results is not set.
+        ValueError: if the plans name a network without an XAttnRes counterpart.
     """
 
     network_options: ClassVar[dict] = {}
@@ -31,6 +36,10 @@ class nnUNetTrainerXAttnRes(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),
     ):
+        if "nnUNet_results" not in os.environ:
+            raise RuntimeError(
+                "nnUNet_results is not set, so there is nowhere to train to: export nnUNet_results=/a/folder"
+            )
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.epochs is not None:
             self.num_epochs = self.epochs

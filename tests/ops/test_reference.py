@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_xattnres.ops import reference
+from nnunet_xattnres.ops.reference import xattnres as reference
 
 
 def pool_axis(feature, axis, n):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_xattnres.ops import reference, streamed
+from nnunet_xattnres.ops.reference import xattnres as reference
+from nnunet_xattnres.ops.streamed import xattnres as streamed
 
 # name: history (channels, size), channels, size, batch
 SHAPES = {

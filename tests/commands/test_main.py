@@ -1,0 +1,50 @@
+"""The command line as a whole: help that teaches, exit codes, and a start without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nnunet_xattnres import __version__
+from nnunet_xattnres.commands import main
+from nnunet_xattnres.paths import trainers_path
+
+
+def test_trainers_prints_the_path_alone(capsys):
+    assert main(["trainers"]) == 0
+    assert capsys.readouterr().out == f"{trainers_path()}\n"
+
+
+@pytest.mark.parametrize("command", [["trainers"], ["--help"], ["demo", "--help"], ["doctor", "--help"]])
+def test_starts_without_torch(command):
+    program = f"""
+import sys
+from nnunet_xattnres.commands import main
+try:
+    main({command!r})
+except SystemExit as exit:
+    assert exit.code == 0
+heavy = {{"torch", "nnunetv2", "triton", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_python_m_is_the_same_command():
+    result = subprocess.run([sys.executable, "-m", "nnunet_xattnres", "--version"], capture_output=True, text=True)
+    assert result.stdout.strip() == f"nnunet-xattnres {__version__}"
+
+
+def test_help_says_how_to_train(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert "nnUNetv2_train" in text
+    assert 'export nnUNet_extTrainer="$(xattnres trainers)"' in text
+
+
+def test_unknown_command(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["train"])
+    assert error.value.code == 2
+    assert "invalid choice: 'train'" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""The demo's table, numbers and picture."""
+
+import json
+
+import numpy as np
+import pytest
+from skimage.io import imread
+
+from nnunet_xattnres.demo.report import Result, picture, read_dice, save_json, table
+
+
+@pytest.fixture
+def results():
+    return [
+        Result("stock nnU-Net", "nnUNetTrainer_1epoch", {"grey": 0.9, "white": 0.8}, 7_766_828, 61.4, 12.0),
+        Result(
+            "XAttnRes", "nnUNetTrainerXAttnRes_1epoch", {"grey": 0.95, "white": float("nan")}, 8_756_844, 99.6, 20.0
+        ),
+    ]
+
+
+def test_table(results):
+    header, stock, ours = table(results).splitlines()
+    columns = ["Dice grey", "Dice white", "Dice mean", "parameters", "training s", "prediction s"]
+    assert header.split() == " ".join(columns).split()
+    assert stock.split() == ["stock", "nnU-Net", "90.00", "80.00", "85.00", "7.77", "M", "61", "12"]
+    assert ours.split() == ["XAttnRes", "95.00", "nan", "95.00", "8.76", "M", "100", "20"]
+    assert len(header) == len(stock) == len(ours)
+
+
+def test_numbers(results, tmp_path):
+    save_json(results, tmp_path / "demo.json", device="cpu")
+    saved = json.loads((tmp_path / "demo.json").read_text())
+    assert saved["device"] == "cpu"
+    assert saved["results"][0]["mean_dice"] == pytest.approx(0.85)
+
+
+def test_dice_by_class_name(tmp_path):
+    summary = tmp_path / "summary.json"
+    summary.write_text(json.dumps({"mean": {"1": {"Dice": 0.5, "IoU": 0.3}, "2": {"Dice": 0.25, "IoU": 0.1}}}))
+    assert read_dice(summary, {"background": 0, "grey": 1, "white": 2}) == {"grey": 0.5, "white": 0.25}
+
+
+def test_picture_shows_each_label_in_a_colour_of_its_own(tmp_path):
+    image = np.tile(np.linspace(0, 1, 40), (40, 1))
+    labels = np.zeros((40, 40), int)
+    labels[:20], labels[20:] = 1, 2
+    titles = ["image", "reference", "one", "two"]
+    picture(
+        [("case", [image, labels, labels * 0, labels])], titles, {"background": 0, "a": 1, "b": 2}, tmp_path / "p.png"
+    )
+    pixels = imread(tmp_path / "p.png")[..., :3].astype(int)
+    coloured = np.ptp(pixels, axis=2) > 40
+    share = [column.mean() for column in np.array_split(coloured, 4, axis=1)]
+    # the image and the empty prediction stay grey
+    assert min(share[1], share[3]) > 0.3
+    assert max(share[0], share[2]) < 0.05

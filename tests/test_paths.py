@@ -1,0 +1,58 @@
+"""A wheel carries the trainers, so that an installation needs no checkout."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nnunet_xattnres.paths import trainers_path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def test_in_a_checkout_it_is_the_top_level_folder():
+    assert trainers_path() == REPOSITORY / "trainers"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The content of the wheel, unpacked as an installation unpacks it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # a copy: setuptools leaves its build folders in the source tree
+    source = folder / "source"
+    source.mkdir()
+    for name in ("nnunet_xattnres", "trainers", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        subprocess.run(["cp", "-r", REPOSITORY / name, source / name], check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        folder,
+        source,
+    ]
+    subprocess.run(command, check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_wheel_holds_the_trainers(installed):
+    files = {p.name for p in (REPOSITORY / "trainers").glob("*.py")}
+    assert {p.name for p in (installed / "nnunet_xattnres" / "trainers").iterdir()} == files
+    assert not (installed / "tests").exists()
+    assert not (installed / "trainers").exists()
+
+
+def test_installed_package_points_at_its_own_trainers(installed):
+    program = "from nnunet_xattnres.paths import trainers_path; print(trainers_path())"
+    env = {"PYTHONPATH": str(installed)}
+    output = subprocess.run([sys.executable, "-c", program], env=env, cwd="/", capture_output=True, check=True).stdout
+    assert Path(output.decode().strip()) == (installed / "nnunet_xattnres" / "trainers").resolve()

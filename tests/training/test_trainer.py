@@ -1,0 +1,75 @@
+"""The trainer puts the right network in place, for training and for inference, and says what is wrong in one line."""
+
+import inspect
+import pickle
+
+import pytest
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
+from nnunet_xattnres.training.trainer import nnUNetTrainerXAttnRes
+
+
+class Replace(nnUNetTrainerXAttnRes):
+    network_options = {"skip": False, "init": "normal"}  # noqa: RUF012
+
+
+def trainer(arguments, cls=nnUNetTrainerXAttnRes, configuration="2d"):
+    return cls(**arguments, configuration=configuration, fold=0, device=torch.device("cpu"))
+
+
+def inference_network(arguments, cls, configuration):
+    """As nnUNetPredictor builds it: through the class, without an instance, without deep supervision."""
+    plans = PlansManager(arguments["plans"])
+    assert "plans_manager" in inspect.signature(cls.build_network_architecture).parameters
+    return cls.build_network_architecture(
+        plans, plans.get_configuration(configuration), 1, 2, enable_deep_supervision=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("configuration", "network"), [("2d", XAttnResUNet), ("3d_fullres", XAttnResResidualEncoderUNet)]
+)
+def test_training_and_inference_build_the_same_network(prepared_plans, configuration, network):
+    inference = inference_network(prepared_plans, nnUNetTrainerXAttnRes, configuration)
+    training = trainer(prepared_plans, configuration=configuration)
+    plans = training.plans_manager
+    built = training.build_network_architecture(plans, training.configuration_manager, 1, 2, True)
+    assert type(built) is type(inference) is network
+    assert built.decoder.deep_supervision
+    assert not inference.decoder.deep_supervision
+    inference.load_state_dict(built.state_dict(), strict=True)
+
+
+def test_a_variant_is_its_options(prepared_plans):
+    network = inference_network(prepared_plans, Replace, "2d")
+    assert not network.skip
+    assert network.xattnres["encoder"]["1"].pseudo_query.std() > 0
+    assert nnUNetTrainerXAttnRes.network_options == {}
+
+
+def test_deep_supervision_is_switched_by_nnunet(prepared_plans):
+    t = trainer(prepared_plans)
+    t.network = t.build_network_architecture(t.plans_manager, t.configuration_manager, 1, 2, True)
+    t.set_deep_supervision_enabled(False)
+    assert isinstance(t.network(torch.randn(1, 1, 16, 16)), torch.Tensor)
+
+
+def test_the_class_keeps_its_identity():
+    assert pickle.loads(pickle.dumps(nnUNetTrainerXAttnRes)) is nnUNetTrainerXAttnRes
+    assert "network_options" in inspect.getsource(nnUNetTrainerXAttnRes)
+
+
+def test_results_folder_not_set(prepared_plans, monkeypatch):
+    monkeypatch.delenv("nnUNet_results")
+    with pytest.raises(RuntimeError, match=r"nnUNet_results is not set, .* export nnUNet_results=") as error:
+        trainer(prepared_plans)
+    assert "\n" not in str(error.value)
+
+
+def test_plans_of_another_network(prepared_plans):
+    name = "dynamic_network_architectures.architectures.primus.Primus"
+    prepared_plans["plans"]["configurations"]["2d"]["architecture"]["network_class_name"] = name
+    with pytest.raises(ValueError, match=f"PlainConvUNet and ResidualEncoderUNet, .* '{name}'"):
+        inference_network(prepared_plans, nnUNetTrainerXAttnRes, "2d")
