@@ -118,9 +118,8 @@ class Demo:
 
     def _report(self, results: list[report.Result], seconds: float) -> None:
         print(f"\n{report.table(results)}\n")
-        print(
-            f"Dice in % on {len(self.cases)} held-out cases, {self.epochs} x 250 iterations of training each. {_NO_BENCHMARK}\n"
-        )
+        budget = f"{self.epochs} x 250 iterations of training each"
+        print(f"Dice in % on {len(self.cases)} held-out cases, {budget}. {_NO_BENCHMARK}\n")
         report.picture(
             [self._row(case) for case in self._chosen()],
             ["image", "reference", *self.trainers],
