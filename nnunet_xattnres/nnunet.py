@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -41,14 +42,17 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
     with log.open("w") as out:
         out.write(f"$ {shlex.join(command)}\n")
         out.flush()
-        process = subprocess.Popen([str(executable), *command[1:]], env=env, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [str(executable), *command[1:]], env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             while process.poll() is None:
                 _tick(time.monotonic() - start)
                 time.sleep(0.5)
-        finally:
-            process.kill()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # with the workers it has started
             process.wait()
+            raise
     if process.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-1]
         raise StepFailedError(f"{command[0]} failed (exit code {process.returncode}), see {log}: {last}")

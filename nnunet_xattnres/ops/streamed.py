@@ -9,6 +9,7 @@ Kept for backward: each projected entry at its own resolution, x, and the K+1 we
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -37,15 +38,21 @@ xattnres.__doc__ = _specification.__doc__
 
 def _attention(values: list[Tensor], size: tuple[int, ...], pseudo_query: Tensor, gain: Tensor, eps: float) -> Tensor:
     """Eqs. 6 and 7 for entries at their own resolutions: alpha (B, K+1, *S), in float32 or better."""
-    exact = torch.promote_types(values[-1].dtype, torch.float32)
-    # autocast would send the products over the channels through half precision, where they overflow
-    with torch.autocast(values[-1].device.type, enabled=False):
+    exact = _exact(values[-1])
+    device = values[-1].device.type
+    # autocast would send the products over the channels through half precision, where they overflow; MPS has none
+    with nullcontext() if device == "mps" else torch.autocast(device, enabled=False):
         query = pseudo_query.to(exact) * gain.to(exact)
         # the logits are cheap to make twice; what they keep for backward is not
         logits = [
             checkpoint(_logit, v, query, size, eps, use_reentrant=False, preserve_rng_state=False) for v in values
         ]
         return torch.stack(logits, 1).softmax(1)
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    """The precision to accumulate in: float32 or better."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _logit(value: Tensor, query: Tensor, size: tuple[int, ...], eps: float) -> Tensor:
@@ -101,21 +108,21 @@ class _WeightedSum(torch.autograd.Function):
     def forward(ctx, alpha: Tensor, size: tuple[int, ...], *values: Tensor) -> Tensor:
         ctx.save_for_backward(alpha, *values)
         ctx.size = size
-        out = alpha[:, -1:] * values[-1]
-        for n, value in enumerate(values[:-1]):
+        *history, x = values
+        out = alpha[:, -1:] * x
+        for n, value in enumerate(history):
             out.addcmul_(alpha[:, n : n + 1], upsample(value, size).to(out.dtype))
-        return out.to(values[-1].dtype)
+        return out.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         alpha, *values = ctx.saved_tensors
-        grad = grad.contiguous()
-        weights = alpha.to(grad.dtype).split(1, 1)
+        grad = grad.to(alpha.dtype).contiguous()
         grad_alpha = torch.empty_like(alpha)
         grad_values = []
         for n, value in enumerate(values):
-            grad_alpha[:, n] = (grad * upsample(value, ctx.size)).sum(1, dtype=alpha.dtype)
-            grad_values.append(_upsample_adjoint(weights[n] * grad, value))
+            grad_alpha[:, n] = (grad * upsample(value, ctx.size)).sum(1)
+            grad_values.append(_upsample_adjoint(alpha[:, n : n + 1] * grad, value))
         return grad_alpha, None, *grad_values
 
 

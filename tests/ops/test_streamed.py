@@ -135,6 +135,22 @@ def test_autocast_logits_of_512_channels_do_not_overflow():
     assert torch.equal(out, x)
 
 
+@pytest.mark.parametrize(("dtype", "unit"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)])
+def test_half_precision_gradients_are_accumulated_in_float32(dtype, unit):
+    """Values of 300 under gradients of 300: every product is beyond float16, every result within it."""
+    history = torch.full((1, 8, 2, 2), 300.0, dtype=dtype, requires_grad=True)
+    x = torch.full((1, 8, 4, 4), 290.0, dtype=dtype, requires_grad=True)
+    query = torch.full((8,), 0.01, requires_grad=True)
+    inputs = (history, x, query)
+    results = []
+    for operator in (reference, streamed):
+        out, _ = operator([history], x, [nn.Identity()], query, torch.ones(8))
+        results.append(torch.autograd.grad(out, inputs, torch.full_like(out, 300)))
+    for plain, ours in zip(*results, strict=True):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours, plain, rtol=4 * unit, atol=0)
+
+
 @pytest.mark.parametrize("entries", [2, 8])
 def test_memory_kept_for_backward_does_not_grow_by_full_resolution_entries(entries):
     channels, size = 8, (64, 64)
