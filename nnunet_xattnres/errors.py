@@ -1,9 +1,13 @@
-"""Errors that a user can mend: the command line prints their one line and no traceback."""
+"""Errors that the command line prints as one line and without a traceback."""
 
 
 class UserError(Exception):
-    """What was expected, what came, what to do, in one line. Exit code 2."""
+    """The arguments or the input are wrong: what was expected, what came, what to do."""
+
+    exit_code = 2
 
 
 class StepFailedError(UserError):
-    """A command that was started failed; the message says where its log is. Exit code 1."""
+    """A command that was started failed; the message says where its log is."""
+
+    exit_code = 1

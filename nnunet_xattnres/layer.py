@@ -1,11 +1,12 @@
 """The XAttnRes layer: a pseudo-query, a norm gain and one projection per history entry around the operator."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .ops.streamed import xattnres
+from .ops import streamed
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -57,6 +58,8 @@ class XAttnRes(nn.Module):
             raise ValueError(f"XAttnRes: dim must be 2 or 3 (spatial axes), got {dim!r}")
         if init not in INITS:
             raise ValueError(f"XAttnRes: init must be one of {', '.join(INITS)}, got {init!r}")
+        if isinstance(history_channels, int):
+            raise ValueError(f"XAttnRes: history_channels must be a list of widths, got {history_channels}")
         if len(history_channels) == 0:
             raise ValueError("XAttnRes: history_channels is empty, but attention needs at least one earlier stage")
         if min(*history_channels, channels) < 1:
@@ -79,15 +82,16 @@ class XAttnRes(nn.Module):
 
     def forward(self, history: Sequence[Tensor], x: Tensor) -> Tensor:
         """Eq. 8: K tensors (B, C_k, *S_k) and x (B, C, *S) -> (B, C, *S)."""
-        return self._attend(history, x)[0]
+        self._check(history, x)
+        return streamed.xattnres(history, x, *self._parameters_of_the_operator())[0]
 
     def attention(self, history: Sequence[Tensor], x: Tensor) -> Tensor:
         """Eq. 7: the weights alpha (B, K+1, *S), which sum to 1 over K+1; x comes last."""
-        return self._attend(history, x)[1]
-
-    def _attend(self, history: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         self._check(history, x)
-        return xattnres(history, x, self.projections, self.pseudo_query, self.norm_weight, self.eps)
+        return streamed.attention(history, x, *self._parameters_of_the_operator())
+
+    def _parameters_of_the_operator(self) -> tuple:
+        return self.projections, self.pseudo_query, self.norm_weight, self.eps
 
     def _check(self, history: Sequence[Tensor], x: Tensor) -> None:
         if x.ndim != self.dim + 2:
@@ -108,20 +112,16 @@ class XAttnRes(nn.Module):
         return f"history_channels={history}, channels={self.channels}, dim={self.dim}, init={self.init!r}"
 
     def compute_conv_feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
-        """Feature-map elements per sample that training keeps, in the unit of nnU-Net's VRAM planning.
+        r"""Elements per sample that the layer computes and training keeps, in the unit of nnU-Net's VRAM estimate.
 
-        .. math:: |S| (C + K + 1) + \\sum_{k: C_k \\ne C} C |\\min(S_k, S)|
+        .. math:: |S| (C + K + 1) + \sum_{k: S_k > S} C_k |\min(S_k, S)| + \sum_{k: C_k \ne C} C |\min(S_k, S)|
 
-        that is the output, the attention weights, and every projected entry at the resolution it is projected at.
+        that is the output and the attention weights, every pooled entry, and every projected entry. As in nnU-Net's
+        own count, bytes per element do not enter, so the indices that pooling keeps count for nothing.
         """
-        pixels = _numel(size)
-        projected = sum(
-            self.channels * _numel(map(min, history_size, size))
-            for width, history_size in zip(self.history_channels, history_sizes, strict=True)
-            if width != self.channels
-        )
-        return pixels * (self.channels + len(self.history_channels) + 1) + projected
-
-
-def _numel(size) -> int:
-    return int(torch.Size(size).numel())
+        total = math.prod(size) * (self.channels + len(self.history_channels) + 1)
+        for width, history_size in zip(self.history_channels, history_sizes, strict=True):
+            aligned = math.prod(map(min, history_size, size))
+            total += width * aligned * any(s > t for s, t in zip(history_size, size, strict=True))
+            total += self.channels * aligned * (width != self.channels)
+        return total

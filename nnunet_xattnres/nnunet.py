@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 
 from .errors import StepFailedError, UserError
-from .paths import trainers_path
-
-PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+from .paths import PATH_VARIABLES, trainers_path
 
 
 def environment(root: Path, processes: int) -> dict[str, str]:

@@ -1,10 +1,13 @@
-"""Where the trainer files lie: inside the installed package, or at the top of a checkout."""
+"""Where things lie: the trainer files, and nnU-Net's own folders."""
 
 from pathlib import Path
 
+PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+"""nnU-Net's environment variables for its folders."""
+
 
 def trainers_path() -> Path:
-    """The folder for nnU-Net's environment variable `nnUNet_extTrainer`."""
+    """The folder for `nnUNet_extTrainer`: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "trainers"
     return installed if installed.is_dir() else package.parent / "trainers"

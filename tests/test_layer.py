@@ -70,10 +70,32 @@ def test_2d_is_the_default():
     assert isinstance(XAttnRes([4], 6).projections[0], nn.Conv2d)
 
 
-def test_feature_map_size():
-    # output and weights 64 (4 + 3 + 1), the second entry projected at 8 x 8, the third at 4 x 2
-    layer = XAttnRes([4, 8, 8], 4)
-    assert layer.compute_conv_feature_map_size([(16, 16), (16, 16), (4, 2)], (8, 8)) == 512 + 4 * 64 + 4 * 8
+@pytest.mark.parametrize(
+    ("history", "channels", "size"),
+    [
+        ([(4, (8, 8))], 4, (8, 8)),
+        ([(4, (16, 16)), (8, (16, 16)), (8, (4, 2))], 4, (8, 8)),
+        ([(4, (2, 8, 8)), (6, (2, 4, 4)), (8, (1, 2, 2))], 6, (2, 4, 4)),
+    ],
+)
+def test_feature_map_size_is_what_training_keeps(history, channels, size):
+    layer = XAttnRes([width for width, _ in history], channels, len(size))
+    features = [torch.randn(2, width, *s, requires_grad=True) for width, s in history]
+    x = torch.randn(2, channels, *size, requires_grad=True)
+    given = {t.untyped_storage().data_ptr() for t in (*features, x, *layer.parameters())}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if tensor.is_floating_point() and tensor.numel() > channels and storage.data_ptr() not in given:
+            kept[storage.data_ptr()] = storage.nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = layer(features, x)
+    # the output is kept by whatever reads it
+    expected = 2 * layer.compute_conv_feature_map_size([s for _, s in history], size)
+    assert sum(kept.values()) + out.numel() == expected
 
 
 def test_zero_init_starts_as_the_mean():

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import StepFailedError, UserError
+from ..errors import UserError
 from . import demo, doctor, trainers
 
 _COMMANDS = {"trainers": trainers, "doctor": doctor, "demo": demo}
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except UserError as error:
         print(f"xattnres {arguments.command}: {error}", file=sys.stderr)
-        return 1 if isinstance(error, StepFailedError) else 2
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"\nxattnres {arguments.command}: interrupted", file=sys.stderr)
         return 130

@@ -1,6 +1,6 @@
 """Networks with cross-stage attention residuals."""
 
-from .plans import build_from_plans, xattnres_class_name
+from .plans import build_from_plans
 from .unet import XAttnResResidualEncoderUNet, XAttnResUNet
 
-__all__ = ["XAttnResResidualEncoderUNet", "XAttnResUNet", "build_from_plans", "xattnres_class_name"]
+__all__ = ["XAttnResResidualEncoderUNet", "XAttnResUNet", "build_from_plans"]

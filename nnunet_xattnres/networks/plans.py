@@ -1,8 +1,11 @@
 """From an nnU-Net plans file to a network with cross-stage attention residuals."""
 
+import pydoc
+
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from .routing import OPTIONS, XAttnResRouting
 from .unet import XAttnResResidualEncoderUNet, XAttnResUNet
 
 _STOCK = "dynamic_network_architectures."
@@ -10,7 +13,7 @@ _XATTNRES = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResid
 
 
 def xattnres_class_name(network_class_name: str) -> str:
-    """The import path of the XAttnRes counterpart of a planned network; one that has it already keeps its own.
+    """The import path of the XAttnRes counterpart of a planned network; one that routes already keeps its own.
 
     Raises:
         ValueError: if the plans name another network.
@@ -20,7 +23,8 @@ def xattnres_class_name(network_class_name: str) -> str:
     if network_class_name.startswith(_STOCK) and name in _XATTNRES:
         counterpart = _XATTNRES[name]
         return f"{counterpart.__module__}.{counterpart.__qualname__}"
-    if network_class_name.startswith(f"{__package__}."):
+    planned = pydoc.locate(network_class_name)
+    if isinstance(planned, type) and issubclass(planned, XAttnResRouting):
         return network_class_name
     raise ValueError(
         f"XAttnRes can replace {' and '.join(_XATTNRES)}, but these plans name the network '{network_class_name}': "
@@ -39,8 +43,10 @@ def build_from_plans(
         options: keywords of `XAttnResRouting` (skip, encoder, decoder, decoder_input, init); they win over the plans'.
 
     Raises:
-        ValueError: if the plans name a network without an XAttnRes counterpart.
+        ValueError: if the plans name a network without an XAttnRes counterpart, or an option does not exist.
     """
+    if unknown := set(options) - set(OPTIONS):
+        raise ValueError(f"unknown network option {', '.join(sorted(unknown))}: expected {', '.join(OPTIONS)}")
     return get_network_from_plans(
         xattnres_class_name(configuration.network_arch_class_name),
         {**configuration.network_arch_init_kwargs, **options},

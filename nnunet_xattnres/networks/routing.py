@@ -9,9 +9,10 @@ from dynamic_network_architectures.building_blocks.helper import convert_conv_op
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import Tensor, nn
 
-from ..layer import XAttnRes
+from ..layer import INITS, XAttnRes
 
 DECODER_INPUTS = ("concat", "upsampled")
+OPTIONS = ("skip", "encoder", "decoder", "decoder_input", "init")
 
 
 class XAttnResRouting(nn.Module):
@@ -34,7 +35,8 @@ class XAttnResRouting(nn.Module):
 
     Shapes:
         input (B, input_channels, *spatial) -> (B, num_classes, *spatial), or with deep supervision one such tensor
-        per decoder stage, full resolution first.
+        per decoder stage, full resolution first. The blocks inside `encoder` and `decoder` are called one by one, so
+        forward hooks belong on the blocks and not on these two.
 
     Raises:
         ValueError: for an option that does not exist, or an input that is not (B, C, *spatial).
@@ -50,10 +52,10 @@ class XAttnResRouting(nn.Module):
         init: str = "zero",
         **kwargs,
     ):
+        for option, value, allowed in (("decoder_input", decoder_input, DECODER_INPUTS), ("init", init, INITS)):
+            if value not in allowed:
+                raise ValueError(f"{type(self).__name__}: {option} must be one of {', '.join(allowed)}, got {value!r}")
         super().__init__(*args, **kwargs)
-        if decoder_input not in DECODER_INPUTS:
-            allowed = ", ".join(DECODER_INPUTS)
-            raise ValueError(f"{type(self).__name__}: decoder_input must be one of {allowed}, got {decoder_input!r}")
         self.skip = skip
         self.attends_concat = skip and decoder_input == "concat"
         self.dim = convert_conv_op_to_dim(self.encoder.conv_op)
@@ -130,7 +132,11 @@ class XAttnResRouting(nn.Module):
         return outputs[::-1] if decoder.deep_supervision else outputs[-1]
 
     def compute_conv_feature_map_size(self, input_size) -> int:
-        """nnU-Net's VRAM estimate in feature-map elements per sample: the stock network's plus the layers' own."""
+        """Feature-map elements per sample, the stock network's and the layers' own.
+
+        nnU-Net's planner estimates VRAM from it, for a planner whose `UNet_class` is this class; the planners that
+        nnU-Net ships count the stock network.
+        """
         total = super().compute_conv_feature_map_size(input_size)
         sizes = []
         size = tuple(input_size)
@@ -147,5 +153,6 @@ class XAttnResRouting(nn.Module):
 
 def _blocks(stage: nn.Module) -> nn.Sequential:
     """The blocks of an encoder stage in order: convolutions (plain) or residual blocks; the first one downsamples."""
-    stacked = stage[-1] if isinstance(stage, nn.Sequential) else stage
-    return stacked.convs if hasattr(stacked, "convs") else stacked.blocks
+    if isinstance(stage, nn.Sequential):  # PlainConvEncoder wraps each
+        (stage,) = stage
+    return stage.convs if hasattr(stage, "convs") else stage.blocks

@@ -6,8 +6,8 @@ from .routing import XAttnResRouting
 
 
 class XAttnResUNet(XAttnResRouting, PlainConvUNet):
-    __doc__ = f"""PlainConvUNet in which every stage reads from all stages before it.\n\n{XAttnResRouting.__doc__}"""
+    """PlainConvUNet in which every stage reads from all stages before it; options and shapes: `XAttnResRouting`."""
 
 
 class XAttnResResidualEncoderUNet(XAttnResRouting, ResidualEncoderUNet):
-    __doc__ = f"""ResidualEncoderUNet, all ResEnc presets, with the same routing.\n\n{XAttnResRouting.__doc__}"""
+    """ResidualEncoderUNet (all ResEnc presets) with the same routing; options and shapes: `XAttnResRouting`."""

@@ -1,4 +1,4 @@
-"""Every trainer in the box, read from the trainer files as nnU-Net reads them."""
+"""Every trainer in the box, read from the trainer files."""
 
 import runpy
 

@@ -7,6 +7,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from ..networks import build_from_plans
+from .lengths import with_lengths
 
 
 class nnUNetTrainerXAttnRes(nnUNetTrainer):
@@ -62,3 +63,7 @@ class nnUNetTrainerXAttnRes(nnUNetTrainer):
             enable_deep_supervision,
             **cls.network_options,
         )
+
+
+# here too, so that they can be pickled
+globals().update(with_lengths(nnUNetTrainerXAttnRes))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from support.plans import REQUIRES_IMPORT, arch_kwargs
 
-from nnunet_xattnres.networks import XAttnResResidualEncoderUNet, XAttnResUNet, build_from_plans, xattnres_class_name
+from nnunet_xattnres.networks import XAttnResResidualEncoderUNet, XAttnResUNet, build_from_plans
+from nnunet_xattnres.networks.plans import xattnres_class_name
 
 UNETS = "dynamic_network_architectures.architectures.unet"
 
@@ -27,6 +28,7 @@ class Configuration:
         ("dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet", "resenc 2d",
          XAttnResResidualEncoderUNet),
         ("nnunet_xattnres.networks.unet.XAttnResUNet", "plain 3d anisotropic", XAttnResUNet),
+        ("nnunet_xattnres.XAttnResUNet", "plain 2d", XAttnResUNet),
         ("nnunet_xattnres.networks.XAttnResResidualEncoderUNet", "resenc 2d", XAttnResResidualEncoderUNet),
     ],
 )  # fmt: skip

@@ -127,14 +127,21 @@ def test_the_upsampled_reading_concatenates_the_skip_afterwards():
     assert torch.equal(seen["stage"], torch.cat([seen["layer"], seen["pool"][1]], 1))
 
 
-def test_without_skips_the_encoder_reaches_the_decoder_through_the_layers_alone():
-    network = build("plain 2d", skip=False, decoder=False)
-    first, last = [], []
-    network.encoder.stages[0].register_forward_hook(lambda module, args, out: first.append(out))
-    network.decoder.stages[0].register_forward_pre_hook(lambda module, args: last.append(args[0]))
-    network(image("plain 2d"))
-    assert last[0].shape[1] == 8  # the width of the upsampled feature: nothing is concatenated
-    assert network.decoder.stages[0].convs[0].conv.in_channels == 8
+def test_without_skips_the_first_stage_reaches_the_decoder_through_the_layers_alone():
+    network = build("plain 2d", skip=False, encoder=False)
+    for stage in network.decoder.stages:
+        assert stage.convs[0].conv.in_channels == stage.output_channels
+    # close the way down the encoder, then the way through the layers as well: nothing must be left
+    network.encoder.stages[1][0].convs[0].register_forward_pre_hook(lambda block, args: (args[0].detach(),))
+    for closed in (False, True):
+        pool = []
+        network.encoder.stages[0][0].convs[-1].register_forward_hook(lambda block, args, out: pool.append(out))  # noqa: B023
+        if closed:
+            for layer in network.xattnres["decoder"].values():
+                layer.projections[0].register_forward_hook(lambda projection, args, out: out.detach())
+        output = network(image("plain 2d"))[0].square().mean()
+        (gradient,) = torch.autograd.grad(output, pool[0], allow_unused=True)
+        assert (gradient is None or not gradient.any()) == closed
 
 
 def test_he_initialisation_leaves_the_pseudo_queries_alone(kind):
@@ -153,13 +160,13 @@ def test_vram_estimate_counts_what_the_layers_compute(kind, options):
     network = build(kind, deep_supervision=False, **options)
     stock = build(kind, STOCK, deep_supervision=False)
     elements = []
+
+    def count(layer, args, out):
+        history, x = args
+        elements.append(layer.compute_conv_feature_map_size([h.shape[2:] for h in history], x.shape[2:]))
+
     for layer in layers(network).values():
-        layer.register_forward_hook(
-            lambda module, args, out: elements.append(out[0].numel() + (len(args[0]) + 1) * out[0, 0].numel())
-        )
-        for projection in layer.projections:
-            if not isinstance(projection, nn.Identity):
-                projection.register_forward_hook(lambda module, args, out: elements.append(out[0].numel()))
+        layer.register_forward_hook(count)
     network(image(kind))
     size = (16,) * plans.PLANS[kind][1]
     added = network.compute_conv_feature_map_size(size) - stock.compute_conv_feature_map_size(size)
@@ -177,9 +184,16 @@ def test_input_of_the_wrong_dimension(shape):
     assert "\n" not in str(error.value)
 
 
-def test_unknown_decoder_input():
-    with pytest.raises(ValueError, match="decoder_input must be one of concat, upsampled, got 'skip'"):
-        build("plain 2d", decoder_input="skip")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decoder_input": "skip"}, "decoder_input must be one of concat, upsampled, got 'skip'"),
+        ({"init": "ones", "encoder": False, "decoder": False}, "init must be one of zero, normal, .* got 'ones'"),
+    ],
+)
+def test_unknown_value_of_an_option(options, message):
+    with pytest.raises(ValueError, match=message):
+        build("plain 2d", **options)
 
 
 def test_compiles_to_one_graph():
@@ -188,3 +202,15 @@ def test_compiles_to_one_graph():
     x = image("plain 2d")
     for a, b in zip(compiled(x), network(x), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    network.decoder.deep_supervision = False  # as nnU-Net does before it validates
+    torch.testing.assert_close(compiled(x), network(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_of_large_activations_stays_finite(kind, dtype):
+    network = build(kind)
+    with torch.autocast("cpu", dtype):
+        outputs = network(1e3 * image(kind))
+        sum(o.float().square().mean() for o in outputs).backward()
+    assert all(o.isfinite().all() for o in outputs)
+    assert all(p.grad.isfinite().all() for p in network.parameters())
