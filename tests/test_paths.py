@@ -51,8 +51,19 @@ def test_wheel_holds_the_trainers(installed):
     assert not (installed / "trainers").exists()
 
 
-def test_installed_package_points_at_its_own_trainers(installed):
-    program = "from nnunet_xattnres.paths import trainers_path; print(trainers_path())"
+def test_nnunet_finds_the_trainers_of_the_installed_package(installed):
+    program = """
+import os, sys
+import nnunet_xattnres
+from nnunet_xattnres.paths import trainers_path
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+os.environ["nnUNet_extTrainer"] = str(trainers_path())
+found = recursive_find_trainer_class_by_name("nnUNetTrainerXAttnRes_1epoch")
+for file in (nnunet_xattnres.__file__, trainers_path(), sys.modules[found.__module__].__file__):
+    print("at", file)
+"""
     env = {"PYTHONPATH": str(installed)}
     output = subprocess.run([sys.executable, "-c", program], env=env, cwd="/", capture_output=True, check=True).stdout
-    assert Path(output.decode().strip()) == (installed / "nnunet_xattnres" / "trainers").resolve()
+    files = [line.removeprefix("at ") for line in output.decode().splitlines() if line.startswith("at ")]
+    assert len(files) == 3
+    assert all(Path(file).is_relative_to(installed.resolve()) for file in files)

@@ -4,10 +4,10 @@ Converts slices of the MNI152 brain template (carried by the package nilearn, so
 dataset, plans, trains both trainers with the same short budget, predicts held-out slices, and ends with a table and
 a picture. Everything is done by nnU-Net's own commands, which are printed, and stays inside --out.
 
-It shows the machinery and is no benchmark.
+It shows the machinery and is no benchmark: all slices come from one averaged brain.
 
 examples:
-  xattnres demo                                   about 8 minutes on two CPU cores
+  xattnres demo                                   about 7 minutes on two CPU cores
   xattnres demo --device cuda --epochs 20         a longer training on a GPU
   xattnres demo --data Task04_Hippocampus         any folder of the Medical Segmentation Decathlon
 """
@@ -45,10 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..demo import decathlon, pipeline
+    from ..demo import decathlon, mni, pipeline
 
     if arguments.data is None and arguments.configuration != "2d":
         raise UserError(f"-c {arguments.configuration} needs volumes: pass --data with a Decathlon folder")
+    mni.check()
     if arguments.data is not None:
         decathlon.check(arguments.data)
     _check_device(arguments.device)

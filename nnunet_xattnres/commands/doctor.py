@@ -14,18 +14,20 @@ import io
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..nnunet import PATH_VARIABLES
-from ..paths import trainers_path
+from packaging.requirements import Requirement
 
+from ..paths import PATH_VARIABLES, trainers_path
+
+# nnU-Net's look-up imports all of its own trainers, and with them timm and torchvision
 _PACKAGES = (
-    "nnunet-xattnres", "nnunetv2", "torch", "torchvision", "triton", "dynamic-network-architectures", "batchgenerators",
-    "SimpleITK", "numpy",
+    "nnunet-xattnres", "nnunetv2", "torch", "torchvision", "timm", "triton", "dynamic-network-architectures",
+    "batchgenerators", "SimpleITK", "numpy",
 )  # fmt: skip
-_OPTIONAL = {"triton", "torchvision"}
 
 
 @dataclass
@@ -48,39 +50,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     broken = 0
     for title, check in {
-        "versions": versions(),
-        "environment": environment_variables(),
-        "trainers": trainers(arguments.trainer),
-        "network": network(),
-        "device": device(),
+        "versions": versions,
+        "environment": environment_variables,
+        "trainers": lambda: trainers(arguments.trainer),
+        "network": network,
+        "device": device,
     }.items():
         print(title)
-        for finding in check:
+        for finding in _guarded(check):
             print(finding, flush=True)
             broken += finding.level == "broken"
     print(f"\n{broken} problem(s) found" if broken else "\nEverything is in place.")
     return 1 if broken else 0
 
 
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a check; one that cannot even run is a finding, too."""
+    try:
+        yield from check()
+    except Exception as error:
+        yield Finding("broken", f"this check fails: {_reason(error)}", "mend the versions above first")
+
+
+def _reason(error: Exception) -> str:
+    """What an error says first, and the file it comes from."""
+    lines = str(error).splitlines()
+    file = traceback.extract_tb(error.__traceback__)[-1].filename
+    return f"{type(error).__name__}: {lines[0] if lines else ''} ({file})"
+
+
 def versions() -> Iterator[Finding]:
     """Installed packages against this package's own requirements."""
-    from packaging.requirements import Requirement
-
     yield Finding("ok", f"Python {platform.python_version()} on {platform.platform()}")
-    wanted = [Requirement(r) for r in importlib.metadata.requires("nnunet-xattnres") or ()]
-    wanted = {r.name.lower(): r for r in wanted if r.marker is None}
+    wanted = {}
     for package in _PACKAGES:
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            if package not in _OPTIONAL:
-                yield Finding("broken", f"{package} is not installed", f"pip install {package}")
+            if package != "triton":
+                cure = "pip install . in the checkout" if package == _PACKAGES[0] else f"pip install {package}"
+                yield Finding("broken", f"{package} is not installed", cure)
             continue
+        if package == _PACKAGES[0]:
+            requirements = map(Requirement, importlib.metadata.requires(package) or ())
+            wanted = {r.name.lower(): r for r in requirements if r.marker is None}
         requirement = wanted.get(package.lower())
         if requirement and not requirement.specifier.contains(version, prereleases=True):
             yield Finding("broken", f"{package} {version}, but {requirement} is needed", f"pip install '{requirement}'")
-        elif package == "torch" and version.startswith("2.9."):
-            yield Finding("broken", f"torch {version}, which nnU-Net excludes", "pip install 'torch!=2.9.*'")
         else:
             yield Finding("ok", f"{package} {version}")
 
@@ -125,13 +141,16 @@ def trainers(only: str | None = None) -> Iterator[Finding]:
             with contextlib.redirect_stdout(talk):
                 recursive_find_trainer_class_by_name(name)
         except Exception as error:  # a trainer file may break in any way
-            failed[name] = str(error).split(". ")[0] or type(error).__name__
+            failed[name] = _reason(error)
         else:
             resolved.append(name)
     if resolved:
         yield Finding("ok", f"{len(resolved)} found by nnU-Net's look-up: {', '.join(resolved)}")
-    elif not only:
-        yield Finding("broken", "nnU-Net's look-up finds none of them", "see nnUNet_extTrainer above")
+    if not only and not resolved:
+        yield Finding(
+            "broken", f"nnU-Net's look-up finds none of them: {failed[names[0]]}",
+            "see nnUNet_extTrainer above; one broken file in any of its folders breaks the look-up of every trainer",
+        )  # fmt: skip
         return
     for name, reason in failed.items():
         near = difflib.get_close_matches(name, names, 1)
@@ -175,7 +194,7 @@ def device() -> Iterator[Finding]:
     else:
         yield Finding(
             "warning", f"no GPU: {os.cpu_count()} CPU cores",
-            "train with -device cpu; nnU-Net does not compile there, and a full training takes weeks",
+            "train with -device cpu, and only as a trial: nnU-Net's trainings are meant for a GPU",
         )  # fmt: skip
 
 

@@ -1,21 +1,32 @@
 """A Medical Segmentation Decathlon folder as the demo's data set, converted by nnU-Net's own command."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 from ..errors import UserError
 
 MAX_TEST_CASES = 12
+MIN_TRAINING_CASES = 7  # five folds need five after one in five is held out
 
 
 def check(source: Path) -> None:
-    """Raise a UserError unless `source` looks like a Decathlon task: Task<NN>_<Name> with dataset.json."""
-    for entry in ("dataset.json", "imagesTr", "labelsTr"):
+    """Raise a UserError unless `source` is a Decathlon task, as nnU-Net's converter wants it."""
+    for entry in ("dataset.json", "imagesTr", "labelsTr", "imagesTs"):
         if not (source / entry).exists():
             raise UserError(f"--data must be a Decathlon folder (Task<NN>_<Name>), but {source} has no {entry}")
-    if not source.resolve().name.startswith("Task"):
-        raise UserError(f"--data must be a Decathlon folder named Task<NN>_<Name>, got {source.resolve().name}")
+    name = source.resolve().name
+    if not re.fullmatch(r"Task\d+_[^_]+", name):
+        raise UserError(f"--data must be a Decathlon folder named Task<NN>_<Name>, got {name}")
+    training = len(_images(source / "labelsTr"))
+    if training < MIN_TRAINING_CASES:
+        raise UserError(f"--data must have at least {MIN_TRAINING_CASES} training cases, {name} has {training}")
+
+
+def _images(folder: Path) -> list[Path]:
+    """The files of a folder in order, without those that macOS leaves in archives."""
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def hold_out(source: Path, dataset: Path) -> list[str]:
@@ -27,8 +38,8 @@ def hold_out(source: Path, dataset: Path) -> list[str]:
     description = json.loads((dataset / "dataset.json").read_text())
     ending = description["file_ending"]
     (dataset / "labelsTs").mkdir()
-    labelled = sorted(p for p in (source / "labelsTs").glob(f"*{ending}") if not p.name.startswith("."))
     images = dataset / "imagesTs"
+    labelled = _images(source / "labelsTs") if (source / "labelsTs").is_dir() else []
     labelled = [p for p in labelled if any(images.glob(f"{_case(p, ending)}_*{ending}"))]
     if labelled:
         for path in labelled[:MAX_TEST_CASES]:

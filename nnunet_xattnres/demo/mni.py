@@ -1,10 +1,6 @@
-"""The demo's images: slices of the MNI152 brain template, which nilearn's wheel carries, as an nnU-Net dataset.
+"""The demo's images: slices of the MNI152 brain template, which nilearn's wheel carries, as an nnU-Net dataset."""
 
-Template: ICBM 152 nonlinear atlas (2009a), Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre,
-Montreal Neurological Institute, McGill University; free to use, copy, modify and distribute for any purpose without
-fee while this notice is kept.
-"""
-
+import importlib.util
 import json
 from pathlib import Path
 
@@ -12,19 +8,29 @@ import numpy as np
 
 from ..errors import UserError
 
+LICENCE = (
+    "ICBM 152 nonlinear atlas (2009a), Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal "
+    "Neurological Institute, McGill University; free to use, copy, modify and distribute for any purpose without fee "
+    "while this notice is kept."
+)
 LABELS = {"background": 0, "grey matter": 1, "white matter": 2}
 _SLICES = range(36, 140, 2)  # axial, mm from the template's lower end: where the brain is
 _HELD_OUT = 5  # every fifth slice is a test slice
 _CROP = (slice(18, 178), slice(20, 212))  # the brain's bounding box and some background
 
 
+def check() -> None:
+    """Raise a UserError unless the packages that carry and read the images are installed."""
+    for package in ("matplotlib", "nibabel", "nilearn", "skimage"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"the demo needs the package {package}: pip install '.[demo]' in the checkout")
+
+
 def load() -> tuple[np.ndarray, np.ndarray]:
     """T1 intensities and labels (0 background, 1 grey matter, 2 white matter), both (197, 233, 189) at 1 mm."""
-    try:
-        import nibabel
-        from nilearn.datasets import struct
-    except ImportError as e:
-        raise UserError(f"the demo needs {e.name}: pip install 'nnunet-xattnres[demo]'") from e
+    import nibabel
+    from nilearn.datasets import struct
+
     files = (struct.MNI152_FILE_PATH, struct.GM_MNI152_FILE_PATH, struct.WM_MNI152_FILE_PATH)
     t1, grey, white = (np.asarray(nibabel.load(file).dataobj) for file in files)
     # the maps are probabilities times 255: brain tissue is where they sum to more than one half
@@ -55,7 +61,7 @@ def convert(dataset: Path) -> list[str]:
         "labels": LABELS,
         "numTraining": len(_SLICES) - len(held_out),
         "file_ending": ".png",
-        "licence": __doc__.split("\n\n")[1].replace("\n", " "),
+        "licence": LICENCE,
     }
     (dataset / "dataset.json").write_text(json.dumps(description, indent=2))
     return held_out

@@ -24,6 +24,7 @@ _NO_BENCHMARK = (
     "This shows that the machinery works. It is no benchmark: the training is far too short, the cases are few, "
     "and nnU-Net does not fix its seeds."
 )
+_ONE_BRAIN = "All slices come from one averaged brain, so the held-out ones are nearly known."
 
 
 @dataclass
@@ -118,8 +119,9 @@ class Demo:
 
     def _report(self, results: list[report.Result], seconds: float) -> None:
         print(f"\n{report.table(results)}\n")
+        note = f"{_NO_BENCHMARK} {_ONE_BRAIN}" if self.data is None else _NO_BENCHMARK
         budget = f"{self.epochs} x 250 iterations of training each"
-        print(f"Dice in % on {len(self.cases)} held-out cases, {budget}. {_NO_BENCHMARK}\n")
+        print(f"Dice in % on {len(self.cases)} held-out cases, {budget}; seconds are of the whole commands. {note}\n")
         report.picture(
             [self._row(case) for case in self._chosen()],
             ["image", "reference", *self.trainers],
@@ -127,7 +129,7 @@ class Demo:
             self.out / "demo.png",
         )
         report.save_json(
-            results, self.out / "demo.json", note=_NO_BENCHMARK, dataset=self.dataset.name,
+            results, self.out / "demo.json", note=note, dataset=self.dataset.name,
             configuration=self.configuration, epochs=self.epochs, device=self.device, seconds=round(seconds),
         )  # fmt: skip
         print(
@@ -135,9 +137,9 @@ class Demo:
         )
 
     def _chosen(self) -> list[str]:
-        """Cases spread over the held-out ones, without the outermost."""
-        places = np.linspace(0, len(self.cases) - 1, min(_PICTURE_ROWS, len(self.cases)) + 2).round().astype(int)
-        return [self.cases[i] for i in places[1:-1]]
+        """Cases spread evenly over the held-out ones."""
+        rows = min(_PICTURE_ROWS, len(self.cases))
+        return [self.cases[len(self.cases) * (2 * row + 1) // (2 * rows)] for row in range(rows)]
 
     def _row(self, case: str) -> tuple[str, list[np.ndarray]]:
         """The case's image, reference and predictions; of a volume, the slice with the most foreground."""
@@ -167,7 +169,7 @@ def prepare(out: Path, overwrite: bool) -> None:
     """Make the demo's folder; an earlier demo gives way to --overwrite, anything else is never touched.
 
     Raises:
-        UserError: if `out` is there already.
+        UserError: if `out` is there already, or cannot be made.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / MARKER).is_file():
@@ -175,5 +177,8 @@ def prepare(out: Path, overwrite: bool) -> None:
         if not overwrite:
             raise UserError(f"{out} holds an earlier demo: choose another folder with --out, or pass --overwrite")
         shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text(json.dumps({"command": sys.argv[1:]}) + "\n")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARKER).write_text(json.dumps({"command": sys.argv[1:]}) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}): choose another folder with --out") from error

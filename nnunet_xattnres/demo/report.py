@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass
 class Result:
-    """One trainer's run: Dice per class on the held-out cases, parameters, seconds of training and prediction."""
+    """One trainer's run: Dice per class on the held-out cases, parameters, seconds of nnUNetv2_train and _predict."""
 
     name: str
     trainer: str
@@ -33,7 +33,7 @@ def read_dice(summary: Path, labels: dict[str, int]) -> dict[str, float]:
 def table(results: list[Result]) -> str:
     """The results as aligned text, one row per trainer."""
     classes = list(results[0].dice)
-    rows = [["", *(f"Dice {c}" for c in classes), "Dice mean", "parameters", "training s", "prediction s"]]
+    rows = [["", *(f"Dice {c}" for c in classes), "Dice mean", "parameters", "train s", "predict s"]]
     for r in results:
         dice = [f"{100 * r.dice[c]:.2f}" for c in classes]
         rows.append(
@@ -50,7 +50,10 @@ def table(results: list[Result]) -> str:
 
 
 def save_json(results: list[Result], path: Path, **about) -> None:
+    """The results and whatever is to be said `about` them, as JSON; a Dice that is not defined is null."""
     rows = [{**asdict(r), "mean_dice": r.mean_dice} for r in results]
+    for row in rows:
+        row["dice"] = {name: None if np.isnan(dice) else dice for name, dice in row["dice"].items()}
     path.write_text(json.dumps({**about, "results": rows}, indent=2) + "\n")
 
 

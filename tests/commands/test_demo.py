@@ -1,5 +1,7 @@
 """What `xattnres demo` refuses, before anything is written."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -27,6 +29,16 @@ def test_a_volume_configuration_needs_volumes(capsys):
 
 def test_a_folder_that_is_not_a_decathlon_task(capsys, tmp_path):
     assert f"{tmp_path} has no dataset.json" in refusal(capsys, "--data", str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written(capsys):
+    assert "cannot write to /proc/demo (" in refusal(capsys, "--out", "/proc/demo")
+
+
+def test_a_package_that_is_missing(capsys, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nilearn" else real(name))
+    assert "needs the package nilearn: pip install '.[demo]'" in refusal(capsys)
 
 
 def test_a_device_that_is_not_there(capsys, monkeypatch):

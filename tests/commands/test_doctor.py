@@ -16,6 +16,8 @@ def healthy(tmp_path, monkeypatch):
         (tmp_path / variable).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
+    # whatever machine the tests run on
+    monkeypatch.setattr(doctor, "device", lambda: iter([doctor.Finding("ok", "a device")]))
 
 
 def broken(findings):
@@ -60,7 +62,9 @@ def test_one_broken_file_in_the_folder_is_reported(healthy, monkeypatch, tmp_pat
     (finding,) = broken(doctor.trainers("nnUNetTrainerXAttnRes"))
     assert "this file is broken" in finding.text
     assert main(["doctor"]) == 1
-    assert "nnU-Net's look-up finds none of them" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "nnU-Net's look-up finds none of them: OSError: this file is broken" in output
+    assert "aaa_broken.py" in output
 
 
 def test_unknown_trainer(healthy, capsys):
@@ -106,6 +110,28 @@ def test_no_gpu_is_a_warning_and_not_a_failure(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     (finding,) = doctor.device()
     assert finding.level == "warning"
+
+
+def test_not_installed_at_all(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    first, *_ = broken(doctor.versions())
+    assert (first.text, first.cure) == ("nnunet-xattnres is not installed", "pip install . in the checkout")
+
+
+def test_a_check_that_cannot_run_is_a_finding(healthy, monkeypatch, capsys):
+    def check():
+        raise ImportError("No module named 'nnunetv2'\nand more")
+        yield
+
+    monkeypatch.setattr(doctor, "network", check)
+    assert main(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert "this check fails: ImportError: No module named 'nnunetv2' (" in output
+    assert "and more" not in output
+    assert "1 problem(s) found" in output
 
 
 def test_network_finding_is_an_actual_step():

@@ -58,7 +58,7 @@ def test_the_source_is_not_touched(source, converted):
     assert sorted(p.relative_to(source) for p in source.rglob("*")) == before
 
 
-@pytest.mark.parametrize("missing", ["dataset.json", "imagesTr", "labelsTr"])
+@pytest.mark.parametrize("missing", ["dataset.json", "imagesTr", "labelsTr", "imagesTs"])
 def test_incomplete_folder(source, missing):
     path = source / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -66,7 +66,19 @@ def test_incomplete_folder(source, missing):
         decathlon.check(source)
 
 
-def test_folder_of_another_name(source):
-    other = source.rename(source.with_name("Hippocampus"))
-    with pytest.raises(UserError, match="named Task<NN>_<Name>, got Hippocampus"):
+@pytest.mark.parametrize("name", ["Hippocampus", "Task_Hippocampus", "Taskfoo", "Task04_Hippo_campus"])
+def test_folder_of_another_name(source, name):
+    other = source.rename(source.with_name(name))
+    with pytest.raises(UserError, match=f"named Task<NN>_<Name>, got {name}"):
         decathlon.check(other)
+
+
+def test_too_few_cases(source):
+    for label in sorted((source / "labelsTr").iterdir())[6:]:
+        label.unlink()
+    with pytest.raises(UserError, match="at least 7 training cases, Task04_Hippocampus has 6"):
+        decathlon.check(source)
+
+
+def test_a_complete_folder_passes(source):
+    decathlon.check(source)

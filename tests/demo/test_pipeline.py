@@ -12,11 +12,12 @@ from nnunet_xattnres.demo import pipeline
 from nnunet_xattnres.errors import StepFailedError, UserError
 
 
-def test_end_to_end(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("images", ["MNI152", "Decathlon"])
+def test_end_to_end(tmp_path, monkeypatch, capsys, images):
     monkeypatch.setattr(nnunet, "trainers_path", lambda: TEST_TRAINERS)
     out = tmp_path / "demo"
     pipeline.prepare(out, overwrite=False)
-    demo = pipeline.Demo(out, decathlon_folder(tmp_path), "2d", 1, "cpu")
+    demo = pipeline.Demo(out, decathlon_folder(tmp_path) if images == "Decathlon" else None, "2d", 1, "cpu")
     # the whole of it, with trainings of a few iterations
     demo.trainers = {"stock nnU-Net": "nnUNetTrainerTest", "XAttnRes": "nnUNetTrainerXAttnResTest"}
     demo.run()
@@ -29,9 +30,10 @@ def test_end_to_end(tmp_path, monkeypatch, capsys):
     saved = json.loads((out / "demo.json").read_text())
     stock, ours = saved["results"]
     for result in (stock, ours):
-        assert set(result["dice"]) == {"Anterior", "Posterior"}
+        first, second = ("Anterior", "Posterior") if images == "Decathlon" else ("grey matter", "white matter")
+        assert set(result["dice"]) == {first, second}
         summary = json.loads((out / "predictions" / result["trainer"] / "summary.json").read_text())
-        assert result["dice"]["Anterior"] == summary["mean"]["1"]["Dice"]
+        assert result["dice"][first] == summary["mean"]["1"]["Dice"]
         assert result["train_seconds"] > 0
     assert ours["parameters"] > stock["parameters"] > 1e6
     assert imread(out / "demo.png").shape[0] > 300

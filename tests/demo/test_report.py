@@ -21,7 +21,7 @@ def results():
 
 def test_table(results):
     header, stock, ours = table(results).splitlines()
-    columns = ["Dice grey", "Dice white", "Dice mean", "parameters", "training s", "prediction s"]
+    columns = ["Dice grey", "Dice white", "Dice mean", "parameters", "train s", "predict s"]
     assert header.split() == " ".join(columns).split()
     assert stock.split() == ["stock", "nnU-Net", "90.00", "80.00", "85.00", "7.77", "M", "61", "12"]
     assert ours.split() == ["XAttnRes", "95.00", "nan", "95.00", "8.76", "M", "100", "20"]
@@ -33,6 +33,7 @@ def test_numbers(results, tmp_path):
     saved = json.loads((tmp_path / "demo.json").read_text())
     assert saved["device"] == "cpu"
     assert saved["results"][0]["mean_dice"] == pytest.approx(0.85)
+    assert saved["results"][1]["dice"] == {"grey": 0.95, "white": None}
 
 
 def test_dice_by_class_name(tmp_path):

@@ -25,3 +25,13 @@ def test_cascade(workspace):
     assert len(list((workspace.model(4, "3d_lowres") / "predicted_next_stage" / "3d_cascade_fullres").iterdir())) >= 10
     output = workspace.run(f"nnUNetv2_train 4 3d_cascade_fullres 0 -tr {TRAINER} -device cpu")
     assert "Mean Validation Dice" in output
+
+    images, low, full = (
+        workspace.raw / workspace.dataset(4) / "imagesTs",
+        workspace.root / "low",
+        workspace.root / "full",
+    )
+    predict = f"nnUNetv2_predict -d 4 -tr {TRAINER} -i {images} -device cpu -npp 1 -nps 1"
+    workspace.run(f"{predict} -c 3d_lowres -f all -o {low}")
+    workspace.run(f"{predict} -c 3d_cascade_fullres -f 0 -o {full} -prev_stage_predictions {low}")
+    assert {p.name for p in full.glob("*.nii.gz")} == {p.name for p in low.glob("*.nii.gz")} != set()

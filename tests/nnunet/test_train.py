@@ -1,13 +1,15 @@
 """nnUNetv2_train with the XAttnRes trainer: what it leaves behind, --val, --c after a kill, -pretrained_weights."""
 
 import json
-import os
 import signal
-import time
 
+import numpy as np
 import pytest
 import torch
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from support.workspace import TRAINER, shrink
+
+from nnunet_xattnres import XAttnResResidualEncoderUNet
 
 RESUME = "nnUNetTrainerXAttnResTestResume"
 
@@ -43,15 +45,9 @@ def test_validation_alone_gives_the_same_figures(workspace, trained_2d):
 
 def test_continues_after_a_kill_in_mid_epoch(workspace):
     command = f"nnUNetv2_train 4 2d 0 -tr {RESUME} -device cpu"
-    process = workspace.start(command)
-    for line in process.stdout:
-        if "Epoch 1" in line:
-            break
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    workspace.run(command, exit_code=-signal.SIGKILL, XATTNRES_TEST_KILL="1")
     fold = workspace.model(4, "2d", RESUME) / "fold_0"
-    assert (fold / "checkpoint_latest.pth").exists()
+    assert torch.load(fold / "checkpoint_latest.pth", weights_only=False)["current_epoch"] == 1
     assert not (fold / "checkpoint_final.pth").exists()
 
     output = workspace.run(f"{command} --c")
@@ -61,47 +57,58 @@ def test_continues_after_a_kill_in_mid_epoch(workspace):
     assert checkpoint(workspace.model(4, "2d", RESUME))["current_epoch"] == 3
 
 
-def test_pretrained_weights_are_the_start(workspace, trained_2d, monkeypatch):
-    from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
-
+@pytest.fixture
+def in_workspace(workspace, monkeypatch):
+    """nnU-Net's own functions, called here, find the workspace."""
     for variable, value in workspace.env.items():
         monkeypatch.setenv(variable, value)
+
+
+def fresh(configuration, trainer=TRAINER, plans="nnUNetPlans"):
+    return get_trainer_from_args("4", configuration, 1, trainer, plans, device=torch.device("cpu"))
+
+
+def test_pretrained_weights_are_the_start(workspace, trained_2d, in_workspace):
     source = workspace.model(4, "2d") / "fold_0" / "checkpoint_final.pth"
-    trainer = get_trainer_from_args("4", "2d", 1, TRAINER, device=torch.device("cpu"))
+    trainer = fresh("2d")
     maybe_load_checkpoint(trainer, False, False, str(source))
     pretrained = torch.load(source, weights_only=False)["network_weights"]
-    weights = {n: w for n, w in trainer.network.state_dict().items() if n.endswith("weight")}
-    for name, weight in weights.items():
-        # nnU-Net leaves the segmentation heads out
-        assert torch.equal(weight, pretrained[name]) == (".seg_layers." not in name), name
+    weights = trainer.network.state_dict()
+    # nnU-Net leaves the segmentation heads out
+    heads = {name for name in weights if ".seg_layers." in name}
+    assert [n for n in weights if n not in heads and not torch.equal(weights[n], pretrained[n])] == []
+    assert not any(torch.equal(weights[n], pretrained[n]) for n in heads if n.endswith("weight"))
+
+
+def test_weights_of_a_stock_network_are_refused(in_workspace, tmp_path):
+    stock = fresh("2d", "nnUNetTrainer")
+    stock.initialize()
+    torch.save({"network_weights": stock.network.state_dict()}, tmp_path / "stock.pth")
+    with pytest.raises(AssertionError, match=r"Key xattnres\..* is missing in the pretrained model weights"):
+        maybe_load_checkpoint(fresh("2d"), False, False, str(tmp_path / "stock.pth"))
 
 
 @pytest.mark.parametrize("planner", ["nnUNetPlannerResEncM", "nnUNetPlannerResEncL", "nnUNetPlannerResEncXL"])
-def test_resenc_presets_train(workspace, planner, monkeypatch):
-    """Every ResEnc preset in 2d and 3d_fullres: plan, build at full width, one iteration of nnU-Net's training step."""
-    from nnunetv2.run.run_training import get_trainer_from_args
-
+def test_resenc_presets_take_a_training_step(workspace, in_workspace, planner):
+    """Every ResEnc preset at its planned width, 2d and 3d_fullres, through nnU-Net's own training step."""
     plans = planner.replace("nnUNetPlanner", "nnUNet").replace("ResEnc", "ResEncUNet") + "Plans"
     workspace.run(f"nnUNetv2_plan_experiment -d 4 -pl {planner}")
-    workspace.edit_plans(
-        4, lambda p: [c.update(batch_size=2) for c in p["configurations"].values() if "batch_size" in c], plans
-    )
-    for variable, value in workspace.env.items():
-        monkeypatch.setenv(variable, value)
     for configuration in ("2d", "3d_fullres"):
-        trainer = get_trainer_from_args("4", configuration, 0, TRAINER, plans, device=torch.device("cpu"))
+        trainer = fresh(configuration, plans=plans)
         trainer.initialize()
-        assert type(trainer.network).__name__ == "XAttnResResidualEncoderUNet"
+        assert type(trainer.network) is XAttnResResidualEncoderUNet
         size = trainer.configuration_manager.patch_size
         scales = trainer._get_deep_supervision_scales()
         target = [torch.ones(2, 1, *(round(s * f) for s, f in zip(size, scale, strict=True))) for scale in scales]
         loss = trainer.train_step({"data": torch.randn(2, 1, *size), "target": target})["loss"]
-        assert torch.tensor(loss).isfinite()
+        assert np.isfinite(loss)
 
 
-def test_resenc_trains_validates_and_is_found_again(workspace):
+def test_resenc_trains_and_predicts(workspace):
     workspace.run("nnUNetv2_plan_experiment -d 4 -pl nnUNetPlannerResEncM")
-    plans = "nnUNetResEncUNetMPlans"
-    workspace.edit_plans(4, shrink, plans)
-    output = workspace.run(f"nnUNetv2_train 4 3d_fullres 0 -tr {TRAINER} -p {plans} -device cpu")
-    assert "Mean Validation Dice" in output
+    model = f"-tr {TRAINER} -p nnUNetResEncUNetMPlans -device cpu"
+    workspace.edit_plans(4, shrink, "nnUNetResEncUNetMPlans")
+    assert "Mean Validation Dice" in workspace.run(f"nnUNetv2_train 4 3d_fullres 0 {model}")
+    images, out = workspace.raw / workspace.dataset(4) / "imagesTs", workspace.root / "predicted_resenc"
+    workspace.run(f"nnUNetv2_predict -d 4 -f 0 -c 3d_fullres {model} -i {images} -o {out} -npp 1 -nps 1")
+    assert len(list(out.glob("*.nii.gz"))) == len(list(images.iterdir()))

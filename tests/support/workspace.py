@@ -1,8 +1,10 @@
 """nnU-Net's folders in a temporary place, and its commands run there."""
 
+import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -32,20 +34,20 @@ class Workspace:
         variables |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
         return os.environ | variables
 
-    def start(self, command: str) -> subprocess.Popen:
-        """Start a command line in a session of its own, both its streams in `.stdout`."""
+    def run(self, command: str, exit_code: int = 0, **variables: str) -> str:
+        """Run a command line to its end and return what it printed."""
         name, *arguments = shlex.split(command)
         executable = Path(sysconfig.get_path("scripts")) / name
-        return subprocess.Popen(
-            [executable, *arguments], env=self.env, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
+        process = subprocess.Popen(
+            [executable, *arguments], env=self.env | variables, cwd=self.root, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
-
-    def run(self, command: str, fails: bool = False) -> str:
-        """Run a command line to its end and return what it printed; it must succeed, or fail if `fails`."""
-        process = self.start(command)
-        output, _ = process.communicate(timeout=600)
-        assert bool(process.returncode) == fails, f"{command}: exit code {process.returncode}\n{output[-3000:]}"
+        try:
+            output, _ = process.communicate(timeout=900)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == exit_code, f"{command}: exit code {process.returncode}\n{output[-3000:]}"
         return output
 
     def dataset(self, number: int) -> str:

@@ -11,21 +11,24 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
 
 NETWORKS = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}
+RUNS = [("plain 2d", False), ("resenc 3d", False), ("plain 2d", True)]
 
 
 def work(rank, port, folder):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for kind in ("plain 2d", "resenc 3d"):
-        network = DistributedDataParallel(plans.build(kind, NETWORKS))
+    for kind, compiled in RUNS:
+        network = plans.build(kind, NETWORKS)
+        # nnU-Net compiles first and wraps then
+        network = DistributedDataParallel(torch.compile(network, backend="aot_eager") if compiled else network)
         generator = torch.Generator().manual_seed(rank)
         # an unused parameter is reported by the step after it
         for _ in range(2):
             network.zero_grad(set_to_none=True)
             x = torch.randn(1, 2, *(16,) * plans.PLANS[kind][1], generator=generator)
             sum(o.square().mean() for o in network(x)).backward()
-        torch.save({n: p.grad for n, p in network.module.named_parameters()}, f"{folder}/{kind}_{rank}.pt")
+        torch.save({n: p.grad for n, p in network.module.named_parameters()}, f"{folder}/{kind}_{compiled}_{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -34,8 +37,8 @@ def test_every_parameter_receives_the_same_gradient_on_both_ranks(tmp_path):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     mp.spawn(work, args=(port, tmp_path), nprocs=2)
-    for kind in ("plain 2d", "resenc 3d"):
-        first, second = (torch.load(tmp_path / f"{kind}_{rank}.pt") for rank in (0, 1))
+    for kind, compiled in RUNS:
+        first, second = (torch.load(tmp_path / f"{kind}_{compiled}_{rank}.pt") for rank in (0, 1))
         assert [n for n, g in first.items() if g is None] == []
         for name, gradient in first.items():
             assert torch.equal(gradient, second[name]), name

@@ -1,6 +1,7 @@
 """The lengths are nnU-Net's own, by the same names, and do what they say."""
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -20,8 +21,13 @@ STOCK = {
 def test_the_same_lengths_as_stock():
     ours = {name.replace("XAttnRes", ""): cls.epochs for name, cls in with_lengths(nnUNetTrainerXAttnRes).items()}
     assert ours.pop("nnUNetTrainer") is None
-    stock = STOCK | {"nnUNetTrainer_1epoch": 1}
-    assert ours == stock
+    assert ours == STOCK
+
+
+def test_every_look_up_finds_the_same_class_and_it_can_be_pickled():
+    for cls in with_lengths(nnUNetTrainerXAttnRes).values():
+        assert pickle.loads(pickle.dumps(cls)) is cls
+        assert with_lengths(nnUNetTrainerXAttnRes)[cls.__name__] is cls
 
 
 def test_every_class_has_the_name_it_is_found_by():

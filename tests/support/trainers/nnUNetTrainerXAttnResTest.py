@@ -1,5 +1,8 @@
 """Trainings of a few iterations, for nnU-Net's own commands."""
 
+import os
+import signal
+
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_xattnres.training.trainer import nnUNetTrainerXAttnRes
@@ -14,13 +17,20 @@ class nnUNetTrainerXAttnResTest(nnUNetTrainerXAttnRes):
 
 
 class nnUNetTrainerXAttnResTestResume(nnUNetTrainerXAttnRes):
-    """Long enough to be killed in the middle of an epoch."""
+    """With XATTNRES_TEST_KILL set it kills itself and its workers in the middle of the second of three epochs."""
 
     epochs = 3
 
     def initialize(self):
         super().initialize()
-        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = 20, 1, 1
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = 4, 1, 1
+        self.steps = 0
+
+    def train_step(self, batch):
+        self.steps += 1
+        if self.steps == 6 and "XATTNRES_TEST_KILL" in os.environ:
+            os.killpg(0, signal.SIGKILL)
+        return super().train_step(batch)
 
 
 class nnUNetTrainerTest(nnUNetTrainer):
