@@ -72,7 +72,7 @@ def convolution_gmacs(network):
 
 
 def test_convolutions_at_256x256():
-    """In print 2.50 and 2.87 G, with other layers counted; projections at full size would add 1.80 G instead of 0.35."""
+    """In print 2.50 and 2.87 G, other layers included; projections at full size would add 1.80 G instead of 0.35."""
     baseline, ours = (convolution_gmacs(PaperUNet(xattnres)) for xattnres in (False, True))
     assert baseline == pytest.approx(2.470, abs=0.001)
     assert ours - baseline == pytest.approx(0.347037696, abs=1e-9)  # summed by hand over the projections
