@@ -1,7 +1,10 @@
 """Running nnU-Net's commands: their environment, their logs, and what a failure says."""
 
+import os
+import signal
+import subprocess
 import sys
-from pathlib import Path
+import time
 
 import pytest
 
@@ -52,18 +55,23 @@ def test_command_that_is_not_installed(tmp_path, command):
         nnunet.run(["nnUNetv2_other"], {}, tmp_path / "log.txt")
 
 
-def test_interruption_ends_the_command(command, tmp_path, monkeypatch):
-    marker = tmp_path / "still alive"
-
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(nnunet.time, "sleep", interrupt)
-    program = f"import time, pathlib; time.sleep(3); pathlib.Path({str(marker)!r}).touch()"
-    with pytest.raises(KeyboardInterrupt):
-        nnunet.run([command, program], {}, tmp_path / "log.txt")
-    monkeypatch.undo()
-    import time
-
-    time.sleep(4)
-    assert not Path(marker).exists()
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_the_command_too(command, tmp_path, number, exit_code):
+    """The running command writes its process id; it must be gone once the process that started it is."""
+    pid_file = tmp_path / "pid"
+    child = f"import os, pathlib, time; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    program = f"""
+from pathlib import Path
+from nnunet_xattnres import commands, nnunet
+nnunet.sysconfig.get_path = lambda name: {str(tmp_path / "bin")!r}
+commands.trainers.run = lambda arguments: nnunet.run([{command!r}, {child!r}], {{}}, Path({str(tmp_path / "log")!r}))
+raise SystemExit(commands.main(["trainers"]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(60) == exit_code
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)

@@ -1,7 +1,9 @@
 """The command `xattnres`: one file a subcommand, each with `configure(parser)` and `run(arguments) -> exit code`."""
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from .. import __version__
@@ -17,6 +19,13 @@ train with nnU-Net's own command:
 
 exit codes: 0 fine, 1 something is broken or failed, 2 the arguments or the input are wrong
 """
+
+
+def leave_orderly() -> None:
+    """Turn a polite kill, and a closed terminal, into an exit that ends started commands as well."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.configure(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
+    leave_orderly()
     try:
         return arguments.run(arguments)
     except UserError as error:
