@@ -6,21 +6,17 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from support import plans
+from support.plans import build
 from torch import nn
 
-from nnunet_xattnres import XAttnRes, XAttnResResidualEncoderUNet, XAttnResUNet
+from nnunet_xattnres import XAttnRes
 
 STOCK = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
-OURS = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}
 
 
 @pytest.fixture(params=plans.PLANS)
 def kind(request):
     return request.param
-
-
-def build(kind, classes=OURS, **options):
-    return plans.build(kind, classes, **options)
 
 
 def image(kind, channels=2, batch=2):

@@ -3,6 +3,9 @@
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
+
+XATTNRES = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}
 PLANS = {
     "plain 2d": ("PlainConvUNet", 2, [[1, 1], [2, 2], [2, 2]], [[3, 3]] * 3),
     "plain 3d anisotropic": ("PlainConvUNet", 3, [[1, 1, 1], [1, 2, 2], [2, 2, 2]], [[1, 3, 3], [3, 3, 3], [3, 3, 3]]),
@@ -28,7 +31,9 @@ def arch_kwargs(kind: str) -> dict:
 REQUIRES_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
 
 
-def build(kind: str, classes: dict, deep_supervision: bool = True, input_channels: int = 2, **options) -> nn.Module:
+def build(
+    kind: str, classes: dict = XATTNRES, deep_supervision: bool = True, input_channels: int = 2, **options
+) -> nn.Module:
     """The network of a plan, by nnU-Net's own builder; `classes` maps the planned class name to the one to build."""
     cls = classes[PLANS[kind][0]]
     return get_network_from_plans(

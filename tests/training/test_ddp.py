@@ -8,9 +8,6 @@ import torch.multiprocessing as mp
 from support import plans
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
-
-NETWORKS = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}
 RUNS = [("plain 2d", False), ("resenc 3d", False), ("plain 2d", True)]
 
 
@@ -19,7 +16,7 @@ def work(rank, port, folder):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for kind, compiled in RUNS:
-        network = plans.build(kind, NETWORKS)
+        network = plans.build(kind)
         # nnU-Net compiles first and wraps then
         network = DistributedDataParallel(torch.compile(network, backend="aot_eager") if compiled else network)
         generator = torch.Generator().manual_seed(rank)
