@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 # resolved on first use, so that the command line starts without torch
 _PUBLIC = {
+    "History": ".ops",
     "XAttnRes": ".layer",
     "XAttnResUNet": ".networks",
     "XAttnResResidualEncoderUNet": ".networks",

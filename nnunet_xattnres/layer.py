@@ -1,12 +1,11 @@
 """The XAttnRes layer: a pseudo-query, a norm gain and one projection per history entry around the operator."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .ops import streamed
+from .ops import BACKENDS, xattnres
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -36,9 +35,12 @@ class XAttnRes(nn.Module):
         dim: spatial axes, 2 or 3.
         init: how the pseudo-query starts: "zero", "normal" (std 0.01), "kaiming_uniform" or "xavier_uniform".
         eps: added to the mean square under the root of RMSNorm.
+        backend: what computes: "auto", "reference", "torch" or "triton"; None for the environment's
+            XATTNRES_BACKEND, else "auto".
 
     Shapes:
-        history: K tensors (B, C_k, *S_k) of any sizes; x: (B, C, *S); output: (B, C, *S).
+        history: K tensors (B, C_k, *S_k) of any sizes, in a list or a `History`; x: (B, C, *S), or several tensors
+        whose concatenation along the channels is x; output: (B, C, *S).
 
     Attributes:
         pseudo_query, norm_weight: parameters of length C.
@@ -51,13 +53,21 @@ class XAttnRes(nn.Module):
     """
 
     def __init__(
-        self, history_channels: Sequence[int], channels: int, dim: int = 2, init: str = "zero", eps: float = 1e-6
+        self,
+        history_channels: Sequence[int],
+        channels: int,
+        dim: int = 2,
+        init: str = "zero",
+        eps: float = 1e-6,
+        backend: str | None = None,
     ):
         super().__init__()
         if dim not in _CONV:
             raise ValueError(f"XAttnRes: dim must be 2 or 3 (spatial axes), got {dim!r}")
         if init not in INITS:
             raise ValueError(f"XAttnRes: init must be one of {', '.join(INITS)}, got {init!r}")
+        if backend not in (None, *BACKENDS):
+            raise ValueError(f"XAttnRes: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         if isinstance(history_channels, int):
             raise ValueError(f"XAttnRes: history_channels must be a list of widths, got {history_channels}")
         if len(history_channels) == 0:
@@ -71,6 +81,7 @@ class XAttnRes(nn.Module):
         self.dim = dim
         self.init = init
         self.eps = eps
+        self.backend = backend
         self.pseudo_query = nn.Parameter(torch.empty(channels))
         self.norm_weight = nn.Parameter(torch.ones(channels))
         self.projections = nn.ModuleList(
@@ -80,26 +91,33 @@ class XAttnRes(nn.Module):
         with torch.no_grad():
             INITS[init](self.pseudo_query)
 
-    def forward(self, history: Sequence[Tensor], x: Tensor) -> Tensor:
+    def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
         """Eq. 8: K tensors (B, C_k, *S_k) and x (B, C, *S) -> (B, C, *S)."""
-        self._check(history, x)
-        return streamed.xattnres(history, x, *self._parameters_of_the_operator())[0]
+        return self._attend(history, x)[0]
 
-    def attention(self, history: Sequence[Tensor], x: Tensor) -> Tensor:
+    def attention(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
         """Eq. 7: the weights alpha (B, K+1, *S), which sum to 1 over K+1; x comes last."""
-        self._check(history, x)
-        return streamed.attention(history, x, *self._parameters_of_the_operator())
+        return self._attend(history, x)[1]
 
-    def _parameters_of_the_operator(self) -> tuple:
-        return self.projections, self.pseudo_query, self.norm_weight, self.eps
+    def _attend(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        self._check(history, [x] if isinstance(x, Tensor) else x)
+        projections = [None if isinstance(p, nn.Identity) else (p.weight, p.bias) for p in self.projections]
+        return xattnres(history, x, projections, self.pseudo_query, self.norm_weight, self.eps, self.backend)
 
-    def _check(self, history: Sequence[Tensor], x: Tensor) -> None:
-        if x.ndim != self.dim + 2:
-            raise ValueError(
-                f"XAttnRes: x must be {self.dim + 2}-D (B, C, {self.dim} spatial axes), got shape {tuple(x.shape)}"
-            )
-        if x.shape[1] != self.channels:
-            raise ValueError(f"XAttnRes: x must have {self.channels} channels, got {x.shape[1]}")
+    def _check(self, history: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
+        if len(parts) == 0:
+            raise ValueError("XAttnRes: x must be a tensor or several to concatenate, got none")
+        x = parts[0]
+        for part in parts:
+            if part.ndim != self.dim + 2:
+                raise ValueError(
+                    f"XAttnRes: x must be {self.dim + 2}-D (B, C, {self.dim} spatial axes), "
+                    f"got shape {tuple(part.shape)}"
+                )
+            if part.shape[0] != x.shape[0] or part.shape[2:] != x.shape[2:]:
+                raise ValueError(f"XAttnRes: the parts of x must differ in channels only, got {_shapes(parts)}")
+        if sum(part.shape[1] for part in parts) != self.channels:
+            raise ValueError(f"XAttnRes: x must have {self.channels} channels, got {_shapes(parts)}")
         if len(history) != len(self.history_channels):
             raise ValueError(f"XAttnRes: history must hold {len(self.history_channels)} features, got {len(history)}")
         for k, (feature, width) in enumerate(zip(history, self.history_channels, strict=True)):
@@ -111,17 +129,6 @@ class XAttnRes(nn.Module):
         history = list(self.history_channels)
         return f"history_channels={history}, channels={self.channels}, dim={self.dim}, init={self.init!r}"
 
-    def compute_conv_feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
-        r"""Elements per sample that the layer computes and training keeps, in the unit of nnU-Net's VRAM estimate.
 
-        .. math:: |S| (C + K + 1) + \sum_{k: S_k > S} C_k |\min(S_k, S)| + \sum_{k: C_k \ne C} C |\min(S_k, S)|
-
-        that is the output and the attention weights, every pooled entry, and every projected entry. As in nnU-Net's
-        own count, bytes per element do not enter, so the indices that pooling keeps count for nothing.
-        """
-        total = math.prod(size) * (self.channels + len(self.history_channels) + 1)
-        for width, history_size in zip(self.history_channels, history_sizes, strict=True):
-            aligned = math.prod(map(min, history_size, size))
-            total += width * aligned * any(s > t for s, t in zip(history_size, size, strict=True))
-            total += self.channels * aligned * (width != self.channels)
-        return total
+def _shapes(parts: Sequence[Tensor]) -> str:
+    return " and ".join(str(tuple(part.shape)) for part in parts)

@@ -1,6 +1,14 @@
 """One nnU-Net workspace for all tests that need one, prepared by nnU-Net's own commands."""
 
+import os
+
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # before the kernels are imported: Triton runs them without a GPU
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from support.hippocampus import decathlon_folder
 from support.workspace import TRAINER, Workspace, shrink
 

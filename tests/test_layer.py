@@ -9,7 +9,8 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from nnunet_xattnres import XAttnRes
+from nnunet_xattnres import History, XAttnRes
+from nnunet_xattnres.ops import BACKENDS
 from nnunet_xattnres.ops.reference import xattnres as reference
 
 SIZES = {
@@ -36,7 +37,8 @@ def features(dim=2, scale=1.0):
 
 
 def assert_agrees(layer, history, x, eps):
-    out, alpha = reference(history, x, layer.projections, layer.pseudo_query, layer.norm_weight, eps)
+    projections = [None if isinstance(p, nn.Identity) else (p.weight, p.bias) for p in layer.projections]
+    out, alpha = reference(history, x, projections, layer.pseudo_query, layer.norm_weight, eps)
     torch.testing.assert_close(layer(history, x), out, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(layer.attention(history, x), alpha, rtol=1e-10, atol=1e-10)
 
@@ -68,34 +70,6 @@ def test_parameter_count(widths, channels, dim):
 
 def test_2d_is_the_default():
     assert isinstance(XAttnRes([4], 6).projections[0], nn.Conv2d)
-
-
-@pytest.mark.parametrize(
-    ("history", "channels", "size"),
-    [
-        ([(4, (8, 8))], 4, (8, 8)),
-        ([(4, (16, 16)), (8, (16, 16)), (8, (4, 2))], 4, (8, 8)),
-        ([(4, (2, 8, 8)), (6, (2, 4, 4)), (8, (1, 2, 2))], 6, (2, 4, 4)),
-    ],
-)
-def test_feature_map_size_is_what_training_keeps(history, channels, size):
-    layer = XAttnRes([width for width, _ in history], channels, len(size))
-    features = [torch.randn(2, width, *s, requires_grad=True) for width, s in history]
-    x = torch.randn(2, channels, *size, requires_grad=True)
-    given = {t.untyped_storage().data_ptr() for t in (*features, x, *layer.parameters())}
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if tensor.is_floating_point() and tensor.numel() > channels and storage.data_ptr() not in given:
-            kept[storage.data_ptr()] = storage.nbytes() // 4
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = layer(features, x)
-    # the output is kept by whatever reads it
-    expected = 2 * layer.compute_conv_feature_map_size([s for _, s in history], size)
-    assert sum(kept.values()) + out.numel() == expected
 
 
 def test_zero_init_starts_as_the_mean():
@@ -151,6 +125,34 @@ def test_given_eps():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("widths", [[2, 3], [3, 1, 1]])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_x_in_parts(dim, widths, kind):
+    layer, (history, x) = randomised(dim), features(dim)
+    parts = kind(x.split(widths, 1))
+    assert_agrees(layer, history, parts, eps=1e-6)
+    torch.testing.assert_close(layer(history, parts), layer(history, x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.attention(history, parts), layer.attention(history, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_history_may_be_a_pool(dim):
+    layer, (history, x) = randomised(dim), features(dim)
+    assert torch.equal(layer(History(history), x), layer(history, x))
+    assert torch.equal(layer.attention(History(history), x), layer.attention(history, x))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_agrees_with_the_reference(backend):
+    assert_agrees(randomised(backend=backend), *features(), eps=1e-6)
+
+
+def test_backend_is_automatic_unless_given():
+    assert XAttnRes([3], 3).backend is None
+    assert XAttnRes([3], 3, backend="reference").backend == "reference"
+
+
+@pytest.mark.parametrize("dim", [2, 3])
 def test_shapes(dim):
     layer, (history, x) = randomised(dim), features(dim)
     assert layer(history, x).shape == x.shape
@@ -199,6 +201,8 @@ BAD_ARGUMENTS = {
     "dim 4": (dict(dim=4), r"2 or 3.*got 4"),
     "init": (dict(init="ones"), r"zero, normal, kaiming_uniform, xavier_uniform.*got 'ones'"),
     "no history": (dict(history_channels=[]), r"history_channels is empty.*at least one"),
+    "backend": (dict(backend="cudnn"), r"backend must be one of auto, reference, torch, triton, got 'cudnn'"),
+    "empty backend": (dict(backend=""), r"backend must be one of auto, reference, torch, triton, got ''"),
     "no channels": (dict(channels=0), r"positive.*got.*\[3, 5\].*0"),
     "negative channels": (dict(channels=-6), r"positive.*got.*\[3, 5\].*-6"),
     "no history channels": (dict(history_channels=[3, 0]), r"positive.*got.*\[3, 0\].*5"),
@@ -216,7 +220,7 @@ def test_bad_argument(arguments, message):
 BAD_TENSORS = {
     "3-D x": ([(2, 3, 8, 8), (2, 5, 4, 4)], (2, 5, 4, 4, 4), r"x must be 4-D.*got.*\(2, 5, 4, 4, 4\)"),
     "x without batch": ([(2, 3, 8, 8), (2, 5, 4, 4)], (5, 4, 4), r"x must be 4-D.*got.*\(5, 4, 4\)"),
-    "channels of x": ([(2, 3, 8, 8), (2, 5, 4, 4)], (2, 7, 4, 4), r"x must have 5 channels.*got 7"),
+    "channels of x": ([(2, 3, 8, 8), (2, 5, 4, 4)], (2, 7, 4, 4), r"x must have 5 channels.*got \(2, 7, 4, 4\)"),
     "history too short": ([(2, 3, 8, 8)], (2, 5, 4, 4), r"history must hold 2 features.*got 1"),
     "history too long": ([(2, 3, 8, 8), (2, 5, 4, 4), (2, 5, 2, 2)], (2, 5, 4, 4), r"hold 2 features.*got 3"),
     "width": ([(2, 3, 8, 8), (2, 6, 4, 4)], (2, 5, 4, 4), r"history\[1\].*\(2, 5, .*got \(2, 6, 4, 4\)"),
@@ -232,6 +236,26 @@ def test_bad_tensor(history, x, message, method):
     layer = XAttnRes([3, 5], 5)
     with pytest.raises(ValueError, match=message) as error:
         getattr(layer, method)([torch.zeros(shape) for shape in history], torch.zeros(x))
+    assert len(str(error.value).splitlines()) == 1
+
+
+BAD_PARTS = {
+    "too few channels": ([(2, 2, 4, 4), (2, 2, 4, 4)], r"5 channels.*got \(2, 2, 4, 4\) and \(2, 2, 4, 4\)"),
+    "too many channels": ([(2, 2, 4, 4), (2, 5, 4, 4)], r"5 channels.*got \(2, 2, 4, 4\) and \(2, 5, 4, 4\)"),
+    "sizes": ([(2, 2, 4, 4), (2, 3, 4, 2)], r"differ in channels only.*got \(2, 2, 4, 4\) and \(2, 3, 4, 2\)"),
+    "batches": ([(2, 2, 4, 4), (1, 3, 4, 4)], r"differ in channels only.*got \(2, 2, 4, 4\) and \(1, 3, 4, 4\)"),
+    "axes of the first": ([(2, 2, 4), (2, 3, 4, 4)], r"x must be 4-D.*got.*\(2, 2, 4\)"),
+    "axes of the second": ([(2, 2, 4, 4), (2, 3, 4)], r"x must be 4-D.*got.*\(2, 3, 4\)"),
+    "none": ([], r"x must"),
+}
+
+
+@pytest.mark.parametrize("method", ["forward", "attention"])
+@pytest.mark.parametrize("parts, message", BAD_PARTS.values(), ids=BAD_PARTS.keys())
+def test_bad_parts(parts, message, method):
+    layer, history = XAttnRes([3, 5], 5), [torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, 4, 4)]
+    with pytest.raises(ValueError, match=message) as error:
+        getattr(layer, method)(history, [torch.zeros(shape) for shape in parts])
     assert len(str(error.value).splitlines()) == 1
 
 

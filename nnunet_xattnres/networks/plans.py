@@ -40,7 +40,8 @@ def build_from_plans(
     Args:
         configuration: nnU-Net's ConfigurationManager.
         num_input_channels, num_output_channels, deep_supervision: as nnU-Net passes them.
-        options: keywords of `XAttnResRouting` (skip, encoder, decoder, decoder_input, init); they win over the plans'.
+        options: keywords of `XAttnResRouting` (skip, encoder, decoder, decoder_input, init, backend); they win over
+            those of the plans.
 
     Raises:
         ValueError: if the plans name a network without an XAttnRes counterpart, or an option does not exist.

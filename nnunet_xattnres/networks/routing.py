@@ -4,15 +4,18 @@ The stock class builds the stock network, so every stock parameter keeps its nam
 adds the XAttnRes layers beside it and carries the history pool through the stages.
 """
 
+import math
+
 import torch
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import Tensor, nn
 
 from ..layer import INITS, XAttnRes
+from ..ops import BACKENDS, History
 
 DECODER_INPUTS = ("concat", "upsampled")
-OPTIONS = ("skip", "encoder", "decoder", "decoder_input", "init")
+OPTIONS = ("skip", "encoder", "decoder", "decoder_input", "init", "backend")
 
 
 class XAttnResRouting(nn.Module):
@@ -32,6 +35,7 @@ class XAttnResRouting(nn.Module):
             the skip beside it (2C channels), or "upsampled", the upsampled feature alone (C channels), the skip being
             concatenated afterwards. Without skips the two are the same.
         init: how the pseudo-queries start, see `XAttnRes`.
+        backend: what computes the layers, see `XAttnRes`.
 
     Shapes:
         input (B, input_channels, *spatial) -> (B, num_classes, *spatial), or with deep supervision one such tensor
@@ -50,9 +54,14 @@ class XAttnResRouting(nn.Module):
         decoder: bool = True,
         decoder_input: str = "concat",
         init: str = "zero",
+        backend: str | None = None,
         **kwargs,
     ):
-        for option, value, allowed in (("decoder_input", decoder_input, DECODER_INPUTS), ("init", init, INITS)):
+        for option, value, allowed in (
+            ("decoder_input", decoder_input, DECODER_INPUTS),
+            ("init", init, INITS),
+            ("backend", backend or "auto", BACKENDS),
+        ):
             if value not in allowed:
                 raise ValueError(f"{type(self).__name__}: {option} must be one of {', '.join(allowed)}, got {value!r}")
         super().__init__(*args, **kwargs)
@@ -67,14 +76,14 @@ class XAttnResRouting(nn.Module):
         self.xattnres = nn.ModuleDict({"encoder": nn.ModuleDict(), "decoder": nn.ModuleDict()})
         if encoder:
             for s in range(1, stages):
-                self.xattnres["encoder"][str(s)] = XAttnRes(widths[:s], widths[s], self.dim, init)
+                self.xattnres["encoder"][str(s)] = XAttnRes(widths[:s], widths[s], self.dim, init, backend=backend)
         if decoder:
             for s in range(stages - 1):
                 width = widths[-(s + 2)]
                 x_width = 2 * width if self.attends_concat else width
                 # decoder stages are as wide as the encoder stages they mirror
                 pool = widths + widths[-2 : -(s + 2) : -1]
-                self.xattnres["decoder"][str(s)] = XAttnRes(pool, x_width, self.dim, init)
+                self.xattnres["decoder"][str(s)] = XAttnRes(pool, x_width, self.dim, init, backend=backend)
 
     def _narrow_decoder(self, nonlin_first: bool) -> None:
         """Decoder stages that take the upsampled feature alone: C input channels where stock has 2C."""
@@ -94,9 +103,9 @@ class XAttnResRouting(nn.Module):
             )
         return self._decode(self._encode(x))
 
-    def _encode(self, x: Tensor) -> list[Tensor]:
+    def _encode(self, x: Tensor) -> History:
         """(B, input_channels, *S) -> the pool [e_1, ..., e_S]."""
-        history: list[Tensor] = []
+        history = History()
         stem = getattr(self.encoder, "stem", None)
         if stem is not None:
             x = stem(x)
@@ -110,45 +119,51 @@ class XAttnResRouting(nn.Module):
             history.append(x)
         return history
 
-    def _decode(self, history: list[Tensor]) -> Tensor | list[Tensor]:
+    def _decode(self, history: History) -> Tensor | list[Tensor]:
         """The pool [e_1, ..., e_S] -> logits, one tensor per stage with deep supervision."""
         decoder, outputs = self.decoder, []
         skips = history[-2::-1]
-        history = list(history)
         for s, (up, stage, head) in enumerate(
             zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True)
         ):
-            x = up(history[-1])
+            x = [up(history[-1])]
             if self.attends_concat:
-                x = torch.cat((x, skips[s]), 1)
+                x.append(skips[s])
             if str(s) in self.xattnres["decoder"]:
-                x = self.xattnres["decoder"][str(s)](history, x)
+                # the layer concatenates as it reads
+                x = [self.xattnres["decoder"][str(s)](history, x)]
             if self.skip and not self.attends_concat:
-                x = torch.cat((x, skips[s]), 1)
-            x = stage(x)
+                x.append(skips[s])
+            x = stage(torch.cat(x, 1) if len(x) > 1 else x[0])
             history.append(x)
             if decoder.deep_supervision or s == len(decoder.stages) - 1:
                 outputs.append(head(x))
         return outputs[::-1] if decoder.deep_supervision else outputs[-1]
 
     def compute_conv_feature_map_size(self, input_size) -> int:
-        """Feature-map elements per sample, the stock network's and the layers' own.
+        """Feature-map elements per sample: the stock network's, every layer's output and the pooled copies it reads.
 
-        nnU-Net's planner estimates VRAM from it, for a planner whose `UNet_class` is this class; the planners that
-        nnU-Net ships count the stock network.
+        That is what training keeps for the layers. nnU-Net's planner estimates VRAM from it, for a planner whose
+        `UNet_class` is this class; the planners that nnU-Net ships count the stock network. As in nnU-Net's own count,
+        what a pass holds for a moment, and bytes per element, do not enter.
         """
-        total = super().compute_conv_feature_map_size(input_size)
         sizes = []
         size = tuple(input_size)
         for stride in self.encoder.strides:
             size = tuple(i // j for i, j in zip(size, stride, strict=True))
             sizes.append(size)
-        for s, layer in self.xattnres["encoder"].items():
-            total += layer.compute_conv_feature_map_size(sizes[: int(s)], sizes[int(s)])
-        for s, layer in self.xattnres["decoder"].items():
-            pool = sizes + sizes[-2 : -(int(s) + 2) : -1]
-            total += layer.compute_conv_feature_map_size(pool, sizes[-(int(s) + 2)])
-        return total
+        stages = len(sizes)
+        sizes += sizes[-2::-1]  # the decoder's
+        readers = [(sizes[int(s)], layer) for s, layer in self.xattnres["encoder"].items()]
+        readers += [(sizes[stages + int(s)], layer) for s, layer in self.xattnres["decoder"].items()]
+        copies = {}
+        for size, layer in readers:
+            for k, width in enumerate(layer.history_channels):
+                copy = tuple(map(min, sizes[k], size))
+                if copy != sizes[k]:
+                    copies[k, copy] = width * math.prod(copy)
+        outputs = sum(layer.channels * math.prod(size) for size, layer in readers)
+        return super().compute_conv_feature_map_size(input_size) + outputs + sum(copies.values())
 
 
 def _blocks(stage: nn.Module) -> nn.Sequential:

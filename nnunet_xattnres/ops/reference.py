@@ -4,9 +4,10 @@ This is the specification that every other path is tested against. It builds all
 do not train with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .resize import resize
@@ -14,8 +15,8 @@ from .resize import resize
 
 def xattnres(
     history: Sequence[Tensor],
-    x: Tensor,
-    projections: Sequence[Callable[[Tensor], Tensor]],
+    x: Tensor | Sequence[Tensor],
+    projections: Sequence[tuple[Tensor, Tensor] | None],
     pseudo_query: Tensor,
     norm_weight: Tensor,
     eps: float = 1e-6,
@@ -28,8 +29,9 @@ def xattnres(
 
     Args:
         history: K >= 1 stage outputs h_k, each (B, C_k, *S_k), oldest first.
-        x: the current feature, (B, C, *S), two or three spatial axes.
-        projections: K maps phi_k from C_k to C channels, affine in every pixel: 1x1 convolutions or the identity.
+        x: the current feature, (B, C, *S), two or three spatial axes; or tensors whose concatenation it is.
+        projections: for every entry the weight (C, C_k, 1, ...) and the bias (C,) of a 1x1 convolution, or None for
+            the identity.
         pseudo_query: w, (C,).
         norm_weight: the gain of RMSNorm, (C,).
         eps: added to the mean square under the root of RMSNorm.
@@ -37,11 +39,12 @@ def xattnres(
     Returns:
         out (B, C, *S) in x's dtype, and alpha (B, K+1, *S) in float32 or better, x last.
     """
+    x = x if isinstance(x, Tensor) else torch.cat(list(x), 1)
     size = tuple(x.shape[2:])
     exact = torch.promote_types(x.dtype, torch.float32)
 
     # Eq. 4: h_k -> Conv1x1(Resize(h_k)).    Eq. 5: V = [h_1; ...; h_K; x], (K+1, B, C, *S).
-    aligned = [project(resize(h, size)) for h, project in zip(history, projections, strict=True)]
+    aligned = [_conv1x1(resize(h, size), projection) for h, projection in zip(history, projections, strict=True)]
     values = torch.stack([v.to(exact) for v in (*aligned, x)])
 
     # Eq. 6: l_n(p) = w . RMSNorm(V_n(p)), normalised over the channels.
@@ -55,3 +58,10 @@ def xattnres(
     # Eq. 8: the sum of the values as they are, not normalised.
     out = (alpha.unsqueeze(2) * values).sum(0)
     return out.to(x.dtype), alpha.transpose(0, 1)
+
+
+def _conv1x1(h: Tensor, projection: tuple[Tensor, Tensor] | None) -> Tensor:
+    if projection is None:
+        return h
+    weight, bias = projection
+    return (F.conv2d if h.ndim == 4 else F.conv3d)(h, weight, bias)

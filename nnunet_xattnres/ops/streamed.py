@@ -1,155 +1,228 @@
-"""Eqs. 4-8 of arXiv 2604.03297, exactly, holding one full-resolution value at a time instead of all K+1.
+"""Eqs. 4-8 of arXiv 2604.03297 in plain PyTorch: exact, on any device, a few channels at a time.
 
 1. A 1x1 convolution commutes with linear interpolation, so entries are projected where they are small.
-2. The logit of an interpolated entry V = U(P) needs no interpolated channels: w.V = U(w.P), and |V|^2 is made from
-   2^d scalar maps of P, because along one axis |(1-a)u + av|^2 = (1-a)|u|^2 + a|v|^2 - a(1-a)|v-u|^2.
-3. The sum over entries runs through one accumulator; the backward pass interpolates every entry again.
+2. The logit of an interpolated entry V = U(P) needs no interpolated channels: w.V = U(w.P), and |V|^2 is made from the
+   squares of P and of its differences (`interpolation.energy_matrix`), which are scalar maps at P's resolution.
+3. The sum over entries runs through one accumulator. Given the attention, channels do not know of each other: on a CPU
+   they are taken a few at a time, so that everything between the entries and the output stays in the cache.
 
-Kept for backward: every entry at its own resolution (pooled, with the pooling's indices, and projected), x, and the
-K+1 weights of a pixel.
+Nothing is kept for backward but the arguments: projections, logits and attention are made again.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from .reference import xattnres as _specification
-from .resize import downsample, upsample
+from .interpolation import apply, energy_matrix, matrix, upsample, upsample_transposed
+from .projection import project, project_backward
+
+# what a CPU works on at a time: channels of one temporary, samples of one full-resolution feature (bytes)
+_SLAB = 2 * 2**20
+_SAMPLES = 16 * 2**20
 
 
-def xattnres(
-    history: Sequence[Tensor],
-    x: Tensor,
-    projections: Sequence[Callable[[Tensor], Tensor]],
-    pseudo_query: Tensor,
-    norm_weight: Tensor,
-    eps: float = 1e-6,
+def forward(
+    sources: Sequence[Tensor],
+    x: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+    query: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor]:
-    values = _align(history, x, projections)
-    alpha = _weights(values, pseudo_query, norm_weight, eps)
-    return _WeightedSum.apply(alpha, *values), alpha
+    """Output (B, C, *S) and attention (B, K+1, *S); arguments as in `operator.py`."""
+    size = tuple(x[0].shape[2:])
+    exact = torch.promote_types(x[0].dtype, torch.float32)
+    query = query.to(exact)
+    batch, channels = len(x[0]), query.numel()
+    out = x[0].new_empty((batch, channels, *size))
+    alpha = x[0].new_empty((batch, len(sources) + 1, *size), dtype=exact)
+    for rows in _samples(batch, channels * math.prod(size) * exact.itemsize, out.device):
+        values = _project(sources, weights, biases, rows, x[0].dtype)
+        current = [part[rows].contiguous() for part in x]
+        weight = torch.softmax(_scores(values, current, query, size, eps).logits, 1, out=alpha[rows])
+        for c, part in _slabs(current, exact):
+            total = part.to(exact) * weight[:, -1:]
+            for n, value in enumerate(values):
+                total.addcmul_(upsample(value[:, c].to(exact), size), weight[:, n : n + 1])
+            out[rows, c] = total
+    return out, alpha
 
 
-xattnres.__doc__ = _specification.__doc__
+def backward(
+    grad_out: Tensor | None,
+    grad_alpha: Tensor | None,
+    sources: Sequence[Tensor],
+    x: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+    query: Tensor,
+    eps: float,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor]:
+    """Gradients of sources, x, weights, biases and query."""
+    size = tuple(x[0].shape[2:])
+    exact = torch.promote_types(x[0].dtype, torch.float32)
+    q = query.to(exact)
+    batch, channels = len(x[0]), q.numel()
+    grad_sources = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in sources]
+    grad_x = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in x]
+    grad_weights = [None if w is None else torch.zeros_like(w, dtype=exact) for w in weights]
+    grad_biases = [None if b is None else torch.zeros_like(b, dtype=exact) for b in biases]
+    grad_query = torch.zeros_like(q)
+    for rows in _samples(batch, channels * math.prod(size) * exact.itemsize, query.device):
+        values = _project(sources, weights, biases, rows, x[0].dtype)
+        current = [part[rows].contiguous() for part in x]
+        scores = _scores(values, current, q, size, eps)
+        alpha = scores.logits.softmax(1)
+        # Eq. 8
+        d_alpha = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha[rows].to(exact, copy=True)
+        d_values = [torch.empty_like(v, dtype=exact) for v in values]
+        d_current = [torch.empty_like(p, dtype=exact) for p in current]
+        for (c, part), (_, d_part) in zip(_slabs(current, exact), _slabs(d_current, exact), strict=True):
+            grad = torch.zeros_like(part, dtype=exact) if grad_out is None else grad_out[rows, c].to(exact)
+            product = torch.empty_like(part, dtype=exact)
+            for n, value in enumerate(values):
+                torch.mul(grad, upsample(value[:, c].to(exact), size), out=product)
+                d_alpha[:, n] += product.sum(1)
+                torch.mul(grad, alpha[:, n : n + 1], out=product)
+                d_values[n][:, c] = upsample_transposed(product, value.shape[2:])
+            torch.mul(grad, part, out=product)
+            d_alpha[:, -1] += product.sum(1)
+            torch.mul(grad, alpha[:, -1:], out=d_part)
+        # Eq. 7, then Eq. 6
+        d_logits = alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))
+        _scores_backward(d_logits, scores, values, current, d_values, d_current, q, grad_query)
+        for part, d_part in zip(grad_x, d_current, strict=True):
+            part[rows] = d_part
+        for n, (d_value, source) in enumerate(zip(d_values, sources, strict=True)):
+            d_source, d_weight, d_bias = project_backward(d_value, source[rows], weights[n])
+            grad_sources[n][rows] = d_source
+            if weights[n] is not None:
+                grad_weights[n] += d_weight
+                grad_biases[n] += d_bias
+    grad_weights = [None if g is None else g.to(w.dtype) for g, w in zip(grad_weights, weights, strict=True)]
+    grad_biases = [None if g is None else g.to(b.dtype) for g, b in zip(grad_biases, biases, strict=True)]
+    return grad_sources, grad_x, grad_weights, grad_biases, grad_query.to(query.dtype)
 
 
-def attention(
-    history: Sequence[Tensor],
-    x: Tensor,
-    projections: Sequence[Callable[[Tensor], Tensor]],
-    pseudo_query: Tensor,
-    norm_weight: Tensor,
-    eps: float = 1e-6,
-) -> Tensor:
-    """The second result of `xattnres` alone: alpha (B, K+1, *S), without the sum (Eq. 7)."""
-    return _weights(_align(history, x, projections), pseudo_query, norm_weight, eps)
+def _samples(batch: int, sample_bytes: int, device: torch.device) -> Iterator[slice]:
+    """The batch in groups that a CPU's cache can hold."""
+    step = max(1, _SAMPLES // sample_bytes) if device.type == "cpu" else batch
+    return (slice(start, min(start + step, batch)) for start in range(0, batch, step))
 
 
-def _align(history: Sequence[Tensor], x: Tensor, projections: Sequence[Callable[[Tensor], Tensor]]) -> list[Tensor]:
-    """Eqs. 4 and 5 but for the interpolation: K entries of C channels, none larger than x, and x itself."""
-    size = tuple(x.shape[2:])
-    return [project(downsample(h, size)) for h, project in zip(history, projections, strict=True)] + [x]
+def _slabs(parts: Sequence[Tensor], exact: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """The channels of `parts` a few at a time, with where they are in the concatenation."""
+    begin = 0
+    for part in parts:
+        width = part.shape[1]
+        step = width
+        if part.device.type == "cpu":
+            step = min(width, max(1, _SLAB // (part[:, 0].numel() * exact.itemsize)))
+        for start in range(0, width, step):
+            stop = min(start + step, width)
+            yield slice(begin + start, begin + stop), part[:, start:stop]
+        begin += width
 
 
-def _weights(values: list[Tensor], pseudo_query: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """Eqs. 6 and 7 for entries at their own resolutions: alpha (B, K+1, *S), in float32 or better."""
-    *_, x = values
-    exact = torch.promote_types(x.dtype, torch.float32)
-    device = x.device.type
-    # autocast would send the products over the channels through half precision, where they overflow
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        query = pseudo_query.to(exact) * gain.to(exact)
-        # the logits are cheap to make twice; what they keep for backward is not
-        logits = [
-            checkpoint(_logit, v, query, tuple(x.shape[2:]), eps, use_reentrant=False, preserve_rng_state=False)
-            for v in values
-        ]
-        return torch.stack(logits, 1).softmax(1)
+def _project(sources, weights, biases, rows: slice, dtype: torch.dtype) -> list[Tensor]:
+    """Eqs. 4 and 5 but for the interpolation: the K entries of some samples, at their own resolutions."""
+    entries = zip(sources, weights, biases, strict=True)
+    return [project(source[rows], weight, bias, dtype) for source, weight, bias in entries]
 
 
-def _logit(value: Tensor, query: Tensor, size: tuple[int, ...], eps: float) -> Tensor:
-    """Eq. 6 for V = U(P), computed from P (B, C, *S_k): (B, *size)."""
-    value = value.to(query.dtype)
-    grown = [axis for axis, length in enumerate(size) if value.shape[axis + 2] != length]
-    # w.P by a batched row times matrix, which needs no product of P's size
-    product = torch.bmm(query.expand(len(value), 1, -1), value.flatten(2)).view(len(value), *value.shape[2:])
-    for axis in grown:
-        product = _interpolate(product, axis, *_taps(product, axis, size))
+@dataclass
+class _Scores:
+    """Eq. 6 for some samples: l = product * rstd, each (B, K+1, *S)."""
+
+    product: Tensor
+    rstd: Tensor
+
+    @property
+    def logits(self) -> Tensor:
+        return self.product * self.rstd
+
+
+def _scores(values: list[Tensor], current: list[Tensor], query: Tensor, size: tuple[int, ...], eps: float) -> _Scores:
+    exact = query.dtype
+    shape = (len(current[0]), len(values) + 1, *size)
+    products, energies = query.new_zeros(shape), query.new_zeros(shape)
+    for n, value in enumerate(values):
+        axes = _grown(value, size)
+        product = _dot(query, value)
+        for axis in axes:
+            product = apply(matrix(value.shape[axis], size[axis], exact, value.device), product, axis)
+        products[:, n] = product
+        energy = 0
+        for _, slab in _slabs([value], exact):
+            energy = energy + _lattice(slab.to(exact), axes).square().sum(1)
+        for axis in axes:
+            energy = apply(energy_matrix(value.shape[axis], size[axis], exact, value.device), energy, axis)
+        energies[:, n] = energy
+    for c, part in _slabs(current, exact):
+        products[:, -1] += _dot(query[c], part)
+        energies[:, -1] += part.to(exact).square().sum(1)
     # rounding may take a sum of squares below zero
-    energy = _energy(value, grown, size).clamp_min(0)
-    return product * torch.rsqrt(energy / query.numel() + eps)
+    return _Scores(products, energies.clamp_min_(0).div_(query.numel()).add_(eps).rsqrt_())
 
 
-def _energy(value: Tensor, grown: list[int], size: tuple[int, ...]) -> Tensor:
-    """|U(P)|^2 over the channels, U interpolating the axes `grown`: P (B, C, *S_k) -> (B, *) of `size` along them."""
-    if not grown:
-        return value.square().sum(1)
-    *others, axis = grown
-    energy = _energy(value, others, size)
-    low, fraction = _taps(energy, axis, size)
-    interpolated = _interpolate(energy, axis, low, fraction)
-    if value.shape[axis + 2] == 1:
-        return interpolated
-    # a (1-a) |v-u|^2: what the squared length of an interpolated vector lacks
-    difference = _energy(value.diff(dim=axis + 2), others, size)
-    return interpolated - difference.index_select(axis + 1, low) * (fraction * (1 - fraction))
+def _scores_backward(d_logits, scores, values, current, d_values, d_current, query, grad_query) -> None:
+    """Adds the logits' share to the gradients of the values, of x and of the query."""
+    size = tuple(d_logits.shape[2:])
+    exact = query.dtype
+    d_products = d_logits * scores.rstd
+    # twice the derivative with respect to the energy: what multiplies the value
+    d_energies = d_logits.mul_(scores.product).mul_(scores.rstd.pow(3)).mul_(-1 / query.numel())
+    for n, value in enumerate(values):
+        axes = _grown(value, size)
+        d_product, d_energy = d_products[:, n], d_energies[:, n]
+        for axis in axes:
+            length = value.shape[axis]
+            d_product = apply(matrix(length, size[axis], exact, value.device).T, d_product, axis)
+            d_energy = apply(energy_matrix(length, size[axis], exact, value.device).T, d_energy, axis)
+        grad_query += _dot_backward(d_product, value)
+        for c, slab in _slabs([value], exact):
+            lattice = _lattice(slab.to(exact), axes).mul(d_energy.unsqueeze(1))
+            d_slab = _lattice_transposed(lattice, axes, value.shape)
+            d_slab.addcmul_(query[c].view(-1, *(1,) * len(size)), d_product.unsqueeze(1))
+            d_values[n][:, c] += d_slab
+    d_product, d_energy = d_products[:, -1:], d_energies[:, -1:]
+    for (c, part), (_, d_part) in zip(_slabs(current, exact), _slabs(d_current, exact), strict=True):
+        grad_query[c] += _dot_backward(d_product[:, 0], part)
+        d_part.addcmul_(part.to(exact), d_energy)
+        d_part.addcmul_(query[c].view(-1, *(1,) * len(size)), d_product)
 
 
-def _taps(maps: Tensor, axis: int, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Where interpolation reads along one axis of (B, *): the lower neighbour, and how far it is to the upper one.
-
-    Both have `size[axis]` elements; the second is shaped to broadcast along its axis.
-    """
-    length, target = maps.shape[axis + 1], size[axis]
-    position = (torch.arange(target, device=maps.device, dtype=maps.dtype) + 0.5) * (length / target) - 0.5
-    position = position.clamp(0, length - 1)
-    low = position.floor().clamp(max=max(length - 2, 0))
-    return low.long(), (position - low).view(-1, *(1,) * (len(size) - 1 - axis))
+def _grown(value: Tensor, size: tuple[int, ...]) -> list[int]:
+    return [axis for axis in range(-len(size), 0) if value.shape[axis] != size[axis]]
 
 
-def _interpolate(maps: Tensor, axis: int, low: Tensor, fraction: Tensor) -> Tensor:
-    """(1-a) u + a v between the neighbours u and v along one axis of (B, *)."""
-    high = (low + 1).clamp(max=maps.shape[axis + 1] - 1)
-    return torch.lerp(maps.index_select(axis + 1, low), maps.index_select(axis + 1, high), fraction)
+def _dot(query: Tensor, value: Tensor) -> Tensor:
+    """q.V (B, *S), as a row times a matrix, which needs no product of V's size."""
+    flat = value.flatten(2).to(query.dtype)
+    return torch.bmm(query.expand(len(flat), 1, -1), flat).view(len(flat), *value.shape[2:])
 
 
-class _WeightedSum(torch.autograd.Function):
-    """Eq. 8 through one accumulator: alpha (B, K+1, *S), K+1 values at their own resolutions -> (B, C, *S)."""
-
-    @staticmethod
-    def forward(ctx, alpha: Tensor, *values: Tensor) -> Tensor:
-        ctx.save_for_backward(alpha, *values)
-        *history, x = values
-        size = tuple(x.shape[2:])
-        out = alpha[:, -1:] * x
-        for n, value in enumerate(history):
-            out.addcmul_(alpha[:, n : n + 1], upsample(value, size).to(out.dtype))
-        return out.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        alpha, *values = ctx.saved_tensors
-        grad = grad.to(alpha.dtype).contiguous()
-        size = tuple(grad.shape[2:])
-        grad_alpha = torch.empty_like(alpha)
-        grad_values = []
-        for n, value in enumerate(values):
-            grad_alpha[:, n] = (grad * upsample(value, size)).sum(1)
-            grad_values.append(_upsample_adjoint(alpha[:, n : n + 1] * grad, value))
-        return grad_alpha, *grad_values
+def _dot_backward(d_product: Tensor, value: Tensor) -> Tensor:
+    """The gradient of q (C,)."""
+    flat = value.flatten(2).to(d_product.dtype)
+    return torch.bmm(flat, d_product.flatten(1).unsqueeze(2)).sum(0).squeeze(1)
 
 
-def _upsample_adjoint(grad: Tensor, value: Tensor) -> Tensor:
-    """The transpose of `upsample`: (B, C, *size) -> the shape and dtype of `value`."""
-    size = tuple(grad.shape[2:])
-    if tuple(value.shape[2:]) != size:
-        transpose = (
-            torch.ops.aten.upsample_bilinear2d_backward
-            if len(size) == 2
-            else torch.ops.aten.upsample_trilinear3d_backward
-        )
-        grad = transpose(grad, size, tuple(value.shape), False)
-    return grad.to(value.dtype)
+def _lattice(value: Tensor, axes: list[int]) -> Tensor:
+    """(..., n, ...) -> (..., 2n - 1, ...) along every axis: the values, then their differences."""
+    for axis in axes:
+        value = torch.cat((value, value.diff(dim=axis)), axis)
+    return value
+
+
+def _lattice_transposed(lattice: Tensor, axes: list[int], shape: tuple[int, ...]) -> Tensor:
+    for axis in reversed(axes):
+        length = shape[axis]
+        difference = lattice.narrow(axis, length, length - 1)
+        lattice = lattice.narrow(axis, 0, length).clone()
+        lattice.narrow(axis, 1, length - 1).add_(difference)
+        lattice.narrow(axis, 0, length - 1).sub_(difference)
+    return lattice

@@ -7,6 +7,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from ..networks import build_from_plans
+from ..ops.backends import choose
 from .lengths import with_lengths
 
 
@@ -17,7 +18,7 @@ class nnUNetTrainerXAttnRes(nnUNetTrainer):
     the results folder by the class, so each needs a name of its own.
 
     Attributes:
-        network_options: keywords of the network: skip, encoder, decoder, decoder_input, init.
+        network_options: keywords of the network: skip, encoder, decoder, decoder_input, init, backend.
         epochs: number of epochs, None for nnU-Net's 1000.
 
     Raises:
@@ -44,6 +45,12 @@ class nnUNetTrainerXAttnRes(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.epochs is not None:
             self.num_epochs = self.epochs
+
+    def initialize(self) -> None:
+        """nnU-Net's; its log file also says what computes XAttnRes."""
+        super().initialize()
+        backend = choose(self.network_options.get("backend"), self.device.type)
+        self.print_to_log_file(f"XAttnRes is computed by backend '{backend}' on {self.device.type}")
 
     # nnU-Net's is static; as a classmethod it is called the same way and knows its variant
     @classmethod

@@ -10,6 +10,7 @@ from support.plans import build
 from torch import nn
 
 from nnunet_xattnres import XAttnRes
+from nnunet_xattnres.ops import history
 
 STOCK = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 
@@ -109,7 +110,22 @@ def test_every_stage_reads_all_earlier_stages_and_its_own_first_block(kind):
         x = network.xattnres["decoder"][str(s)](pool[: 3 + s], x)
         x = network.decoder.stages[s](x)
         pool.append(x)
-    torch.testing.assert_close(network(image_)[0], network.decoder.seg_layers[1](x), rtol=0, atol=0)
+    # the network leaves the concatenation to the layer, which then adds in another order
+    torch.testing.assert_close(network(image_)[0], network.decoder.seg_layers[1](x), rtol=1e-10, atol=1e-10)
+
+
+def test_layers_of_a_network_share_pooled_copies(kind, monkeypatch):
+    pooled = []
+
+    def max_pool(feature, size, original=history.max_pool):
+        pooled.append((feature, tuple(size)))
+        return original(feature, size)
+
+    monkeypatch.setattr(history, "max_pool", max_pool)
+    build(kind)(image(kind))
+    # e_1 for the second and the third stage, e_2 for the third; the decoder finds what it needs
+    assert len(pooled) == 3
+    assert len({(id(feature), size) for feature, size in pooled}) == 3
 
 
 def test_the_upsampled_reading_concatenates_the_skip_afterwards():
@@ -134,7 +150,7 @@ def test_without_skips_the_first_stage_reaches_the_decoder_through_the_layers_al
         network.encoder.stages[0][0].convs[-1].register_forward_hook(lambda block, args, out: pool.append(out))  # noqa: B023
         if closed:
             for layer in network.xattnres["decoder"].values():
-                layer.projections[0].register_forward_hook(lambda projection, args, out: out.detach())
+                layer.register_forward_pre_hook(lambda layer, args: ([args[0][0].detach(), *args[0][1:]], *args[1:]))
         output = network(image("plain 2d"))[0].square().mean()
         (gradient,) = torch.autograd.grad(output, pool[0], allow_unused=True)
         assert (gradient is None or not gradient.any()) == closed
@@ -151,18 +167,34 @@ def test_init_reaches_every_layer(kind):
         assert layer.pseudo_query.all()
 
 
+@pytest.mark.parametrize("backend", [None, "reference", "torch"])
+def test_backend_reaches_every_layer(kind, backend):
+    assert {layer.backend for layer in layers(build(kind, backend=backend)).values()} == {backend}
+
+
+def test_backends_agree(kind):
+    network, reference = (build(kind, backend=backend, init="normal").double() for backend in ("torch", "reference"))
+    reference.load_state_dict(network.state_dict())
+    x = image(kind).double()
+    for ours, expected in zip(network(x), reference(x), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("options", [{}, {"skip": False}, {"decoder_input": "upsampled"}, {"encoder": False}])
-def test_vram_estimate_counts_what_the_layers_compute(kind, options):
+def test_vram_estimate_counts_what_training_keeps_for_the_layers(kind, options, monkeypatch):
+    """Their outputs and the pooled copies, counted as they are made."""
     network = build(kind, deep_supervision=False, **options)
     stock = build(kind, STOCK, deep_supervision=False)
     elements = []
 
-    def count(layer, args, out):
-        history, x = args
-        elements.append(layer.compute_conv_feature_map_size([h.shape[2:] for h in history], x.shape[2:]))
+    def max_pool(feature, size, original=history.max_pool):
+        copy = original(feature, size)
+        elements.append(copy[0].numel())
+        return copy
 
+    monkeypatch.setattr(history, "max_pool", max_pool)
     for layer in layers(network).values():
-        layer.register_forward_hook(count)
+        layer.register_forward_hook(lambda layer, args, out: elements.append(out[0].numel()))
     network(image(kind))
     size = (16,) * plans.PLANS[kind][1]
     added = network.compute_conv_feature_map_size(size) - stock.compute_conv_feature_map_size(size)
@@ -185,6 +217,7 @@ def test_input_of_the_wrong_dimension(shape):
     [
         ({"decoder_input": "skip"}, "decoder_input must be one of concat, upsampled, got 'skip'"),
         ({"init": "ones", "encoder": False, "decoder": False}, "init must be one of zero, normal, .* got 'ones'"),
+        ({"backend": "cudnn", "encoder": False, "decoder": False}, "backend must be one of auto, .* got 'cudnn'"),
     ],
 )
 def test_unknown_value_of_an_option(options, message):

@@ -59,11 +59,12 @@ def equations_4_to_8(history, x, projections, query, gain, eps):
     return out, alpha
 
 
-def as_function(projection):
+def as_convolution(projection, dim):
+    """The weight (C, C_k, 1, ...) and the bias of a 1x1 convolution."""
     if projection is None:
-        return lambda h: h
+        return None
     weight, bias = map(torch.from_numpy, projection)
-    return lambda h: torch.einsum("oc,bc...->b...o", weight, h).add(bias).movedim(-1, 1)
+    return weight.view(*weight.shape, *(1,) * dim), bias
 
 
 def draw(channels, size, entries, batch=2, scale=1.0):
@@ -77,9 +78,11 @@ def draw(channels, size, entries, batch=2, scale=1.0):
     return history, x, projections, rng.standard_normal(channels), rng.uniform(0.5, 1.5, channels)
 
 
-def run(history, x, projections, query, gain, *eps):
+def run(history, x, projections, query, gain, *eps, widths=None):
+    """The reference on arrays; `widths` splits x into parts."""
+    projections = [as_convolution(p, x.ndim - 2) for p in projections]
     history, (x, query, gain) = map(torch.from_numpy, history), map(torch.from_numpy, (x, query, gain))
-    out, alpha = reference(list(history), x, [as_function(p) for p in projections], query, gain, *eps)
+    out, alpha = reference(list(history), x.split(widths, 1) if widths else x, projections, query, gain, *eps)
     return out.numpy(), alpha.numpy()
 
 
@@ -128,6 +131,13 @@ def test_given_eps():
     assert_equal(run(*inputs, 0.5), equations_4_to_8(*inputs, eps=0.5))
 
 
+@pytest.mark.parametrize("name", ["mixed sizes", "3-D"])
+@pytest.mark.parametrize("widths", [[4], [1, 3], [2, 1, 1]])
+def test_x_in_parts(name, widths):
+    inputs = draw(*CASES[name])
+    assert_equal(run(*inputs, widths=widths), equations_4_to_8(*inputs, eps=1e-6))
+
+
 def test_by_hand():
     # max(2, -9) = 2 -> V_1 = (1, 3) * 2 + (-1, 1) = (1, 7) and V_2 = x = (-5, 5); both have RMS 5
     history = [np.array([2.0, -9.0]).reshape(1, 1, 1, 2)]
@@ -164,7 +174,7 @@ def test_half_precision_computes_in_float32():
     channels = 512
     h, x = torch.full((1, channels, 1, 1), 300.0).half(), torch.full((1, channels, 1, 1), -200.0).half()
     query = torch.full((channels,), math.log(3) / (2 * channels))
-    out, alpha = reference([h], x, [torch.nn.Identity()], query, torch.ones(channels))
+    out, alpha = reference([h], x, [None], query, torch.ones(channels))
     assert (out.dtype, alpha.dtype) == (torch.float16, torch.float32)
     torch.testing.assert_close(alpha.flatten(), torch.tensor([0.75, 0.25]))
     assert (out == 175).all()
@@ -173,10 +183,10 @@ def test_half_precision_computes_in_float32():
 @pytest.mark.parametrize("size, shapes", [((2, 3), [(4, 2), (1, 2)]), ((2, 1, 2), [(1, 2, 3), (2, 1, 1)])])
 def test_gradcheck(size, shapes):
     history, x, projections, query, gain = draw(2, size, list(zip((3, 2), shapes, strict=True)), batch=1)
-    functions = [as_function(p) for p in projections]
-    inputs = [torch.from_numpy(a).requires_grad_() for a in (*history, x, query, gain)]
+    weight, bias = as_convolution(projections[0], len(size))
+    inputs = [t.requires_grad_() for t in (*map(torch.from_numpy, (*history, x, query, gain)), weight, bias)]
 
-    def operator(h_1, h_2, x, query, gain):
-        return reference([h_1, h_2], x, functions, query, gain)
+    def operator(h_1, h_2, x, query, gain, weight, bias):
+        return reference([h_1, h_2], x, [(weight, bias), None], query, gain)
 
     assert torch.autograd.gradcheck(operator, inputs)

@@ -1,0 +1,159 @@
+"""Linear interpolation, corners not aligned, as what it is: one small matrix U for every axis that grows.
+
+The transpose of each step is as cheap as the step and adds in a fixed order, so that gradients are the same in every
+run on every device, which `torch.nn.functional.interpolate` does not promise on CUDA.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+# on a CPU, a block of U's rows that reads so many columns keeps the product in the cache
+_COLUMNS = 32
+# up to this ratio, rows are mixed one phase at a time; beyond it by a matrix
+_PHASES = 4
+
+
+def taps(length: int, target: int) -> tuple[Tensor, Tensor]:
+    """Where each of `target` positions reads: the lower of its two neighbours, and how far it is to the upper one."""
+    position = (torch.arange(target, dtype=torch.float64) + 0.5) * (length / target) - 0.5
+    position = position.clamp(0, length - 1)
+    low = position.floor().clamp(max=max(length - 2, 0))
+    return low.long(), position - low
+
+
+@lru_cache(maxsize=256)
+def matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """U (target, length): U @ v interpolates v."""
+    low, fraction = taps(length, target)
+    rows = torch.arange(target)
+    u = torch.zeros(target, length, dtype=torch.float64)
+    u[rows, low] = 1 - fraction
+    if length > 1:
+        u[rows, low + 1] += fraction
+    return u.to(device, dtype)
+
+
+@lru_cache(maxsize=256)
+def energy_matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[U, -N] (target, 2 length - 1), which takes the squares of v and of its differences to the squares of U @ v.
+
+    Between neighbours u and v, |(1-a) u + a v|^2 = (1-a) |u|^2 + a |v|^2 - a (1-a) |v - u|^2.
+    """
+    low, fraction = taps(length, target)
+    n = torch.zeros(target, length - 1, dtype=torch.float64)
+    if length > 1:
+        n[torch.arange(target), low] = fraction * (1 - fraction)
+    return torch.cat((matrix(length, target, torch.float64, torch.device("cpu")), -n), 1).to(device, dtype)
+
+
+@lru_cache(maxsize=256)
+def pair_matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(3 length, target): row i + (j + 1) length holds u_i u_(i+j), j = -1, 0, 1, u_i the columns of U, 0 beyond them.
+
+    It takes the derivative by the squares of U @ v to what the products of neighbours v_i v_(i+j) receive.
+    """
+    u = matrix(length, target, torch.float64, torch.device("cpu")).T
+    beyond = u.new_zeros(1, target)
+    shifted = torch.cat((beyond, u[:-1])), u, torch.cat((u[1:], beyond))
+    return torch.cat([u * v for v in shifted]).to(device, dtype)
+
+
+def apply(matrix: Tensor, maps: Tensor, axis: int) -> Tensor:
+    """`matrix` (m, n) applied to an axis of length n, which counts from the end."""
+    if axis == -1:
+        return maps @ matrix.T
+    shape = maps.shape
+    product = matrix @ maps.flatten(axis + 1)
+    return product.view(*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
+
+
+def upsample(value: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(B, C, *S_k) -> (B, C, *size), linearly."""
+    for axis in _order(value.shape, size):
+        value = _grow(value, axis, size[axis])
+    return value
+
+
+def upsample_transposed(grad: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The transpose of `upsample`: (B, C, *size) -> (B, C, *shape)."""
+    size = tuple(grad.shape[2:])
+    for axis in reversed(_order((*grad.shape[:2], *shape), size)):
+        grad = _shrink(grad, axis, shape[axis])
+    return grad
+
+
+def _order(shape: tuple[int, ...], size: tuple[int, ...]) -> list[int]:
+    """The axes that grow, counted from the end: those that grow much, the last one, those that grow little."""
+    grown = [axis for axis in range(-len(size), 0) if shape[axis] != size[axis]]
+    return sorted(grown, key=lambda axis: 0 if axis == -1 else -1 if _phases(shape[axis], size[axis]) is None else 1)
+
+
+def _phases(length: int, target: int) -> list[tuple[int, float]] | None:
+    """For a small whole ratio r, how position r i + p mixes rows i + offset and i + offset + 1, for p = 0..r-1."""
+    ratio, rest = divmod(target, length)
+    if rest or ratio > _PHASES:
+        return None
+    positions = [(p + 0.5) / ratio - 0.5 for p in range(ratio)]
+    return [(-1, position + 1) if position < 0 else (0, position) for position in positions]
+
+
+def _blocks(u: Tensor, length: int, target: int) -> Iterator[tuple[slice, slice]]:
+    """U is banded: blocks of its rows with the columns they need."""
+    rows = max(1, _COLUMNS * target // length) if u.device.type == "cpu" else target
+    for start in range(0, target, rows):
+        stop = min(start + rows, target)
+        first = int((start + 0.5) * length / target - 0.5)
+        last = int((stop - 0.5) * length / target - 0.5) + 1
+        yield slice(start, stop), slice(max(first, 0), min(last + 1, length))
+
+
+def _grow(value: Tensor, axis: int, target: int) -> Tensor:
+    length = value.shape[axis]
+    shape = list(value.shape)
+    shape[axis] = target
+    u = matrix(length, target, value.dtype, value.device)
+    if axis == -1:
+        out = value.new_empty(shape)
+        rows, source = out.view(-1, target), value.reshape(-1, length)
+        for to, of in _blocks(u, length, target):
+            torch.mm(source[:, of], u[to, of].T, out=rows[:, to])
+        return out
+    phases = _phases(length, target)
+    if phases is None:
+        return apply(u, value, axis)
+    out = value.new_empty(shape)
+    rows = out.unflatten(axis, (length, -1))
+    for p, (offset, fraction) in enumerate(phases):
+        row = rows.select(axis, p)
+        inner, edge = row.narrow(axis, -offset, length - 1), row.narrow(axis, 0 if offset else length - 1, 1)
+        torch.lerp(value.narrow(axis, 0, length - 1), value.narrow(axis, 1, length - 1), fraction, out=inner)
+        edge.copy_(value.narrow(axis, 0 if offset else length - 1, 1))
+    return out
+
+
+def _shrink(grad: Tensor, axis: int, length: int) -> Tensor:
+    target = grad.shape[axis]
+    shape = list(grad.shape)
+    shape[axis] = length
+    u = matrix(length, target, grad.dtype, grad.device)
+    if axis == -1:
+        out = grad.new_zeros(shape)
+        columns, rows = out.view(-1, length), grad.reshape(-1, target)
+        for to, of in _blocks(u, length, target):
+            columns[:, of].addmm_(rows[:, to], u[to, of])
+        return out
+    phases = _phases(length, target)
+    if phases is None:
+        return apply(u.T, grad, axis)
+    out = grad.new_zeros(shape)
+    rows = grad.unflatten(axis, (length, -1))
+    for p, (offset, fraction) in enumerate(phases):
+        row = rows.select(axis, p)
+        inner, edge = row.narrow(axis, -offset, length - 1), row.narrow(axis, 0 if offset else length - 1, 1)
+        out.narrow(axis, 0, length - 1).add_(inner, alpha=1 - fraction)
+        out.narrow(axis, 1, length - 1).add_(inner, alpha=fraction)
+        out.narrow(axis, 0 if offset else length - 1, 1).add_(edge)
+    return out

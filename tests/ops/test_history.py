@@ -1,0 +1,168 @@
+"""The pool H: a sequence, whose pooled copies are those of adaptive max pooling and are made once."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import nnunet_xattnres
+from nnunet_xattnres import History
+from nnunet_xattnres.ops import history as module
+
+ADAPTIVE = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+
+# sizes of the features, then what their readers ask for, one after the other
+CHAINS = {
+    "halves": ([(16, 16), (8, 8), (4, 4)], [(16, 16), (8, 8), (4, 4), (2, 2)]),
+    "up again": ([(16, 16), (8, 8), (4, 4)], [(8, 8), (4, 4), (8, 8), (16, 16)]),
+    "coarse first": ([(12, 12), (6, 6)], [(3, 3), (6, 6), (12, 12)]),
+    "odd sizes that divide": ([(27, 45), (9, 15)], [(9, 15), (3, 5), (1, 5)]),
+    "odd sizes that do not": ([(7, 11), (5, 9)], [(4, 6), (2, 3), (1, 2)]),
+    "odd sizes that divide later": ([(15, 13)], [(8, 6), (5, 13), (4, 3), (4, 1)]),
+    "one axis alone": ([(6, 16), (16, 6)], [(6, 8), (8, 6), (3, 6)]),
+    "smaller features": ([(2, 3), (4, 12), (12, 4)], [(8, 8), (6, 6), (3, 2)]),
+    "3-D": ([(8, 8, 8), (4, 8, 8)], [(4, 4, 4), (2, 2, 2), (4, 2, 1)]),
+    "3-D anisotropic": ([(5, 16, 12), (5, 8, 6)], [(5, 8, 6), (5, 4, 3), (3, 2, 2)]),
+}
+
+
+def features(sizes, requires_grad=False):
+    """Values with no ties, of a different width in each feature."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    for width, size in enumerate(sizes, start=2):
+        count = 2 * width * torch.Size(size).numel()
+        values = torch.randperm(count, generator=generator).double().view(2, width, *size) / count
+        drawn.append(values.requires_grad_(requires_grad))
+    return drawn
+
+
+def pooled_anew(feature, size):
+    """Adaptive max pooling of every axis that is too long."""
+    target = [min(s, t) for s, t in zip(feature.shape[2:], size, strict=True)]
+    return ADAPTIVE[len(size)](feature, target)
+
+
+@pytest.fixture
+def poolings(monkeypatch):
+    """The sizes from and to which was pooled, in order."""
+    made = []
+
+    def max_pool(feature, size, original=module.max_pool):
+        made.append((tuple(feature.shape[2:]), tuple(size)))
+        return original(feature, size)
+
+    monkeypatch.setattr(module, "max_pool", max_pool)
+    return made
+
+
+def test_is_a_sequence():
+    first, second, third = features([(8, 8), (4, 4), (2, 2)])
+    history = History()
+    assert isinstance(history, Sequence)
+    assert len(history) == 0
+    for feature in (first, second, third):
+        history.append(feature)
+    assert len(history) == 3
+    assert history[0] is first
+    assert history[-1] is third
+    for taken, expected in (
+        (history[:2], [first, second]),
+        (history[-2::-1], [second, first]),
+        (history[5:], []),
+        (list(history), [first, second, third]),
+    ):
+        assert len(taken) == len(expected)
+        assert all(a is b for a, b in zip(taken, expected, strict=True))
+    with pytest.raises(IndexError):
+        history[3]
+
+
+def test_starts_with_given_features():
+    given = features([(8, 8), (4, 4)])
+    history = History(iter(given))
+    given.append(given[0])
+    assert len(history) == 2
+    assert history[1] is given[1]
+
+
+def test_is_public():
+    assert nnunet_xattnres.History is module.History
+
+
+def test_pooling_leaves_the_sequence_alone():
+    given = features([(8, 8), (4, 4)])
+    history = History(given)
+    history.pooled((2, 2))
+    assert [h is g for h, g in zip(history, given, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize(("sizes", "readers"), CHAINS.values(), ids=CHAINS.keys())
+def test_copies_are_those_of_adaptive_pooling(sizes, readers):
+    given = features(sizes)
+    history = History(given)
+    for size in readers:
+        copies = history.pooled(size)
+        assert len(copies) == len(given)
+        for copy, feature in zip(copies, given, strict=True):
+            assert torch.equal(copy, pooled_anew(feature, size))
+
+
+def test_a_feature_that_fits_is_the_copy(poolings):
+    given = features([(8, 8), (4, 8), (2, 1)])
+    assert all(copy is feature for copy, feature in zip(History(given).pooled((8, 8)), given, strict=True))
+    assert poolings == []
+
+
+def test_readers_share_copies(poolings):
+    history = History(features([(16, 16), (8, 4)]))
+    first = history.pooled((8, 8))
+    history.append(features([(32, 8)])[0])
+    history.pooled((4, 4))
+    second = history.pooled((8, 8))
+    assert len(second) == 3
+    assert all(a is b for a, b in zip(first, second, strict=False))
+    # a reader of another size whose copy is of the same size
+    assert history.pooled((8, 9))[1] is history[1]
+    assert history.pooled((16, 4))[1] is history[1]
+    assert len(set(poolings)) == len(poolings)
+
+
+@pytest.mark.parametrize(
+    ("feature", "readers", "expected"),
+    [
+        ((16,), [16, 8, 4, 2], [(16, 8), (8, 4), (4, 2)]),
+        ((16,), [4, 8, 2, 4, 8], [(16, 4), (16, 8), (4, 2)]),
+        # 8 and 9 do not divide, so the finest one serves; 6 does from 12, 4 from 8, 3 from 6, 2 from 4
+        ((12,), [8, 6, 4, 3, 2], [(12, 8), (12, 6), (8, 4), (6, 3), (4, 2)]),
+        ((7,), [4, 2, 3, 1], [(7, 4), (4, 2), (7, 3), (2, 1)]),
+        ((3,), [8, 4, 3], []),
+    ],
+)
+def test_each_copy_is_made_once_from_the_nearest_that_divides(poolings, feature, readers, expected):
+    history = History(features([feature * 2]))
+    for size in (*readers, *readers):
+        history.pooled((size, size))
+    assert poolings == [((source,) * 2, (target,) * 2) for source, target in expected]
+
+
+def test_every_side_has_to_divide(poolings):
+    history = History(features([(12, 12)]))
+    for size in ((6, 8), (6, 4), (3, 6), (2, 4)):
+        history.pooled(size)
+    assert poolings == [((12, 12), (6, 8)), ((6, 8), (6, 4)), ((12, 12), (3, 6)), ((6, 4), (2, 4))]
+
+
+@pytest.mark.parametrize(("sizes", "readers"), CHAINS.values(), ids=CHAINS.keys())
+def test_gradients_through_shared_copies_are_those_through_separate_ones(sizes, readers):
+    given = features(sizes, requires_grad=True)
+    history, generator = History(given), torch.Generator().manual_seed(1)
+    shared = separate = 0
+    for size in (*readers, *readers):
+        for copy, feature in zip(history.pooled(size), given, strict=True):
+            weight = torch.randn(copy.shape, dtype=torch.float64, generator=generator)
+            shared = shared + (weight * copy).sum()
+            separate = separate + (weight * pooled_anew(feature, size)).sum()
+    for ours, plain in zip(torch.autograd.grad(shared, given), torch.autograd.grad(separate, given), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,183 @@
+"""The separable interpolation, its transpose and its energies against `torch.nn.functional.interpolate`."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nnunet_xattnres.ops import interpolation
+from nnunet_xattnres.ops.interpolation import energy_matrix, matrix, taps, upsample, upsample_transposed
+
+CPU = torch.device("cpu")
+MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+# length, target along one axis
+LENGTHS = [
+    *((3, 3 * ratio) for ratio in (1, 2, 3, 4, 5, 6, 8, 16, 64)),
+    (1, 2), (1, 3), (1, 7), (1, 64), (2, 4), (2, 3), (3, 4), (5, 8), (7, 11), (10, 11), (13, 40),
+    # wide enough for several blocks of columns
+    (100, 200), (100, 300), (100, 101), (100, 199), (70, 640), (33, 66), (65, 195),
+]  # fmt: skip
+
+SIZES = [
+    ((4, 4), (8, 8)),
+    ((4, 4), (4, 8)),
+    ((4, 4), (8, 4)),
+    ((3, 2), (9, 10)),
+    ((2, 3), (8, 48)),
+    ((2, 2), (16, 32)),
+    ((2, 1), (128, 3)),
+    ((1, 1), (5, 4)),
+    ((1, 5), (2, 15)),
+    ((5, 3), (8, 7)),
+    ((4, 5), (4, 5)),
+    ((3, 100), (6, 200)),
+    ((5, 100), (7, 300)),
+    ((100, 3), (300, 4)),
+    ((2, 3, 4), (4, 6, 8)),
+    ((2, 3, 4), (2, 6, 8)),
+    ((2, 3, 4), (6, 3, 4)),
+    ((2, 3, 4), (2, 15, 4)),
+    ((1, 3, 3), (8, 12, 24)),
+    ((3, 1, 2), (5, 4, 2)),
+    ((2, 5, 3), (5, 6, 7)),
+    ((2, 3, 100), (4, 6, 200)),
+]
+
+
+def interpolated(value, size):
+    return F.interpolate(value, size, mode=MODES[len(size)], align_corners=False)
+
+
+def transposed(grad, shape):
+    """The transpose of `interpolated`, by autograd."""
+    value = grad.new_zeros(*grad.shape[:2], *shape, requires_grad=True)
+    return torch.autograd.grad(interpolated(value, grad.shape[2:]), value, grad)[0]
+
+
+def draw(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def assert_equal(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "target"), LENGTHS)
+def test_matrix_interpolates(length, target):
+    u = matrix(length, target, torch.float64, CPU)
+    assert_equal(u, interpolated(torch.eye(length, dtype=torch.float64).unsqueeze(0), (target,))[0].T)
+
+
+@pytest.mark.parametrize(("length", "target"), LENGTHS)
+def test_taps_are_neighbours_within_reach(length, target):
+    low, fraction = taps(length, target)
+    high = (low + 1).clamp(max=length - 1)
+    value = draw(length)
+    assert_equal(
+        (1 - fraction) * value[low] + fraction * value[high], interpolated(value.view(1, 1, -1), (target,))[0, 0]
+    )
+    assert low.min() >= 0
+    assert ((fraction >= 0) & (fraction <= 1)).all()
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_upsample(shape, size):
+    value = draw(2, 3, *shape)
+    assert_equal(upsample(value, size), interpolated(value, size))
+
+
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+@pytest.mark.parametrize(("length", "target"), LENGTHS)
+def test_upsample_along_every_axis(length, target, axis):
+    shape, size = [2, 2, 2], [2, 2, 2]
+    shape[axis], size[axis] = length, target
+    value = draw(1, 2, *shape)
+    assert_equal(upsample(value, tuple(size)), interpolated(value, size))
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_transpose(shape, size):
+    grad = draw(2, 3, *size)
+    assert_equal(upsample_transposed(grad, shape), transposed(grad, shape))
+
+
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+@pytest.mark.parametrize(("length", "target"), LENGTHS)
+def test_transpose_along_every_axis(length, target, axis):
+    shape, size = [2, 2, 2], [2, 2, 2]
+    shape[axis], size[axis] = length, target
+    grad = draw(1, 2, *size)
+    assert_equal(upsample_transposed(grad, tuple(shape)), transposed(grad, shape))
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_transpose_has_the_same_inner_products(shape, size):
+    value, grad = draw(2, 3, *shape), draw(2, 3, *size)
+    there = (upsample(value, size) * grad).sum()
+    back = (value * upsample_transposed(grad, shape)).sum()
+    torch.testing.assert_close(there, back, rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((4, 6), (8, 18)), ((2, 3, 4), (2, 6, 32)), ((3, 50), (6, 100))])
+def test_layout_changes_nothing(shape, size):
+    for values, expected in (
+        (draw(2, 3, *shape), lambda v: (upsample(v, size), interpolated(v, size))),
+        (draw(2, 3, *size), lambda g: (upsample_transposed(g, shape), transposed(g, shape))),
+    ):
+        last = values.movedim(1, -1).contiguous().movedim(-1, 1)
+        slices = values.repeat_interleave(2, -1)[..., ::2]
+        for strange in (last, slices, values[:1].expand_as(values)):
+            assert not strange.is_contiguous()
+            assert_equal(*expected(strange))
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7])
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_blocks_change_nothing(monkeypatch, shape, size, columns):
+    monkeypatch.setattr(interpolation, "_COLUMNS", columns)
+    value, grad = draw(2, 3, *shape), draw(2, 3, *size)
+    assert_equal(upsample(value, size), interpolated(value, size))
+    assert_equal(upsample_transposed(grad, shape), transposed(grad, shape))
+
+
+@pytest.mark.parametrize("phases", [0, 2, 64])
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_phases_change_nothing(monkeypatch, shape, size, phases):
+    monkeypatch.setattr(interpolation, "_PHASES", phases)
+    value, grad = draw(2, 3, *shape), draw(2, 3, *size)
+    assert_equal(upsample(value, size), interpolated(value, size))
+    assert_equal(upsample_transposed(grad, shape), transposed(grad, shape))
+
+
+@pytest.mark.parametrize(("length", "target"), [(100, 200), (100, 300), (100, 101)])
+def test_a_wide_axis_takes_several_products_and_each_reads_a_few_columns(monkeypatch, length, target):
+    """What the blocks are for: U is mostly zeros."""
+    read = []
+    product = torch.mm
+
+    def mm(rows, columns, **options):
+        read.append(rows.shape[1])
+        return product(rows, columns, **options)
+
+    monkeypatch.setattr(torch, "mm", mm)
+    upsample(draw(1, 2, 3, length), (3, target))
+    assert len(read) > 1
+    assert max(read) <= length / 2
+
+
+@pytest.mark.parametrize(("length", "target"), LENGTHS)
+def test_energies(length, target):
+    """From the squares of 5 channels and of their differences, the squared norms of what lies between."""
+    value = draw(1, 5, length)
+    squares = torch.cat((value, value.diff(dim=-1)), -1).square().sum(1)[0]
+    energies = energy_matrix(length, target, torch.float64, CPU) @ squares
+    torch.testing.assert_close(energies, interpolated(value, (target,)).square().sum(1)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_matrices_come_in_the_type_asked_for():
+    for function in (matrix, energy_matrix):
+        exact = function(3, 7, torch.float64, CPU)
+        assert exact.dtype == torch.float64
+        rounded = function(3, 7, torch.float32, CPU)
+        assert rounded.dtype == torch.float32
+        assert torch.equal(rounded, exact.float())

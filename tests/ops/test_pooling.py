@@ -1,0 +1,118 @@
+"""Max pooling against PyTorch's adaptive max pooling: values, gradients, ties, memory."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nnunet_xattnres.ops.pooling import max_pool
+
+ADAPTIVE = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+
+SIZES = [
+    ((4, 6), (2, 3)),
+    ((6, 9), (2, 3)),
+    ((6, 4), (3, 4)),
+    ((4, 6), (4, 6)),
+    ((6, 6), (1, 1)),
+    ((8, 6), (1, 2)),
+    ((1, 8), (1, 2)),
+    ((7, 6), (3, 3)),
+    ((7, 11), (4, 5)),
+    ((5, 8), (5, 3)),
+    ((4, 4, 6), (2, 2, 3)),
+    ((3, 4, 6), (3, 2, 2)),
+    ((2, 6, 4), (1, 2, 4)),
+    ((3, 5, 4), (2, 5, 2)),
+    ((1, 6, 6), (1, 3, 3)),
+]
+DIVIDING = [(shape, size) for shape, size in SIZES if not any(s % t for s, t in zip(shape, size, strict=True))]
+
+
+def distinct(*shape):
+    """Values with no ties."""
+    count = torch.Size(shape).numel()
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0)).double().view(shape) / count
+
+
+def values_and_gradient(pool, feature, size):
+    feature = feature.detach().requires_grad_()
+    pooled = pool(feature, size)
+    grad = torch.arange(1.0, 1 + pooled.numel(), dtype=feature.dtype).view(pooled.shape)
+    return pooled, torch.autograd.grad(pooled, feature, grad)[0]
+
+
+def assert_pools(feature, size):
+    expected = values_and_gradient(ADAPTIVE[len(size)], feature.contiguous(), size)
+    actual = values_and_gradient(max_pool, feature, size)
+    for ours, plain in zip(actual, expected, strict=True):
+        assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_values_and_gradients(shape, size, dtype):
+    # rounding to half precision makes ties of its own
+    assert_pools(distinct(2, 3, *shape).to(dtype), size)
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_the_first_of_equal_maxima_gets_the_gradient(shape, size):
+    generator = torch.Generator().manual_seed(0)
+    assert_pools(torch.zeros(2, 3, *shape), size)
+    # two values: nearly every window holds its maximum more than once
+    assert_pools(torch.randint(2, (4, 5, *shape), generator=generator).double(), size)
+
+
+def test_the_first_of_equal_maxima_gets_all_of_the_gradient():
+    feature = torch.tensor([[[[1.0, 3.0], [3.0, 3.0]]]], requires_grad=True)
+    pooled = max_pool(feature, (1, 1))
+    (gradient,) = torch.autograd.grad(pooled, feature, torch.full_like(pooled, 5))
+    assert pooled.tolist() == [[[[3]]]]
+    assert gradient.tolist() == [[[[0, 5], [0, 0]]]]
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_minus_infinity(shape, size):
+    feature = distinct(2, 3, *shape)
+    # half of the values, and every value of one channel
+    feature[feature < 0.5] = -torch.inf
+    feature[:, 1] = -torch.inf
+    assert_pools(feature, size)
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_gradcheck(shape, size):
+    feature = distinct(1, 2, *shape).requires_grad_()
+    assert torch.autograd.gradcheck(lambda f: max_pool(f, size), feature)
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_layout_changes_nothing(shape, size):
+    feature = distinct(2, 3, *shape)
+    assert_pools(feature.movedim(1, -1).contiguous().movedim(-1, 1), size)
+    assert_pools(feature.repeat_interleave(2, -1)[..., ::2], size)
+    assert_pools(feature[:1].expand_as(feature), size)
+
+
+@pytest.mark.parametrize(("shape", "size"), DIVIDING)
+def test_gradient_in_any_layout(shape, size):
+    feature = distinct(2, 3, *shape).requires_grad_()
+    pooled, expected = max_pool(feature, size), ADAPTIVE[len(size)](feature, size)
+    gradient = torch.randn(2, *size, 3, dtype=torch.float64).movedim(-1, 1)
+    for grad in (gradient, gradient[:1, :1].expand_as(gradient)):
+        ours, plain = (torch.autograd.grad(out, feature, grad, retain_graph=True)[0] for out in (pooled, expected))
+        assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize(("shape", "size"), DIVIDING)
+def test_nothing_is_kept_but_the_feature_and_its_copy(shape, size):
+    feature = torch.randn(2, 3, *shape, requires_grad=True)
+    kept = set()
+
+    def pack(tensor):
+        kept.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        pooled = max_pool(feature, size)
+    assert kept == {feature.untyped_storage().data_ptr(), pooled.untyped_storage().data_ptr()}

@@ -1,0 +1,134 @@
+"""The operator's cases: one named set of shapes, drawn in any precision, with every result that can be compared."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+BACKENDS = ["torch", "triton"]
+"""The backends that must agree with the reference."""
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+# name: history (channels, size), channels of x or of its parts, size, batch
+SHAPES = {
+    "history of one": ([(5, (8, 8))], 5, (8, 8), 2),
+    "one below": ([(6, (4, 4))], 3, (8, 8), 2),
+    "one above": ([(6, (16, 16))], 3, (8, 8), 2),
+    "decoder": ([(4, (16, 16)), (8, (8, 8)), (16, (4, 4)), (8, (8, 8))], 8, (16, 16), 2),
+    "identity at low resolution": ([(5, (4, 4)), (5, (2, 2))], 5, (8, 8), 2),
+    "batch of three": ([(4, (3, 4)), (6, (12, 16)), (6, (6, 8))], 6, (6, 8), 3),
+    "7 channels": ([(7, (4, 4)), (5, (16, 8)), (7, (8, 8))], 7, (8, 8), 3),
+    "24 channels": ([(24, (4, 4)), (12, (8, 8)), (40, (2, 2))], 24, (8, 8), 2),
+    "odd sizes": ([(3, (7, 11)), (4, (3, 5))], 5, (7, 11), 1),
+    "no whole ratio": ([(3, (5, 3)), (4, (9, 13))], 7, (8, 7), 2),
+    "up and down at once": ([(3, (4, 12)), (4, (12, 4))], 3, (8, 8), 2),
+    "ratios 3 and 6": ([(3, (4, 2)), (4, (2, 4)), (4, (12, 2))], 4, (12, 12), 2),
+    "ratios 8 and 16": ([(3, (2, 2)), (4, (4, 1)), (4, (2, 16))], 4, (32, 16), 1),
+    "one voxel": ([(3, (1, 1)), (4, (1, 5))], 2, (6, 5), 2),
+    "one row": ([(3, (1, 4)), (4, (4, 8)), (3, (3, 4))], 3, (1, 8), 2),
+    "one channel": ([(1, (4, 4)), (2, (8, 8))], 1, (8, 8), 2),
+    "two parts": ([(8, (4, 4)), (6, (8, 8)), (4, (16, 16)), (8, (8, 8))], (3, 5), (8, 8), 2),
+    "three parts": ([(7, (4, 4)), (2, (8, 8))], (1, 4, 2), (8, 8), 3),
+    "3-D": ([(3, (8, 8, 8)), (6, (2, 2, 2))], 4, (4, 4, 4), 2),
+    "3-D anisotropic": ([(3, (4, 12, 12)), (6, (4, 6, 6)), (5, (2, 3, 3))], 6, (4, 12, 12), 1),
+    "3-D two axes grow": ([(4, (4, 6, 6)), (5, (4, 3, 3)), (3, (4, 12, 2)), (4, (4, 6, 12))], 4, (4, 12, 12), 2),
+    "3-D ratios 3, 6 and 8": ([(3, (1, 2, 2)), (2, (3, 1, 16))], 3, (3, 12, 16), 1),
+    "3-D one slice": ([(3, (1, 3, 3)), (4, (2, 6, 6))], 3, (1, 6, 6), 2),
+    "3-D no whole ratio": ([(3, (2, 5, 3)), (4, (7, 1, 4))], 3, (5, 3, 7), 2),
+    "3-D two parts": ([(8, (2, 4, 4)), (6, (4, 4, 4)), (4, (4, 8, 8))], (5, 3), (4, 4, 4), 2),
+    "gradcheck 2-D": ([(2, (2, 3)), (3, (5, 4))], 2, (4, 4), 1),
+    "gradcheck 3-D": ([(2, (1, 2, 2)), (1, (3, 2, 4))], 2, (2, 2, 3), 1),
+    "gradcheck parts": ([(3, (2, 3)), (2, (4, 3))], (1, 2), (4, 3), 2),
+}
+
+
+def runs(shapes: Iterable[str], triton: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of a backend and a shape: Triton, whose interpreter takes seconds for each, on some of them."""
+    return [("torch", shape) for shape in shapes] + [("triton", shape) for shape in triton]
+
+
+@dataclass
+class Case:
+    """Arguments of the operator, all of them leaves; x always as a list of parts."""
+
+    history: list[Tensor]
+    x: list[Tensor]
+    projections: list[tuple[Tensor, Tensor] | None]
+    pseudo_query: Tensor
+    norm_weight: Tensor
+
+    def __iter__(self):
+        """The positional arguments of the operator."""
+        return (getattr(self, field.name) for field in fields(self))
+
+    def named(self) -> dict[str, Tensor]:
+        """Every tensor by its name."""
+        tensors = {f"history[{k}]": h for k, h in enumerate(self.history)}
+        tensors |= {f"x[{n}]": part for n, part in enumerate(self.x)}
+        for k, projection in enumerate(self.projections):
+            if projection is not None:
+                tensors |= {f"weight[{k}]": projection[0], f"bias[{k}]": projection[1]}
+        return tensors | {"pseudo_query": self.pseudo_query, "norm_weight": self.norm_weight}
+
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> "Case":
+        """Another case: `change(name, tensor)` for every tensor, made leaves that require what they required."""
+        tensors = iter(
+            change(name, t.detach()).detach().requires_grad_(t.requires_grad) for name, t in self.named().items()
+        )
+        history = [next(tensors) for _ in self.history]
+        x = [next(tensors) for _ in self.x]
+        projections = [None if p is None else (next(tensors), next(tensors)) for p in self.projections]
+        return Case(history, x, projections, next(tensors), next(tensors))
+
+    def to(self, dtype: torch.dtype) -> "Case":
+        return self.map(lambda name, tensor: tensor.to(dtype))
+
+
+def make(
+    name: str, dtype: torch.dtype = torch.float64, scale: float = 1.0, seed: int = 0, device: str = DEVICE
+) -> Case:
+    """Normal values for one of SHAPES; features times `scale`."""
+    history, channels, size, batch = SHAPES[name]
+    generator = torch.Generator().manual_seed(seed)
+
+    def leaf(*shape, scale=1.0):
+        values = torch.randn(*shape, dtype=torch.float64, generator=generator) * scale
+        return values.to(device, dtype).requires_grad_()
+
+    parts = [channels] if isinstance(channels, int) else channels
+    channels = sum(parts)
+    ones = (1,) * len(size)
+    return Case(
+        [leaf(batch, width, *s, scale=scale) for width, s in history],
+        [leaf(batch, part, *size, scale=scale) for part in parts],
+        [
+            None if width == channels else (leaf(channels, width, *ones, scale=width**-0.5), leaf(channels))
+            for width, _ in history
+        ],
+        leaf(channels),
+        leaf(channels),
+    )
+
+
+def directions(*outputs: Tensor) -> list[Tensor]:
+    """Random gradients of the outputs: eighths, which every floating-point format holds, whatever its precision."""
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randint(-16, 17, t.shape, generator=generator) / 8).to(t.device, t.dtype) for t in outputs]
+
+
+def everything(operator: Callable, case: Case, grads: Callable = directions) -> dict[str, Tensor]:
+    """Output, attention and, for the gradients `grads(out, alpha)` of these, that of every input that requires one."""
+    out, alpha = operator(*case)
+    inputs = {name: tensor for name, tensor in case.named().items() if tensor.requires_grad}
+    gradients = torch.autograd.grad((out, alpha), list(inputs.values()), grads(out, alpha))
+    return {"output": out.detach(), "attention": alpha.detach()} | dict(zip(inputs, gradients, strict=True))
+
+
+def assert_all_close(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        torch.testing.assert_close(
+            value, expected[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
