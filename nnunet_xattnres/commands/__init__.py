@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import UserError
-from . import demo, doctor, trainers
+from . import bench, demo, doctor, trainers
 
-_COMMANDS = {"trainers": trainers, "doctor": doctor, "demo": demo}
+_COMMANDS = {"trainers": trainers, "doctor": doctor, "demo": demo, "bench": bench}
 
 _EPILOG = """\
 train with nnU-Net's own command:

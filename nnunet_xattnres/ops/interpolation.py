@@ -77,6 +77,14 @@ def upsample(value: Tensor, size: tuple[int, ...]) -> Tensor:
     return value
 
 
+def upsample_far_axes(value: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The part of `upsample` that is best done for all channels at once: the axes but the last that grow much."""
+    for axis in _order(value.shape, size):
+        if axis != -1 and _phases(value.shape[axis], size[axis]) is None:
+            value = _grow(value, axis, size[axis])
+    return value
+
+
 def upsample_transposed(grad: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The transpose of `upsample`: (B, C, *size) -> (B, C, *shape)."""
     size = tuple(grad.shape[2:])

@@ -26,7 +26,8 @@ def project_backward(
         return grad.to(source.dtype), None, None
     exact = torch.promote_types(grad.dtype, torch.float32)
     flat = grad.flatten(2)
-    d_source = (weight.T.to(flat.dtype) @ flat).to(source.dtype)
+    # not `weight.T @ flat`, which copies
+    d_source = torch.bmm(weight.T.to(flat.dtype).expand(len(flat), -1, -1), flat).to(source.dtype)
     # one product a sample: half precision would lose what it adds up over the batch
     d_weight = torch.bmm(flat, source.flatten(2).transpose(1, 2).to(flat.dtype)).sum(0, dtype=exact)
     return d_source.view(source.shape), d_weight, flat.sum((0, 2), dtype=exact)

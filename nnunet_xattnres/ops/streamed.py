@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .interpolation import apply, energy_matrix, matrix, upsample, upsample_transposed
+from .interpolation import apply, energy_matrix, matrix, upsample, upsample_far_axes, upsample_transposed
 from .projection import project, project_backward
 
 # what a CPU works on at a time: channels of one temporary, samples of one full-resolution feature (bytes)
-_SLAB = 2 * 2**20
+_SLAB = 4 * 2**20
 _SAMPLES = 16 * 2**20
 
 
@@ -43,11 +43,14 @@ def forward(
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
         weight = torch.softmax(_scores(values, current, query, size, eps).logits, 1, out=alpha[rows])
+        values = [upsample_far_axes(value.to(exact), size) for value in values]
         for c, part in _slabs(current, exact):
-            total = part.to(exact) * weight[:, -1:]
+            total = out[rows, c] if out.dtype == exact else torch.empty_like(part, dtype=exact)
+            torch.mul(part, weight[:, -1:], out=total)
             for n, value in enumerate(values):
-                total.addcmul_(upsample(value[:, c].to(exact), size), weight[:, n : n + 1])
-            out[rows, c] = total
+                total.addcmul_(upsample(value[:, c], size), weight[:, n : n + 1])
+            if out.dtype != exact:
+                out[rows, c] = total
     return out, alpha
 
 
@@ -78,19 +81,21 @@ def backward(
         alpha = scores.logits.softmax(1)
         # Eq. 8
         d_alpha = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha[rows].to(exact, copy=True)
-        d_values = [torch.empty_like(v, dtype=exact) for v in values]
+        far = [upsample_far_axes(value.to(exact), size) for value in values]
+        d_far = [torch.empty_like(v) for v in far]
         d_current = [torch.empty_like(p, dtype=exact) for p in current]
         for (c, part), (_, d_part) in zip(_slabs(current, exact), _slabs(d_current, exact), strict=True):
             grad = torch.zeros_like(part, dtype=exact) if grad_out is None else grad_out[rows, c].to(exact)
             product = torch.empty_like(part, dtype=exact)
-            for n, value in enumerate(values):
-                torch.mul(grad, upsample(value[:, c].to(exact), size), out=product)
+            for n, value in enumerate(far):
+                torch.mul(grad, upsample(value[:, c], size), out=product)
                 d_alpha[:, n] += product.sum(1)
                 torch.mul(grad, alpha[:, n : n + 1], out=product)
-                d_values[n][:, c] = upsample_transposed(product, value.shape[2:])
+                d_far[n][:, c] = upsample_transposed(product, value.shape[2:])
             torch.mul(grad, part, out=product)
             d_alpha[:, -1] += product.sum(1)
             torch.mul(grad, alpha[:, -1:], out=d_part)
+        d_values = [upsample_transposed(d, v.shape[2:]) for d, v in zip(d_far, values, strict=True)]
         # Eq. 7, then Eq. 6
         d_logits = alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))
         _scores_backward(d_logits, scores, values, current, d_values, d_current, q, grad_query)
