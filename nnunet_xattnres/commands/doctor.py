@@ -189,6 +189,7 @@ def device() -> Iterator[Finding]:
                 "ok", f"CUDA {torch.version.cuda}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
             )
         yield from compiler()
+        yield from backend()
     elif torch.backends.mps.is_available():
         yield Finding("ok", "Apple GPU: train with -device mps; nnU-Net does not compile there")
     else:
@@ -196,6 +197,22 @@ def device() -> Iterator[Finding]:
             "warning", f"no GPU: {os.cpu_count()} CPU cores",
             "train with -device cpu, and only as a trial: nnU-Net's trainings are meant for a GPU",
         )  # fmt: skip
+
+
+def backend() -> Iterator[Finding]:
+    """What computes XAttnRes on CUDA."""
+    from ..ops.backends import VARIABLE, choose, obstacle_to_triton
+
+    wanted = os.environ.get(VARIABLE) or "auto"
+    if wanted not in ("auto", "triton"):
+        yield Finding("ok", f"XAttnRes is computed by '{choose(None, 'cuda')}', as {VARIABLE} says")
+    elif obstacle := obstacle_to_triton("cuda"):
+        yield Finding(
+            "warning", f"XAttnRes is computed by PyTorch, slower: Triton cannot be used ({obstacle})",
+            "see the compiler above, or update PyTorch and the driver",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", "XAttnRes is computed by Triton")
 
 
 def compiler() -> Iterator[Finding]:

@@ -35,7 +35,7 @@ def _resolve(backend: str, device_type: str) -> str:
     if backend == "auto" and device_type != "cuda":
         chosen = "torch"
     elif backend in ("auto", "triton"):
-        obstacle = _obstacle_to_triton(device_type)
+        obstacle = obstacle_to_triton(device_type)
         chosen = "torch" if obstacle else "triton"
         if obstacle:
             _log.warning("XAttnRes: Triton cannot be used (%s), so PyTorch computes instead, slower", obstacle)
@@ -43,7 +43,7 @@ def _resolve(backend: str, device_type: str) -> str:
     return chosen
 
 
-def _obstacle_to_triton(device_type: str) -> str | None:
+def obstacle_to_triton(device_type: str) -> str | None:
     """Why Triton cannot compute on a device, None if it can: found out by computing something small with it."""
     try:
         from . import fused

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nnunet_xattnres.commands import doctor, main
+from nnunet_xattnres.ops import backends
 from nnunet_xattnres.paths import trainers_path
 
 
@@ -137,3 +138,15 @@ def test_a_check_that_cannot_run_is_a_finding(healthy, monkeypatch, capsys):
 def test_network_finding_is_an_actual_step():
     (finding,) = doctor.network()
     assert finding.level == "ok"
+
+
+def test_what_computes_on_cuda(monkeypatch):
+    monkeypatch.delenv("XATTNRES_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "obstacle_to_triton", lambda device_type: None)
+    assert [f.text for f in doctor.backend()] == ["XAttnRes is computed by Triton"]
+    monkeypatch.setattr(backends, "obstacle_to_triton", lambda device_type: "a GeForce GTX 980 is too old for it")
+    (finding,) = doctor.backend()
+    assert finding.level == "warning"
+    assert "PyTorch, slower: Triton cannot be used (a GeForce GTX 980 is too old for it)" in finding.text
+    monkeypatch.setenv("XATTNRES_BACKEND", "torch")
+    assert [f.text for f in doctor.backend()] == ["XAttnRes is computed by 'torch', as XATTNRES_BACKEND says"]

@@ -64,7 +64,7 @@ def obstacle(monkeypatch, reason):
         tried.append(device_type)
         return reason
 
-    monkeypatch.setattr(backends, "_obstacle_to_triton", try_out)
+    monkeypatch.setattr(backends, "obstacle_to_triton", try_out)
     return tried
 
 

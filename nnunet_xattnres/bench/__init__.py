@@ -1,0 +1,1 @@
+"""What XAttnRes costs: one training step and one prediction, stock, literal and fast, in one run."""

@@ -1,0 +1,137 @@
+"""What is measured: networks as nnU-Net plans them, with their patch and batch size."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from ..errors import UserError
+from ..networks.plans import xattnres_class_name
+
+_REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A planned network with the patch size (voxels) and the batch size it is trained with."""
+
+    name: str
+    network_class_name: str
+    arch_kwargs: dict
+    patch_size: tuple[int, ...]
+    batch_size: int
+    input_channels: int = 1
+    num_classes: int = 3
+    requires_import: tuple[str, ...] = field(default=_REQUIRES_IMPORT)
+
+    def build(self, backend: str | None = None, deep_supervision: bool = True) -> nn.Module:
+        """The planned network, by nnU-Net's own builder; with XAttnRes computed by `backend` if one is given."""
+        name, options = self.network_class_name, {}
+        if backend is not None:
+            name, options = xattnres_class_name(name), {"backend": backend}
+        return get_network_from_plans(
+            name, {**self.arch_kwargs, **options}, list(self.requires_import), self.input_channels, self.num_classes,
+            allow_init=True, deep_supervision=deep_supervision,
+        )  # fmt: skip
+
+    def small(self) -> "Case":
+        """The same network with an eighth of the channels, on the smallest patch it takes: to compare, not to time."""
+        factors = [1] * len(self.patch_size)
+        for stride in self.arch_kwargs["strides"]:
+            factors = [f * s for f, s in zip(factors, stride, strict=True)]
+        widths = [max(2, width // 8) for width in self.arch_kwargs["features_per_stage"]]
+        return replace(
+            self,
+            arch_kwargs={**self.arch_kwargs, "features_per_stage": widths},
+            # instance normalisation needs more than one voxel at the bottom
+            patch_size=tuple(2 * f for f in factors),
+            batch_size=1,
+        )
+
+
+def _planned(dim: int, widest: int, stages: int, residual: bool, narrowest: int = 32, **case) -> Case:
+    network = "ResidualEncoderUNet" if residual else "PlainConvUNet"
+    blocks = [1, 3, 4, *[6] * (stages - 3)] if residual else [2] * stages
+    return Case(
+        network_class_name=f"dynamic_network_architectures.architectures.unet.{network}",
+        arch_kwargs={
+            "n_stages": stages,
+            "features_per_stage": [min(narrowest * 2**s, widest) for s in range(stages)],
+            "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+            "kernel_sizes": [[3] * dim] * stages,
+            "strides": [[1] * dim] + [[2] * dim] * (stages - 1),
+            "n_blocks_per_stage" if residual else "n_conv_per_stage": blocks,
+            "n_conv_per_stage_decoder": [1 if residual else 2] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        **case,
+    )
+
+
+TYPICAL = {
+    case.name: case
+    for case in (
+        _planned(2, 512, 7, False, name="2d-256", patch_size=(256, 256), batch_size=2),
+        _planned(2, 512, 8, False, name="2d-512", patch_size=(512, 512), batch_size=12),
+        _planned(3, 320, 6, False, name="3d-128", patch_size=(128, 128, 128), batch_size=2),
+        _planned(2, 512, 8, True, name="resencm-2d-512", patch_size=(512, 512), batch_size=12),
+        _planned(3, 320, 6, True, name="resencm-3d-128", patch_size=(128, 128, 128), batch_size=2),
+    )
+}
+"""Networks as nnU-Net's default planner and its ResEncM preset typically plan them."""
+
+
+def scaling() -> dict[str, list[tuple[int, Case]]]:
+    """One 2-D network, and of stages, width, batch and resolution one at a time made smaller and larger."""
+
+    def network(axis: str, value: int, stages: int = 5, width: int = 16, batch: int = 2, side: int = 128) -> Case:
+        return _planned(
+            2, 16 * width, stages, False, width, name=f"{axis} {value}", patch_size=(side, side), batch_size=batch
+        )
+
+    return {
+        "stages": [(n, network("stages", n, stages=n)) for n in (3, 4, 5, 6)],
+        "channels of the first stage": [(n, network("width", n, width=n)) for n in (8, 16, 32)],
+        "batch size": [(n, network("batch", n, batch=n)) for n in (1, 2, 4, 8)],
+        "side of the patch": [(n, network("side", n, side=n)) for n in (64, 128, 256)],
+    }
+
+
+def from_plans(path: Path, configuration: str, num_classes: int = 3) -> Case:
+    """A configuration of a plans file.
+
+    Raises:
+        UserError: if the file is no plans file, has no such configuration, or plans a network XAttnRes cannot replace.
+    """
+    try:
+        plans = json.loads(path.read_text())
+        configurations = plans["configurations"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{path} cannot be read as an nnU-Net plans file ({error!r}): pass one like nnUNetPlans.json"
+        raise UserError(message) from None
+    if configuration not in configurations:
+        raise UserError(f"{path} has no configuration {configuration!r}, but {', '.join(configurations)}")
+    planned = PlansManager(plans).get_configuration(configuration)
+    try:
+        xattnres_class_name(planned.network_arch_class_name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return Case(
+        name=f"{plans.get('dataset_name', path.stem)} {configuration}",
+        network_class_name=planned.network_arch_class_name,
+        arch_kwargs=planned.network_arch_init_kwargs,
+        requires_import=tuple(planned.network_arch_init_kwargs_req_import),
+        patch_size=tuple(planned.patch_size),
+        batch_size=planned.batch_size,
+        input_channels=len(plans.get("foreground_intensity_properties_per_channel") or [0]),
+        num_classes=num_classes,
+    )
