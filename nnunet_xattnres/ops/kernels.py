@@ -20,7 +20,7 @@ def _tap(position, length, target, ACC: tl.constexpr):
     place = (2 * position + 1) * length - target
     place = tl.minimum(tl.maximum(place, 0), 2 * target * (length - 1))
     low = tl.minimum(place // (2 * target), tl.maximum(length - 2, 0))
-    return low, (place - 2 * target * low).to(ACC) / (2 * target).to(ACC)
+    return low, (place - 2 * target * low).to(ACC) / (2 * target)
 
 
 @triton.jit

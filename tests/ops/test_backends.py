@@ -171,6 +171,8 @@ EXPECTED = {
 
 @pytest.mark.parametrize("backend", EXPECTED)
 def test_the_operator_runs_what_is_named(ran, backend):
+    choose(backend, DEVICE)  # which tries Triton out
+    ran.clear()
     xattnres(*(to_device(a) for a in arguments()), backend=backend)[0].sum().backward()
     assert set(ran) == EXPECTED[backend]
 
@@ -178,6 +180,8 @@ def test_the_operator_runs_what_is_named(ran, backend):
 @pytest.mark.parametrize("backend", EXPECTED)
 @pytest.mark.parametrize("source", ["argument", "environment", "argument over environment"])
 def test_the_layer_runs_what_is_named(monkeypatch, ran, backend, source):
+    choose(backend, DEVICE)
+    ran.clear()
     if source == "environment":
         monkeypatch.setenv("XATTNRES_BACKEND", backend)
     elif source == "argument over environment":
@@ -226,3 +230,17 @@ def test_out_of_memory_is_not_taken_for_a_failure_of_triton(monkeypatch, warning
     with pytest.raises(torch.OutOfMemoryError):
         xattnres(*(to_device(a) for a in arguments()), backend="triton")
     assert warnings() == []
+
+
+@pytest.mark.parametrize("factor", [1.1, float("nan")])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_kernels_that_compute_something_else_are_not_used(monkeypatch, direction, factor):
+    exact = getattr(fused, direction)
+
+    def wrong(*args):
+        first, *others = exact(*args)
+        first = first * factor if direction == "forward" else [gradient * factor for gradient in first]
+        return first, *others
+
+    monkeypatch.setattr(fused, direction, wrong)
+    assert "its results differ from PyTorch's by" in fused.obstacle(DEVICE)
