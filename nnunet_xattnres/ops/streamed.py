@@ -19,9 +19,9 @@ from torch import Tensor
 from .interpolation import apply, energy_matrix, matrix, upsample, upsample_far_axes, upsample_transposed
 from .projection import project, project_backward
 
-# what a CPU works on at a time: channels of one temporary, samples of one full-resolution feature (bytes)
+# bytes in hand at a time: of one temporary, on a CPU, and of all entries of a group of samples, on a CPU and elsewhere
 _SLAB = 4 * 2**20
-_SAMPLES = 16 * 2**20
+_SAMPLES, _SAMPLES_ELSEWHERE = 64 * 2**20, 512 * 2**20
 
 
 def forward(
@@ -39,7 +39,7 @@ def forward(
     batch, channels = len(x[0]), query.numel()
     out = x[0].new_empty((batch, channels, *size))
     alpha = x[0].new_empty((batch, len(sources) + 1, *size), dtype=exact)
-    for rows in _samples(batch, channels * math.prod(size) * exact.itemsize, out.device):
+    for rows in _samples(sources, x, channels, exact):
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
         weight = torch.softmax(_scores(values, current, query, size, eps).logits, 1, out=alpha[rows])
@@ -68,13 +68,13 @@ def backward(
     size = tuple(x[0].shape[2:])
     exact = torch.promote_types(x[0].dtype, torch.float32)
     q = query.to(exact)
-    batch, channels = len(x[0]), q.numel()
+    channels = q.numel()
     grad_sources = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in sources]
     grad_x = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in x]
     grad_weights = [None if w is None else torch.zeros_like(w, dtype=exact) for w in weights]
     grad_biases = [None if b is None else torch.zeros_like(b, dtype=exact) for b in biases]
     grad_query = torch.zeros_like(q)
-    for rows in _samples(batch, channels * math.prod(size) * exact.itemsize, query.device):
+    for rows in _samples(sources, x, channels, exact):
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
         scores = _scores(values, current, q, size, eps)
@@ -112,9 +112,12 @@ def backward(
     return grad_sources, grad_x, grad_weights, grad_biases, grad_query.to(query.dtype)
 
 
-def _samples(batch: int, sample_bytes: int, device: torch.device) -> Iterator[slice]:
-    """The batch in groups that a CPU's cache can hold."""
-    step = max(1, _SAMPLES // sample_bytes) if device.type == "cpu" else batch
+def _samples(sources: Sequence[Tensor], x: Sequence[Tensor], channels: int, exact: torch.dtype) -> Iterator[slice]:
+    """The batch in groups of samples whose entries, projected, take no more than what may be in hand."""
+    batch = len(x[0])
+    pixels = sum(math.prod(feature.shape[2:]) for feature in (*sources, x[0]))
+    budget = _SAMPLES if x[0].device.type == "cpu" else _SAMPLES_ELSEWHERE
+    step = max(1, budget // (channels * pixels * exact.itemsize))
     return (slice(start, min(start + step, batch)) for start in range(0, batch, step))
 
 
