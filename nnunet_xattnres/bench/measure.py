@@ -71,6 +71,8 @@ class _Runner:
             {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
             dice_class=MemoryEfficientSoftDiceLoss,
         )  # fmt: skip
+        if setting.compile:
+            loss.dc = torch.compile(loss.dc)
         weights = np.array([1 / 2**i for i in range(len(shapes))])
         weights[-1] = 0 if len(shapes) > 1 else 1
         self.loss = DeepSupervisionWrapper(loss, weights / weights.sum())
@@ -117,7 +119,7 @@ class _Runner:
 
     def _now(self) -> float:
         if self.setting.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.setting.device)
         return time.perf_counter()
 
     def held_bytes(self) -> int:
@@ -152,6 +154,9 @@ def measure(
     case: Case, variants: dict[str, str | None], setting: Setting, tell: Callable[[str], None]
 ) -> list[Measured]:
     """Stock and others on one case, taking turns; `variants` maps a name to a backend, None for the stock network."""
+    # as nnU-Net trains; and no shape of an earlier case makes this one's graphs dynamic
+    torch.backends.cudnn.benchmark = True
+    torch.compiler.reset()
     runners: dict[str, _Runner] = {}
     results = {name: Measured(name) for name in variants}
     for name, backend in variants.items():
@@ -190,8 +195,9 @@ def _failing_softly(measured: Measured) -> Iterator[None]:
     """Out of memory is a result; the others go on."""
     try:
         yield
-    except RuntimeError as error:  # a CPU's allocator has no error of its own
-        if "memory" not in str(error):
+    except RuntimeError as error:
+        # a CPU's allocator has no error of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
             raise
         measured.failure = "out of memory"
 

@@ -1,9 +1,10 @@
 """xattnres bench: measure what XAttnRes costs, in one run, beside stock nnU-Net and the literal equations.
 
-For networks as nnU-Net plans them: parameters, FLOPs (matrix products and convolutions), bytes kept for backward, and
+For networks as nnU-Net plans them: parameters, FLOPs (convolutions and projections), bytes kept for backward, and
 the median seconds of forward, backward, whole training step (loss at all scales, clipping, optimiser) and inference;
 on CUDA also the peak memory. The networks take turns, so that a busy machine is busy for all of them. First, logits and
-gradients are compared with the literal equations in float64; if they differ, nothing is timed.
+gradients are compared with the literal equations, in float64 and in the precision that is timed; if they differ,
+nothing is timed.
 
 examples:
   xattnres bench                                     2d, 256x256, batch 2: some minutes on two CPU cores
@@ -25,15 +26,16 @@ _CASES = ("2d-256", "2d-512", "3d-128", "resencm-2d-512", "resencm-3d-128")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to measure")
-    what.add_argument(
+    source = what.add_mutually_exclusive_group()
+    source.add_argument(
         "--case", nargs="+", choices=_CASES, metavar="CASE",
         help=f"typical plans: {', '.join(_CASES)} (default: 2d-256)",
     )  # fmt: skip
-    what.add_argument("--plans", type=Path, metavar="FILE", help="a plans file instead")
+    source.add_argument("--plans", type=Path, metavar="FILE", help="a plans file instead")
     what.add_argument("-c", "--configuration", nargs="+", default=["2d"], help="of the plans file (default: 2d)")
     what.add_argument("--classes", type=int, default=3, help="output channels with --plans (default: %(default)s)")
     what.add_argument("--batch-size", type=int, metavar="N", help="instead of the planned one")
-    what.add_argument("--scaling", type=Path, metavar="PNG", help="a series of small networks and a picture instead")
+    source.add_argument("--scaling", type=Path, metavar="PNG", help="a series of small networks and a picture instead")
     how = parser.add_argument_group("how")
     how.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     how.add_argument(
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         variants["literal"] = "reference"
     variants |= {"XAttnRes" if b == "auto" else f"XAttnRes {b}": b for b in arguments.backend}
     done = (_scaling if arguments.scaling else _typical)(arguments, setting, variants)
-    if done is None:
+    if done is None or not _ran_as_asked(variants, device):
         return 1
     if arguments.out:
         report.save(arguments.out, setting, done)
@@ -156,21 +158,45 @@ def _scaling(arguments, setting, variants) -> list[dict] | None:
     return done
 
 
+def _ran_as_asked(variants, device) -> bool:
+    """Whether no Triton that was chosen was replaced by PyTorch on the way; said on stderr if it was."""
+    from ..ops import operator
+    from ..ops.backends import choose
+
+    replaced = [f"it failed: {error!r}" for error in operator._failed] + sorted(operator._refused)
+    if "triton" in variants.values() and choose("triton", device.type) != "triton":
+        replaced.append("it cannot be used here")
+    for reason in replaced:
+        print(f"xattnres bench: the figures are PyTorch's and not Triton's ({reason}): not kept", file=sys.stderr)
+    return not replaced
+
+
 def _check(case, variants, setting) -> dict[str, float] | None:
     """Largest relative errors by backend, or None, said on stderr, if one is too large."""
-    from ..bench.check import TOLERANCE, largest_error
+    import torch
 
-    errors = {}
+    from ..bench.check import TOLERANCE, TOLERANCE_AS_TIMED, largest_error
+
+    errors, right = {}, True
     for name, backend in variants.items():
-        if backend not in (None, "reference"):
-            _tell(f"{case.name}: {name}: comparing with the literal equations")
-            errors[name] = largest_error(case, backend, setting.device)
+        if backend in (None, "reference"):
+            continue
+        _tell(f"{case.name}: {name}: comparing with the literal equations")
+        for precision, allowed, error in (
+            ("float64", TOLERANCE, largest_error(case, backend, setting.device)),
+            (
+                "mixed precision" if setting.amp else "float32",
+                TOLERANCE_AS_TIMED[setting.amp],
+                largest_error(case, backend, setting.device, torch.float32, setting.amp),
+            ),
+        ):
+            errors[f"{name}, {precision}"] = error
+            if not error <= allowed:
+                right = False
+                print(
+                    f"xattnres bench: {case.name}: {name} differs in {precision} from the literal equations by "
+                    f"{error:.1e} of the largest value, {allowed:.0e} is allowed: nothing was timed",
+                    file=sys.stderr,
+                )
     _tell("")
-    wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE}
-    for name, error in wrong.items():
-        print(
-            f"xattnres bench: {case.name}: {name} differs from the literal equations by {error:.1e} of the largest "
-            f"value, {TOLERANCE:.0e} is allowed: nothing was timed",
-            file=sys.stderr,
-        )
-    return None if wrong else errors
+    return errors if right else None

@@ -1,7 +1,8 @@
 """xattnres doctor: check that nnU-Net will find and run the trainers here.
 
 Looks at the versions, nnU-Net's four environment variables, the trainers (through nnU-Net's own look-up), the
-device, and the compiler that nnU-Net's torch.compile needs on a GPU. Each problem comes with its cure.
+device, the compiler that nnU-Net's torch.compile needs on a GPU, and what computes XAttnRes there. Each problem comes
+with its cure.
 
 Exit code 1 if something is broken; warnings alone leave it at 0.
 """
@@ -102,7 +103,14 @@ def versions() -> Iterator[Finding]:
 
 
 def environment_variables() -> Iterator[Finding]:
-    """nnU-Net's four environment variables."""
+    """nnU-Net's four environment variables, and ours."""
+    from ..ops.backends import BACKENDS, VARIABLE
+
+    if (asked_for := os.environ.get(VARIABLE)) and asked_for not in BACKENDS:
+        yield Finding(
+            "broken", f"{VARIABLE}={asked_for} names no backend",
+            f"export {VARIABLE}=auto (or {', '.join(BACKENDS[1:])})",
+        )  # fmt: skip
     for variable in PATH_VARIABLES:
         value = os.environ.get(variable)
         if value is None:
@@ -204,7 +212,7 @@ def backend() -> Iterator[Finding]:
     from ..ops.backends import VARIABLE, choose, obstacle_to_triton
 
     wanted = os.environ.get(VARIABLE) or "auto"
-    if wanted not in ("auto", "triton"):
+    if wanted in ("torch", "reference"):
         yield Finding("ok", f"XAttnRes is computed by '{choose(None, 'cuda')}', as {VARIABLE} says")
     elif obstacle := obstacle_to_triton("cuda"):
         yield Finding(

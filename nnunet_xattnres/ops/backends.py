@@ -47,6 +47,6 @@ def obstacle_to_triton(device_type: str) -> str | None:
     """Why Triton cannot compute on a device, None if it can: found out by computing something small with it."""
     try:
         from . import fused
-    except ImportError as error:
-        return f"it cannot be imported: {error}"
+    except Exception as error:  # a Triton that does not fit PyTorch fails in many ways
+        return f"it cannot be imported: {error!r}"
     return fused.obstacle(device_type)

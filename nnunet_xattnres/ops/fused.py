@@ -9,10 +9,10 @@ no atomics, so two runs agree bit by bit. Sums are float32, float64 for float64 
 the arguments.
 """
 
+import itertools
 import math
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -20,6 +20,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import kernels, streamed
 from .interpolation import apply, matrix, pair_matrix
@@ -37,7 +38,9 @@ def obstacle(device_type: str) -> str | None:
     if device_type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability() < (7, 0):
         return f"{torch.cuda.get_device_name()} is too old for it"
     try:
-        error = _difference_to_pytorch(device_type)
+        # as nothing else: neither in a caller's autocast nor, while a network is traced, on tensors without content
+        with unset_fake_temporarily(), torch.autocast(device_type, enabled=False):
+            error = _difference_to_pytorch(device_type)
     except Exception as error:  # whatever is missing here, a driver, a C compiler, a feature: training goes on
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
     return None if error < 0.02 else f"its results differ from PyTorch's by {error:.1e} of the largest"
@@ -154,9 +157,13 @@ class _Call:
         self.size = tuple(x[0].shape[2:])
         self.batch, self.channels = len(x[0]), query.numel()
         if 3 * self.channels * math.prod(self.size) >= 2**31:
-            raise NotImplementedError(f"{self.channels} channels of {self.size} voxels are beyond 32-bit offsets")
+            raise NotImplementedError(
+                f"{self.channels} channels of {self.size} voxels are beyond the 32-bit offsets of Triton's kernels"
+            )
         self.sizes = tuple(tuple(s.shape[2:]) for s in sources)
         grown = [n for n, size in enumerate(self.sizes) if size != self.size]
+        # those of one resolution side by side, the finest first
+        grown.sort(key=lambda n: (-math.prod(self.sizes[n]), self.sizes[n]))
         self.low = len(grown)
         self.order = (*grown, *(n for n, size in enumerate(self.sizes) if size == self.size))
         self.axes = 0
@@ -214,46 +221,61 @@ class _Call:
         if not self.low:
             return d_query
         constants = {name: self.constants()[name] for name in ("CHANNELS", "PIXELS", "BLOCK", "ACC")}
-        folded = self._fold_rows(grad_out, alpha)
-        # what is a scalar map folds for all entries of one resolution together
-        together = defaultdict(list)
-        for n in self.order[: self.low]:
-            together[self.sizes[n]].append(n)
-        for size, members in together.items():
-            axes = [axis for axis in range(-len(size), 0) if size[axis] != self.size[axis]]
-            by_product, by_pair = d_products[:, members], d_energies[:, members]
-            for axis in axes:
-                growth = size[axis], self.size[axis], self.exact, self.query.device
-                by_product = apply(matrix(*growth).T, by_product, axis)
-                by_pair = apply(pair_matrix(*growth), by_pair, axis)
-            grid = triton.cdiv(math.prod(size), _PIXELS), triton.cdiv(self.channels, _BLOCK), self.batch
-            for m, n in enumerate(members):
-                gradient, product = folded[n], by_product[:, m].contiguous()
+        for batch in self._batches():
+            folded = self._fold_rows(grad_out, alpha, [n for members in batch for n in members])
+            for members in batch:
+                size = self.sizes[members[0]]
+                axes = [axis for axis in range(-len(size), 0) if size[axis] != self.size[axis]]
+                # what is a scalar map folds for all entries of one resolution together; not by an index of `members`,
+                # which would be copied to the device
+                by_product, by_pair = (torch.stack([d[:, n] for n in members], 1) for d in (d_products, d_energies))
                 for axis in axes:
-                    if axis != -1:
-                        growth = size[axis], self.size[axis], self.exact, self.query.device
-                        gradient = apply(matrix(*growth).T, gradient, axis)
-                kernels.finish_kernel[grid](
-                    values[n], gradient, product, by_pair[:, m].contiguous(), self.query, d_values[n], *_three(size),
-                    AXES=_bits(size, self.size), **constants,
-                )  # fmt: skip
-                flat = values[n].flatten(2).to(self.exact)
-                d_query += torch.bmm(flat, product.flatten(1).unsqueeze(2)).sum((0, 2))
+                    growth = size[axis], self.size[axis], self.exact, self.query.device
+                    by_product = apply(matrix(*growth).T, by_product, axis)
+                    by_pair = apply(pair_matrix(*growth), by_pair, axis)
+                grid = triton.cdiv(math.prod(size), _PIXELS), triton.cdiv(self.channels, _BLOCK), self.batch
+                for m, n in enumerate(members):
+                    gradient, product = folded.pop(n), by_product[:, m].contiguous()
+                    for axis in axes:
+                        if axis != -1:
+                            growth = size[axis], self.size[axis], self.exact, self.query.device
+                            gradient = apply(matrix(*growth).T, gradient, axis)
+                    kernels.finish_kernel[grid](
+                        values[n], gradient, product, by_pair[:, m].contiguous(), self.query, d_values[n],
+                        *_three(size), AXES=_bits(size, self.size), **constants,
+                    )  # fmt: skip
+                    flat = values[n].flatten(2).to(self.exact)
+                    d_query += torch.bmm(flat, product.flatten(1).unsqueeze(2)).sum((0, 2))
         return d_query
 
-    def _fold_rows(self, grad_out: Tensor | None, alpha: Tensor) -> dict[int, Tensor]:
-        """alpha_n grad (B, C, *S), for every interpolated entry folded along its rows: (B, C, ..., W_n)."""
-        entries = self.order[: self.low]
+    def _batches(self) -> list[list[list[int]]]:
+        """The interpolated entries by resolution, in batches that fold to half a full-resolution feature or to one."""
+        grown = self.order[: self.low]
+        groups = [list(group) for _, group in itertools.groupby(grown, key=lambda n: self.sizes[n])]
+        batches: list[list[list[int]]] = []
+        room = 0.0
+        for group in groups:
+            share = len(group) * self.sizes[group[0]][-1] / self.size[-1]
+            if share > room:
+                batches.append([])
+                room = 0.5
+            batches[-1].append(group)
+            room -= share
+        return batches
+
+    def _fold_rows(self, grad_out: Tensor | None, alpha: Tensor, entries: list[int]) -> dict[int, Tensor]:
+        """alpha_n grad (B, C, *S), for consecutive entries of the table, folded along its rows: (B, C, ..., W_n)."""
         shapes = [(self.batch, self.channels, *self.size[:-1], self.sizes[n][-1]) for n in entries]
         counts = [math.prod(shape) for shape in shapes]
         # no gradient at all comes by way of the output
         folded = self.query.new_zeros(sum(counts)) if grad_out is None else self.query.new_empty(sum(counts))
         if grad_out is not None:
             rows = math.prod(self.size[:-1])
-            # TensorFloat-32 holds every half-precision gradient as it is
-            precision = "ieee" if grad_out.dtype == self.exact else "tf32"
+            first = self.order.index(entries[0])
+            # float32 to the last bits also for half-precision gradients: their weights are not
+            precision = "ieee" if grad_out.dtype == self.exact or torch.version.hip else "tf32x3"
             kernels.rows_kernel[rows, triton.cdiv(self.channels, _BLOCK), self.batch](
-                grad_out, alpha, folded, self.table, self.low, len(self.order), rows, self.size[-1],
+                grad_out, alpha, folded, self.table, first, first + len(entries), len(self.order), rows, self.size[-1],
                 CHANNELS=self.channels, BLOCK=_BLOCK, CELLS=_CELLS, STEP=_STEP, PRECISION=precision,
                 ACC=self.constants()["ACC"],
             )  # fmt: skip

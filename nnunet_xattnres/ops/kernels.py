@@ -377,6 +377,8 @@ def backward_kernel(
                 CHANNELS - WIDTH, WIDTH, CHANNELS, AXES, ENTRIES, PIXELS, BLOCK, ACC,
             )  # fmt: skip
     # Eqs. 7 and 6
+    # nothing beyond the image, where an eps of zero leaves an infinite rstd
+    rstd = tl.where(present, rstd, 0)
     d_product = alpha * (d_alpha - tl.sum(alpha * d_alpha, 1)[:, None]) * rstd
     d_energy = -d_product * products * rstd * rstd / CHANNELS
     tl.store(alphas + at, alpha, mask=present)
@@ -404,18 +406,19 @@ def _first(cell, length, target):
 
 @triton.jit
 def rows_kernel(
-    grad_out, alphas, folded, table, low, entries, rows, width,
+    grad_out, alphas, folded, table, since, until, entries, rows, width,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, CELLS: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """The transpose of interpolation along rows, for every interpolated entry: alpha_n grad (B, C, rows, width) ->
-    (B, C, rows, W_n), one behind the other in `folded`, as products with a banded matrix. Grid: (rows, channels, B)."""
+    """The transpose of interpolation along rows: alpha_n grad (B, C, rows, width) -> (B, C, rows, W_n) for the rows
+    `since` to `until` - 1 of the table, one behind the other in `folded`, as products with a banded matrix.
+    Grid: (rows, channels, B)."""
     r = tl.program_id(0)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     b = tl.program_id(2).to(tl.int64)
     batch = tl.num_programs(2)
     grad_out += b * CHANNELS * rows * width
-    for n in range(0, low):
+    for n in range(since, until):
         row = table + n * COLUMNS
         cells = tl.load(row + 4).to(tl.int32)
         sample = folded + b * CHANNELS * rows * cells
@@ -433,7 +436,11 @@ def rows_kernel(
                 below, part = _tap(x, cells, width, ACC)
                 hat = tl.where(below[:, None] == cell[None], 1 - part[:, None], 0)
                 hat += tl.where(below[:, None] + 1 == cell[None], part[:, None], 0)
-                tile += tl.dot(grad.to(ACC), alpha[:, None] * hat, input_precision=PRECISION, out_dtype=ACC)
+                weight = alpha[:, None] * hat
+                if tl.float64 == ACC:  # whose tl.dot not every Triton has
+                    tile += tl.sum(grad[:, :, None] * weight[None], 1)
+                else:
+                    tile += tl.dot(grad.to(ACC), weight, input_precision=PRECISION, out_dtype=ACC)
             at = (c[:, None] * rows + r) * cells + cell[None]
             tl.store(sample + at, tile, mask=(c < CHANNELS)[:, None] & (cell < cells)[None])
         folded += batch.to(tl.int64) * CHANNELS * rows * cells

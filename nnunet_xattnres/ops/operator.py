@@ -18,6 +18,7 @@ from . import streamed
 
 _log = logging.getLogger("nnunet_xattnres")
 _failed: list[Exception] = []
+_refused: set[str] = set()
 
 
 def _compute(function: str, backend: str, *arguments):
@@ -31,6 +32,10 @@ def _compute(function: str, backend: str, *arguments):
                 return getattr(import_module(".fused", __package__), function)(*arguments)
             except torch.OutOfMemoryError:
                 raise
+            except NotImplementedError as error:
+                if str(error) not in _refused:
+                    _refused.add(str(error))
+                    _log.warning("XAttnRes: %s, so PyTorch computes this layer, slower", error)
             except Exception as error:  # a training is worth more than its speed
                 _failed.append(error)
                 _log.warning("XAttnRes: Triton failed (%r), so PyTorch computes from here on, slower", error)

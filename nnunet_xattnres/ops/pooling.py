@@ -1,6 +1,7 @@
 """Max pooling for the copies that several stages share: nothing is kept but the feature and its copy."""
 
 import itertools
+import math
 from functools import reduce
 
 import torch
@@ -8,15 +9,20 @@ from torch import Tensor
 
 from .resize import downsample
 
+_LARGEST_WINDOW = 27
+
 
 def max_pool(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(B, C, *S_k) -> (B, C, *size), no axis of `size` longer: adaptive max pooling, lean for whole-number ratios.
+    """(B, C, *S_k) -> (B, C, *size), no axis of `size` longer: adaptive max pooling, lean for small whole windows.
 
     The gradient goes to the first maximum of a window, as everywhere in PyTorch.
     """
-    if any(s % t for s, t in zip(feature.shape[2:], size, strict=True)):
+    window = tuple(s // t for s, t in zip(feature.shape[2:], size, strict=True))
+    divides = all(s % t == 0 for s, t in zip(feature.shape[2:], size, strict=True))
+    # backward looks at every place of a window in turn
+    if not divides or math.prod(window) > _LARGEST_WINDOW:
         return downsample(feature, size)
-    return _MaxPool.apply(feature, tuple(s // t for s, t in zip(feature.shape[2:], size, strict=True)))
+    return _MaxPool.apply(feature, window)
 
 
 class _MaxPool(torch.autograd.Function):

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from ..layer import XAttnRes
 from ..networks import build_from_plans
 from ..ops.backends import choose
 from .lengths import with_lengths
@@ -49,7 +50,8 @@ class nnUNetTrainerXAttnRes(nnUNetTrainer):
     def initialize(self) -> None:
         """nnU-Net's; its log file also says what computes XAttnRes."""
         super().initialize()
-        backend = choose(self.network_options.get("backend"), self.device.type)
+        asked_for = next((m.backend for m in self.network.modules() if isinstance(m, XAttnRes)), None)
+        backend = choose(asked_for, self.device.type)
         self.print_to_log_file(f"XAttnRes is computed by backend '{backend}' on {self.device.type}")
 
     # nnU-Net's is static; as a classmethod it is called the same way and knows its variant

@@ -150,3 +150,10 @@ def test_what_computes_on_cuda(monkeypatch):
     assert "PyTorch, slower: Triton cannot be used (a GeForce GTX 980 is too old for it)" in finding.text
     monkeypatch.setenv("XATTNRES_BACKEND", "torch")
     assert [f.text for f in doctor.backend()] == ["XAttnRes is computed by 'torch', as XATTNRES_BACKEND says"]
+
+
+def test_a_backend_that_does_not_exist(healthy, monkeypatch):
+    monkeypatch.setenv("XATTNRES_BACKEND", "cudnn")
+    (finding,) = broken(doctor.environment_variables())
+    assert finding.text == "XATTNRES_BACKEND=cudnn names no backend"
+    assert finding.cure == "export XATTNRES_BACKEND=auto (or reference, torch, triton)"

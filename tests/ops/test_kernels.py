@@ -18,12 +18,14 @@ from nnunet_xattnres.ops import kernels
 kernel, feature, axes = getattr(kernels, sys.argv[1]), sys.argv[2], int(sys.argv[3])
 constants = dict(
     CHANNELS=24, WIDTH=16, AXES=axes, ENTRIES=8, PIXELS=64, BLOCK=16, CELLS=16, STEP=64, GRAD_OUT=True,
-    GRAD_ATTENTION=True, ACC=tl.float32, PRECISION="tf32" if feature == "fp16" else "ieee",
+    GRAD_ATTENTION=True, ACC=tl.float64 if feature == "fp64" else tl.float32,
+    PRECISION="tf32x3" if feature == "fp16" else "ieee",
 )
-in_float32 = "maps query attention alphas d_products d_energies d_query grad_attention folded by_product by_pair"
+exact = "maps query attention alphas d_products d_energies d_query grad_attention folded by_product by_pair"
 features = "values value first second out grad_out d_values d_value d_first d_second"
 types = {"table": "*i64", "eps": "fp32"}
-types |= dict.fromkeys(in_float32.split(), "*fp32") | dict.fromkeys(features.split(), "*" + feature)
+types |= dict.fromkeys(exact.split(), "*fp64" if feature == "fp64" else "*fp32")
+types |= dict.fromkeys(features.split(), "*" + feature)
 types |= dict.fromkeys(constants, "constexpr")
 signature = {name: types.get(name, "i32") for name in kernel.arg_names}
 values = {(kernel.arg_names.index(n),): v for n, v in constants.items() if n in kernel.arg_names}
@@ -43,6 +45,7 @@ print(len(compiled.asm["cubin"]))
         ("forward_kernel", "bf16", 7),
         ("backward_kernel", "fp32", 7),
         ("rows_kernel", "fp32", 7),
+        ("rows_kernel", "fp64", 3),
     ],
 )
 def test_compiles_for_a_gpu(kernel, feature, axes, tmp_path):
