@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -67,7 +68,12 @@ nnunet.sysconfig.get_path = lambda name: {str(tmp_path / "bin")!r}
 commands.trainers.run = lambda arguments: nnunet.run([{command!r}, {child!r}], {{}}, Path({str(tmp_path / "log")!r}))
 raise SystemExit(commands.main(["trainers"]))
 """
-    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stderr=subprocess.DEVNULL,
+        # tests that run in the background of a shell would hand down an interrupt that is ignored
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -75,3 +81,11 @@ raise SystemExit(commands.main(["trainers"]))
     assert process.wait(60) == exit_code
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    program = "import signal; from nnunet_xattnres.commands import leave_orderly; leave_orderly(); "
+    program += "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
+    ignore = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    run = subprocess.run([sys.executable, "-c", program], preexec_fn=ignore, capture_output=True, text=True)
+    assert run.stdout == "True\n"
