@@ -1,7 +1,7 @@
 """What is measured: networks as nnU-Net plans them, with their patch and batch size."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -25,16 +25,16 @@ class Case:
     batch_size: int
     input_channels: int = 1
     num_classes: int = 3
-    requires_import: tuple[str, ...] = field(default=_REQUIRES_IMPORT)
+    requires_import: tuple[str, ...] = _REQUIRES_IMPORT
 
-    def build(self, backend: str | None = None, deep_supervision: bool = True) -> nn.Module:
+    def build(self, backend: str | None = None) -> nn.Module:
         """The planned network, by nnU-Net's own builder; with XAttnRes computed by `backend` if one is given."""
         name, options = self.network_class_name, {}
         if backend is not None:
             name, options = xattnres_class_name(name), {"backend": backend}
         return get_network_from_plans(
             name, {**self.arch_kwargs, **options}, list(self.requires_import), self.input_channels, self.num_classes,
-            allow_init=True, deep_supervision=deep_supervision,
+            allow_init=True, deep_supervision=True,
         )  # fmt: skip
 
     def small(self) -> "Case":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..text import aligned
 from .cases import Case
 from .measure import PHASES, Measured, Setting
 
@@ -38,13 +39,7 @@ def table(results: list[Measured]) -> str:
                 _ratio(r.peak_reserved, stock.peak_reserved, "{:.2f} GB", 1e9),
             ]
         rows.append(row)
-    width = max(map(len, rows))
-    rows = [row + [""] * (width - len(row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def _ratio(value: float, stock: float, form: str, unit: float) -> str:

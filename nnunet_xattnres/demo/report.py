@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..text import aligned
+
 
 @dataclass
 class Result:
@@ -40,13 +42,7 @@ def table(results: list[Result]) -> str:
             [r.name, *dice, f"{100 * r.mean_dice:.2f}", f"{r.parameters / 1e6:.2f} M",
              f"{r.train_seconds:.0f}", f"{r.predict_seconds:.0f}"]
         )  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def save_json(results: list[Result], path: Path, **about) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import kernels, streamed
-from .interpolation import apply, matrix, pair_matrix
+from .interpolation import apply, grown_axes, matrix, pair_matrix
 from .projection import project, project_backward
 
 # pixels and channels of a tile; cells and pixels of a step along rows
@@ -100,7 +100,7 @@ def backward(
     query: Tensor,
     eps: float,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor]:
-    """Gradients of sources, x, weights, biases and query."""
+    """Gradients of sources, x, weights, biases and query, in their precision or a better one."""
     call = _Call(sources, x, weights, biases, query, eps)
     alpha, d_products, d_energies = (call.scalars() for _ in range(3))
     d_buffer = torch.empty_like(call.values)
@@ -120,9 +120,7 @@ def backward(
     d_sources = [d.clone() if w is None else d for d, w in zip(d_sources, weights, strict=True)]
     if len(d_parts) != len(x):
         d_parts = [d.clone() for d in d_parts[0].split([p.shape[1] for p in x], 1)]
-    d_weights = [None if w is None else d.to(w.dtype) for d, w in zip(d_weights, weights, strict=True)]
-    d_biases = [None if b is None else d.to(b.dtype) for d, b in zip(d_biases, biases, strict=True)]
-    return d_sources, d_parts, d_weights, d_biases, d_query.to(query.dtype)
+    return d_sources, d_parts, d_weights, d_biases, d_query
 
 
 @lru_cache(maxsize=1024)
@@ -225,7 +223,7 @@ class _Call:
             folded = self._fold_rows(grad_out, alpha, [n for members in batch for n in members])
             for members in batch:
                 size = self.sizes[members[0]]
-                axes = [axis for axis in range(-len(size), 0) if size[axis] != self.size[axis]]
+                axes = grown_axes(size, self.size)
                 # what is a scalar map folds for all entries of one resolution together; not by an index of `members`,
                 # which would be copied to the device
                 by_product, by_pair = (torch.stack([d[:, n] for n in members], 1) for d in (d_products, d_energies))
@@ -244,8 +242,7 @@ class _Call:
                         values[n], gradient, product, by_pair[:, m].contiguous(), self.query, d_values[n],
                         *_three(size), AXES=_bits(size, self.size), **constants,
                     )  # fmt: skip
-                    flat = values[n].flatten(2).to(self.exact)
-                    d_query += torch.bmm(flat, product.flatten(1).unsqueeze(2)).sum((0, 2))
+                    d_query += streamed.dot_backward(product, values[n])
         return d_query
 
     def _batches(self) -> list[list[list[int]]]:

@@ -4,7 +4,7 @@ The transpose of each step is as cheap as the step and adds in a fixed order, so
 run on every device, which `torch.nn.functional.interpolate` does not promise on CUDA.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -70,6 +70,11 @@ def apply(matrix: Tensor, maps: Tensor, axis: int) -> Tensor:
     return product.view(*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
 
 
+def grown_axes(shape: Sequence[int], size: Sequence[int]) -> list[int]:
+    """The spatial axes, counted from the end, along which a map of `shape` is interpolated to `size`."""
+    return [axis for axis in range(-len(size), 0) if shape[axis] != size[axis]]
+
+
 def upsample(value: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, C, *S_k) -> (B, C, *size), linearly."""
     for axis in _order(value.shape, size):
@@ -95,8 +100,13 @@ def upsample_transposed(grad: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _order(shape: tuple[int, ...], size: tuple[int, ...]) -> list[int]:
     """The axes that grow, counted from the end: those that grow much, the last one, those that grow little."""
-    grown = [axis for axis in range(-len(size), 0) if shape[axis] != size[axis]]
-    return sorted(grown, key=lambda axis: 0 if axis == -1 else -1 if _phases(shape[axis], size[axis]) is None else 1)
+
+    def turn(axis: int) -> int:
+        if axis == -1:
+            return 1
+        return 0 if _phases(shape[axis], size[axis]) is None else 2
+
+    return sorted(grown_axes(shape, size), key=turn)
 
 
 def _phases(length: int, target: int) -> list[tuple[int, float]] | None:
@@ -118,6 +128,17 @@ def _blocks(u: Tensor, length: int, target: int) -> Iterator[tuple[slice, slice]
         yield slice(start, stop), slice(max(first, 0), min(last + 1, length))
 
 
+def _rows(
+    full: Tensor, axis: int, length: int, phases: list[tuple[int, float]]
+) -> Iterator[tuple[Tensor, float, Tensor, int]]:
+    """Of a map at the larger size, for every phase: the rows between two neighbours of the smaller one and how far they
+    are to the upper, and the row beyond its end, with which end that is."""
+    rows = full.unflatten(axis, (length, -1))
+    for p, (offset, fraction) in enumerate(phases):
+        row, end = rows.select(axis, p), 0 if offset else length - 1
+        yield row.narrow(axis, -offset, length - 1), fraction, row.narrow(axis, end, 1), end
+
+
 def _grow(value: Tensor, axis: int, target: int) -> Tensor:
     length = value.shape[axis]
     shape = list(value.shape)
@@ -133,12 +154,9 @@ def _grow(value: Tensor, axis: int, target: int) -> Tensor:
     if phases is None:
         return apply(u, value, axis)
     out = value.new_empty(shape)
-    rows = out.unflatten(axis, (length, -1))
-    for p, (offset, fraction) in enumerate(phases):
-        row = rows.select(axis, p)
-        inner, edge = row.narrow(axis, -offset, length - 1), row.narrow(axis, 0 if offset else length - 1, 1)
+    for inner, fraction, edge, end in _rows(out, axis, length, phases):
         torch.lerp(value.narrow(axis, 0, length - 1), value.narrow(axis, 1, length - 1), fraction, out=inner)
-        edge.copy_(value.narrow(axis, 0 if offset else length - 1, 1))
+        edge.copy_(value.narrow(axis, end, 1))
     return out
 
 
@@ -157,11 +175,8 @@ def _shrink(grad: Tensor, axis: int, length: int) -> Tensor:
     if phases is None:
         return apply(u.T, grad, axis)
     out = grad.new_zeros(shape)
-    rows = grad.unflatten(axis, (length, -1))
-    for p, (offset, fraction) in enumerate(phases):
-        row = rows.select(axis, p)
-        inner, edge = row.narrow(axis, -offset, length - 1), row.narrow(axis, 0 if offset else length - 1, 1)
+    for inner, fraction, edge, end in _rows(grad, axis, length, phases):
         out.narrow(axis, 0, length - 1).add_(inner, alpha=1 - fraction)
         out.narrow(axis, 1, length - 1).add_(inner, alpha=fraction)
-        out.narrow(axis, 0 if offset else length - 1, 1).add_(edge)
+        out.narrow(axis, end, 1).add_(edge)
     return out

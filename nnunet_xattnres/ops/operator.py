@@ -95,7 +95,9 @@ def backward(
     """Gradients of `sources`, `x`, `weights`, `biases` and `query`, one after the other."""
     spread = (_spread(p, projected, len(sources)) for p in (weights, biases))
     *lists, grad_query = _compute("backward", backend, grad_out, grad_alpha, sources, x, *spread, query, eps)
-    return [g for gradients in lists for g in gradients if g is not None] + [grad_query]
+    gradients = [g for of_list in lists for g in of_list if g is not None] + [grad_query]
+    inputs = (*sources, *x, *weights, *biases, query)
+    return [g.to(t.dtype) for g, t in zip(gradients, inputs, strict=True)]
 
 
 @backward.register_fake

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .interpolation import apply, energy_matrix, matrix, upsample, upsample_far_axes, upsample_transposed
+from .interpolation import (
+    apply,
+    energy_matrix,
+    grown_axes,
+    matrix,
+    upsample,
+    upsample_far_axes,
+    upsample_transposed,
+)
 from .projection import project, project_backward
 
 # bytes in hand at a time: of one temporary, on a CPU, and of all entries of a group of samples, on a CPU and elsewhere
@@ -64,20 +72,20 @@ def backward(
     query: Tensor,
     eps: float,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor]:
-    """Gradients of sources, x, weights, biases and query."""
+    """Gradients of sources, x, weights, biases and query, in their precision or a better one."""
     size = tuple(x[0].shape[2:])
     exact = torch.promote_types(x[0].dtype, torch.float32)
-    q = query.to(exact)
-    channels = q.numel()
+    query = query.to(exact)
+    channels = query.numel()
     grad_sources = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in sources]
     grad_x = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in x]
     grad_weights = [None if w is None else torch.zeros_like(w, dtype=exact) for w in weights]
     grad_biases = [None if b is None else torch.zeros_like(b, dtype=exact) for b in biases]
-    grad_query = torch.zeros_like(q)
+    grad_query = torch.zeros_like(query)
     for rows in _samples(sources, x, channels, exact):
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
-        scores = _scores(values, current, q, size, eps)
+        scores = _scores(values, current, query, size, eps)
         alpha = scores.logits.softmax(1)
         # Eq. 8
         d_alpha = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha[rows].to(exact, copy=True)
@@ -98,7 +106,7 @@ def backward(
         d_values = [upsample_transposed(d, v.shape[2:]) for d, v in zip(d_far, values, strict=True)]
         # Eq. 7, then Eq. 6
         d_logits = alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))
-        _scores_backward(d_logits, scores, values, current, d_values, d_current, q, grad_query)
+        _scores_backward(d_logits, scores, values, current, d_values, d_current, query, grad_query)
         for part, d_part in zip(grad_x, d_current, strict=True):
             part[rows] = d_part
         for n, (d_value, source) in enumerate(zip(d_values, sources, strict=True)):
@@ -107,9 +115,7 @@ def backward(
             if weights[n] is not None:
                 grad_weights[n] += d_weight
                 grad_biases[n] += d_bias
-    grad_weights = [None if g is None else g.to(w.dtype) for g, w in zip(grad_weights, weights, strict=True)]
-    grad_biases = [None if g is None else g.to(b.dtype) for g, b in zip(grad_biases, biases, strict=True)]
-    return grad_sources, grad_x, grad_weights, grad_biases, grad_query.to(query.dtype)
+    return grad_sources, grad_x, grad_weights, grad_biases, grad_query
 
 
 def _samples(sources: Sequence[Tensor], x: Sequence[Tensor], channels: int, exact: torch.dtype) -> Iterator[slice]:
@@ -158,7 +164,7 @@ def _scores(values: list[Tensor], current: list[Tensor], query: Tensor, size: tu
     shape = (len(current[0]), len(values) + 1, *size)
     products, energies = query.new_zeros(shape), query.new_zeros(shape)
     for n, value in enumerate(values):
-        axes = _grown(value, size)
+        axes = grown_axes(value.shape, size)
         product = _dot(query, value)
         for axis in axes:
             product = apply(matrix(value.shape[axis], size[axis], exact, value.device), product, axis)
@@ -184,13 +190,13 @@ def _scores_backward(d_logits, scores, values, current, d_values, d_current, que
     # twice the derivative with respect to the energy: what multiplies the value
     d_energies = d_logits.mul_(scores.product).mul_(scores.rstd.pow(3)).mul_(-1 / query.numel())
     for n, value in enumerate(values):
-        axes = _grown(value, size)
+        axes = grown_axes(value.shape, size)
         d_product, d_energy = d_products[:, n], d_energies[:, n]
         for axis in axes:
             length = value.shape[axis]
             d_product = apply(matrix(length, size[axis], exact, value.device).T, d_product, axis)
             d_energy = apply(energy_matrix(length, size[axis], exact, value.device).T, d_energy, axis)
-        grad_query += _dot_backward(d_product, value)
+        grad_query += dot_backward(d_product, value)
         for c, slab in _slabs([value], exact):
             lattice = _lattice(slab.to(exact), axes).mul(d_energy.unsqueeze(1))
             d_slab = _lattice_transposed(lattice, axes, value.shape)
@@ -198,13 +204,9 @@ def _scores_backward(d_logits, scores, values, current, d_values, d_current, que
             d_values[n][:, c] += d_slab
     d_product, d_energy = d_products[:, -1:], d_energies[:, -1:]
     for (c, part), (_, d_part) in zip(_slabs(current, exact), _slabs(d_current, exact), strict=True):
-        grad_query[c] += _dot_backward(d_product[:, 0], part)
+        grad_query[c] += dot_backward(d_product[:, 0], part)
         d_part.addcmul_(part.to(exact), d_energy)
         d_part.addcmul_(query[c].view(-1, *(1,) * len(size)), d_product)
-
-
-def _grown(value: Tensor, size: tuple[int, ...]) -> list[int]:
-    return [axis for axis in range(-len(size), 0) if value.shape[axis] != size[axis]]
 
 
 def _dot(query: Tensor, value: Tensor) -> Tensor:
@@ -213,7 +215,7 @@ def _dot(query: Tensor, value: Tensor) -> Tensor:
     return torch.bmm(query.expand(len(flat), 1, -1), flat).view(len(flat), *value.shape[2:])
 
 
-def _dot_backward(d_product: Tensor, value: Tensor) -> Tensor:
+def dot_backward(d_product: Tensor, value: Tensor) -> Tensor:
     """The gradient of q (C,)."""
     flat = value.flatten(2).to(d_product.dtype)
     return torch.bmm(flat, d_product.flatten(1).unsqueeze(2)).sum(0).squeeze(1)

@@ -1,0 +1,11 @@
+"""Tables line up."""
+
+from nnunet_xattnres.text import aligned
+
+
+def test_first_column_to_the_left_and_the_others_to_the_right():
+    assert aligned([["", "a", "bcd"], ["name", "12345", "6"]]) == "          a  bcd\nname  12345    6"
+
+
+def test_a_short_row_ends_early():
+    assert aligned([["x", "one", "two"], ["long", "1"]]) == "x     one  two\nlong    1"
