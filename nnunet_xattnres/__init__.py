@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "History": ".ops",
     "XAttnRes": ".layer",
+    "XAttnResStages": ".stages",
     "XAttnResUNet": ".networks",
     "XAttnResResidualEncoderUNet": ".networks",
 }

@@ -5,7 +5,8 @@ import pydoc
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from .routing import OPTIONS, XAttnResRouting
+from .connections import OPTIONS
+from .routing import XAttnResRouting
 from .unet import XAttnResResidualEncoderUNet, XAttnResUNet
 
 _STOCK = "dynamic_network_architectures."
@@ -40,8 +41,8 @@ def build_from_plans(
     Args:
         configuration: nnU-Net's ConfigurationManager.
         num_input_channels, num_output_channels, deep_supervision: as nnU-Net passes them.
-        options: keywords of `XAttnResRouting` (skip, encoder, decoder, decoder_input, init, backend); they win over
-            those of the plans.
+        options: keywords of `Connections` (skip, encoder, decoder, decoder_input, init, backend); they win over those
+            of the plans.
 
     Raises:
         ValueError: if the plans name a network without an XAttnRes counterpart, or an option does not exist.

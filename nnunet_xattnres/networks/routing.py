@@ -4,18 +4,12 @@ The stock class builds the stock network, so every stock parameter keeps its nam
 adds the XAttnRes layers beside it and carries the history pool through the stages.
 """
 
-import math
-
-import torch
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import Tensor, nn
 
-from ..layer import INITS, XAttnRes
-from ..ops import BACKENDS, History
-
-DECODER_INPUTS = ("concat", "upsampled")
-OPTIONS = ("skip", "encoder", "decoder", "decoder_input", "init", "backend")
+from ..ops import History
+from .connections import OPTIONS, Connections
 
 
 class XAttnResRouting(nn.Module):
@@ -28,14 +22,7 @@ class XAttnResRouting(nn.Module):
     transposed convolution.
 
     Args (keywords, beside those of the stock network):
-        skip: keep the skip connections.
-        encoder: apply XAttnRes in the encoder stages.
-        decoder: apply XAttnRes in the decoder stages.
-        decoder_input: what XAttnRes takes for x in a decoder stage with a skip: "concat", the upsampled feature with
-            the skip beside it (2C channels), or "upsampled", the upsampled feature alone (C channels), the skip being
-            concatenated afterwards. Without skips the two are the same.
-        init: how the pseudo-queries start, see `XAttnRes`.
-        backend: what computes the layers, see `XAttnRes`.
+        skip, encoder, decoder, decoder_input, init, backend: see `Connections`.
 
     Shapes:
         input (B, input_channels, *spatial) -> (B, num_classes, *spatial), or with deep supervision one such tensor
@@ -46,44 +33,16 @@ class XAttnResRouting(nn.Module):
         ValueError: for an option that does not exist, or an input that is not (B, C, *spatial).
     """
 
-    def __init__(
-        self,
-        *args,
-        skip: bool = True,
-        encoder: bool = True,
-        decoder: bool = True,
-        decoder_input: str = "concat",
-        init: str = "zero",
-        backend: str | None = None,
-        **kwargs,
-    ):
-        for option, value, allowed in (
-            ("decoder_input", decoder_input, DECODER_INPUTS),
-            ("init", init, INITS),
-            ("backend", backend or "auto", BACKENDS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{type(self).__name__}: {option} must be one of {', '.join(allowed)}, got {value!r}")
+    def __init__(self, *args, **kwargs):
+        connections = Connections(**{option: kwargs.pop(option) for option in OPTIONS if option in kwargs})
         super().__init__(*args, **kwargs)
-        self.skip = skip
-        self.attends_concat = skip and decoder_input == "concat"
+        self.connections = connections
         self.dim = convert_conv_op_to_dim(self.encoder.conv_op)
-        if not skip:
+        if not connections.skip:
             self._narrow_decoder(kwargs.get("nonlin_first", False))
-
         widths = list(self.encoder.output_channels)
-        stages = len(widths)
-        self.xattnres = nn.ModuleDict({"encoder": nn.ModuleDict(), "decoder": nn.ModuleDict()})
-        if encoder:
-            for s in range(1, stages):
-                self.xattnres["encoder"][str(s)] = XAttnRes(widths[:s], widths[s], self.dim, init, backend=backend)
-        if decoder:
-            for s in range(stages - 1):
-                width = widths[-(s + 2)]
-                x_width = 2 * width if self.attends_concat else width
-                # decoder stages are as wide as the encoder stages they mirror
-                pool = widths + widths[-2 : -(s + 2) : -1]
-                self.xattnres["decoder"][str(s)] = XAttnRes(pool, x_width, self.dim, init, backend=backend)
+        mirrored = widths[-2::-1]  # decoder stages are as wide as the encoder stages they mirror
+        self.xattnres = connections.layers(widths, widths[1:], mirrored, mirrored, self.dim)
 
     def _narrow_decoder(self, nonlin_first: bool) -> None:
         """Decoder stages that take the upsampled feature alone: C input channels where stock has 2C."""
@@ -109,11 +68,9 @@ class XAttnResRouting(nn.Module):
         stem = getattr(self.encoder, "stem", None)
         if stem is not None:
             x = stem(x)
-        for s, stage in enumerate(self.encoder.stages):
+        for stage in self.encoder.stages:
             down, *rest = _blocks(stage)
-            x = down(x)
-            if str(s) in self.xattnres["encoder"]:
-                x = self.xattnres["encoder"][str(s)](history, x)
+            x = self.xattnres(history, down(x))
             for block in rest:
                 x = block(x)
             history.append(x)
@@ -122,19 +79,9 @@ class XAttnResRouting(nn.Module):
     def _decode(self, history: History) -> Tensor | list[Tensor]:
         """The pool [e_1, ..., e_S] -> logits, one tensor per stage with deep supervision."""
         decoder, outputs = self.decoder, []
-        skips = history[-2::-1]
-        for s, (up, stage, head) in enumerate(
-            zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True)
-        ):
-            x = [up(history[-1])]
-            if self.attends_concat:
-                x.append(skips[s])
-            if str(s) in self.xattnres["decoder"]:
-                # the layer concatenates as it reads
-                x = [self.xattnres["decoder"][str(s)](history, x)]
-            if self.skip and not self.attends_concat:
-                x.append(skips[s])
-            x = stage(torch.cat(x, 1) if len(x) > 1 else x[0])
+        stages = zip(decoder.transpconvs, history[-2::-1], decoder.stages, decoder.seg_layers, strict=True)
+        for s, (up, skip, stage, head) in enumerate(stages):
+            x = stage(self.connections.join(self.xattnres, history, up(history[-1]), skip))
             history.append(x)
             if decoder.deep_supervision or s == len(decoder.stages) - 1:
                 outputs.append(head(x))
@@ -152,18 +99,8 @@ class XAttnResRouting(nn.Module):
         for stride in self.encoder.strides:
             size = tuple(i // j for i, j in zip(size, stride, strict=True))
             sizes.append(size)
-        stages = len(sizes)
-        sizes += sizes[-2::-1]  # the decoder's
-        readers = [(sizes[int(s)], layer) for s, layer in self.xattnres["encoder"].items()]
-        readers += [(sizes[stages + int(s)], layer) for s, layer in self.xattnres["decoder"].items()]
-        copies = {}
-        for size, layer in readers:
-            for k, width in enumerate(layer.history_channels):
-                copy = tuple(map(min, sizes[k], size))
-                if copy != sizes[k]:
-                    copies[k, copy] = width * math.prod(copy)
-        outputs = sum(layer.channels * math.prod(size) for size, layer in readers)
-        return super().compute_conv_feature_map_size(input_size) + outputs + sum(copies.values())
+        layers = self.xattnres.count_kept_elements(sizes + sizes[-2::-1])
+        return super().compute_conv_feature_map_size(input_size) + layers
 
 
 def _blocks(stage: nn.Module) -> nn.Sequential:

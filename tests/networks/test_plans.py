@@ -39,8 +39,8 @@ def test_counterpart(planned, kind, expected):
 def test_options_of_the_trainer_win_over_those_of_the_plans():
     configuration = Configuration("nnunet_xattnres.networks.unet.XAttnResUNet", skip=False, encoder=False)
     network = build_from_plans(configuration, 1, 2, True, encoder=True)
-    assert not network.skip
-    assert list(network.xattnres["encoder"]) == ["1", "2"]
+    assert not network.connections.skip
+    assert list(network.xattnres) == ["1", "2", "3", "4"]
 
 
 def test_plans_are_left_as_they_were():

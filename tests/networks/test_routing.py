@@ -79,12 +79,12 @@ def layers(network):
     ("options", "expected"),
     [
         # stage: (history widths, x width)
-        ({}, {"encoder.1": ([4], 8), "encoder.2": ([4, 8], 12),
-              "decoder.0": ([4, 8, 12], 16), "decoder.1": ([4, 8, 12, 8], 8)}),
+        ({}, {"1": ([4], 8), "2": ([4, 8], 12),
+              "3": ([4, 8, 12], 16), "4": ([4, 8, 12, 8], 8)}),
         ({"decoder_input": "upsampled", "encoder": False},
-         {"decoder.0": ([4, 8, 12], 8), "decoder.1": ([4, 8, 12, 8], 4)}),
-        ({"skip": False, "encoder": False}, {"decoder.0": ([4, 8, 12], 8), "decoder.1": ([4, 8, 12, 8], 4)}),
-        ({"decoder": False}, {"encoder.1": ([4], 8), "encoder.2": ([4, 8], 12)}),
+         {"3": ([4, 8, 12], 8), "4": ([4, 8, 12, 8], 4)}),
+        ({"skip": False, "encoder": False}, {"3": ([4, 8, 12], 8), "4": ([4, 8, 12, 8], 4)}),
+        ({"decoder": False}, {"1": ([4], 8), "2": ([4, 8], 12)}),
     ],
 )  # fmt: skip
 def test_widths_of_the_layers(kind, options, expected):
@@ -102,12 +102,12 @@ def test_every_stage_reads_all_earlier_stages_and_its_own_first_block(kind):
         blocks = stage[0].convs if isinstance(stage, nn.Sequential) else stage.blocks
         x = blocks[0](x)
         if s:
-            x = network.xattnres["encoder"][str(s)](pool[:s], x)
+            x = network.xattnres[str(s)](pool[:s], x)
         x = blocks[1:](x)
         pool.append(x)
     for s in range(2):
         x = torch.cat([network.decoder.transpconvs[s](x), pool[1 - s]], dim=1)
-        x = network.xattnres["decoder"][str(s)](pool[: 3 + s], x)
+        x = network.xattnres[str(3 + s)](pool[: 3 + s], x)
         x = network.decoder.stages[s](x)
         pool.append(x)
     # the network leaves the concatenation to the layer, which then adds in another order
@@ -132,9 +132,7 @@ def test_the_upsampled_reading_concatenates_the_skip_afterwards():
     network = build("plain 2d", decoder_input="upsampled", encoder=False)
     seen = {}
     network.decoder.stages[0].register_forward_pre_hook(lambda module, args: seen.update(stage=args[0]))
-    network.xattnres["decoder"]["0"].register_forward_hook(
-        lambda module, args, out: seen.update(layer=out, pool=args[0])
-    )
+    network.xattnres["3"].register_forward_hook(lambda module, args, out: seen.update(layer=out, pool=args[0]))
     network(image("plain 2d"))
     assert torch.equal(seen["stage"], torch.cat([seen["layer"], seen["pool"][1]], 1))
 
@@ -149,7 +147,7 @@ def test_without_skips_the_first_stage_reaches_the_decoder_through_the_layers_al
         pool = []
         network.encoder.stages[0][0].convs[-1].register_forward_hook(lambda block, args, out: pool.append(out))  # noqa: B023
         if closed:
-            for layer in network.xattnres["decoder"].values():
+            for layer in network.xattnres.values():
                 layer.register_forward_pre_hook(lambda layer, args: ([args[0][0].detach(), *args[0][1:]], *args[1:]))
         output = network(image("plain 2d"))[0].square().mean()
         (gradient,) = torch.autograd.grad(output, pool[0], allow_unused=True)

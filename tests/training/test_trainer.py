@@ -44,8 +44,8 @@ def test_training_and_inference_build_the_same_network(prepared_plans, configura
 
 def test_a_variant_is_its_options(prepared_plans):
     network = inference_network(prepared_plans, Replace, "2d")
-    assert not network.skip
-    assert network.xattnres["encoder"]["1"].pseudo_query.std() > 0
+    assert not network.connections.skip
+    assert network.xattnres["1"].pseudo_query.std() > 0
     assert nnUNetTrainerXAttnRes.network_options == {}
 
 
