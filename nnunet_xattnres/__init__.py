@@ -11,6 +11,8 @@ _PUBLIC = {
     "XAttnResStages": ".stages",
     "XAttnResUNet": ".networks",
     "XAttnResResidualEncoderUNet": ".networks",
+    "PaperUNet": ".networks.paper_unet",
+    "EMCAD": ".networks.emcad",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -1,9 +1,8 @@
-"""XAttnRes in every encoder and decoder stage, skips kept: the paper's "both", and the default.
+"""The network that nnU-Net planned, with XAttnRes: nnUNetTrainerXAttnRes and its variants.
 
-nnUNetTrainerXAttnRes and, by length, nnUNetTrainerXAttnRes_1epoch, _5epochs, _10epochs, ... as nnU-Net has them.
+nnUNetTrainer<routing>[_<recipe>][_<length>]; `xattnres trainers --list` shows them all.
 """
 
-from nnunet_xattnres.training.lengths import with_lengths
-from nnunet_xattnres.training.trainer import nnUNetTrainerXAttnRes
+from nnunet_xattnres.training.planned import TRAINERS
 
-globals().update(with_lengths(nnUNetTrainerXAttnRes))
+globals().update(TRAINERS)

@@ -141,7 +141,7 @@ def trainers(only: str | None = None) -> Iterator[Finding]:
 
     from ..training.catalogue import catalogue
 
-    names = list(catalogue())
+    names = list(catalogue(lengths=only is not None))
     resolved, failed = [], {}
     for name in [only] if only else names:
         talk = io.StringIO()  # nnU-Net narrates its search
@@ -153,7 +153,8 @@ def trainers(only: str | None = None) -> Iterator[Finding]:
         else:
             resolved.append(name)
     if resolved:
-        yield Finding("ok", f"{len(resolved)} found by nnU-Net's look-up: {', '.join(resolved)}")
+        found = only or f"{len(resolved)}, listed by: xattnres trainers --list"
+        yield Finding("ok", f"found by nnU-Net's look-up: {found}")
     if not only and not resolved:
         yield Finding(
             "broken", f"nnU-Net's look-up finds none of them: {failed[names[0]]}",

@@ -1,17 +1,17 @@
 """Every trainer in the box, read from the trainer files."""
 
+import re
 import runpy
 
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
 from ..paths import trainers_path
+from .trainer import XAttnResTrainer
 
 
-def catalogue() -> dict[str, type[nnUNetTrainer]]:
-    """The trainer classes of `trainers/` by name, in the order of the files."""
+def catalogue(lengths: bool = False) -> dict[str, type[XAttnResTrainer]]:
+    """The trainer classes of `trainers/` by name, in the order of the files; with every length of each, or without."""
     found = {}
     for file in sorted(trainers_path().glob("*.py")):
         for name, value in runpy.run_path(str(file)).items():
-            if isinstance(value, type) and issubclass(value, nnUNetTrainer):
+            if isinstance(value, type) and issubclass(value, XAttnResTrainer):
                 found[name] = value
-    return found
+    return found if lengths else {n: c for n, c in found.items() if not re.search(r"_\d+epochs?$", n)}

@@ -9,6 +9,7 @@ import torch
 from nnunet_xattnres.commands import doctor, main
 from nnunet_xattnres.ops import backends
 from nnunet_xattnres.paths import trainers_path
+from nnunet_xattnres.training.catalogue import catalogue
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def broken(findings):
 def test_healthy(healthy, capsys):
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
-    assert "nnUNetTrainerXAttnRes_500epochs" in output
+    assert f"found by nnU-Net's look-up: {len(catalogue())}, listed by: xattnres trainers --list" in output
     assert "BROKEN" not in output
 
 

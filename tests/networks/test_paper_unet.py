@@ -1,4 +1,4 @@
-"""The paper's own U-Net, written out here, has the paper's parameter counts (its Table 2: 1.06 M and 1.28 M)."""
+"""The paper's U-Net against one written out here from Eqs. 9 to 11, and its published sizes (Table 2)."""
 
 import pytest
 import torch
@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_xattnres import XAttnRes
+from nnunet_xattnres import PaperUNet, XAttnRes
 
 WIDTHS = [18, 36, 72, 144, 144]
 DECODER = [72, 36, 18, 18]
+BASELINE = {"encoder": False, "decoder": False}
 
 
 def double_conv(inputs, outputs):
@@ -19,54 +20,68 @@ def double_conv(inputs, outputs):
     )  # fmt: skip
 
 
-class PaperUNet(nn.Module):
-    """Max-pool, double convolutions, bilinear x2, concat[skip, up]; optionally with XAttnRes in every stage."""
+class LiteralUNet(nn.Module):
+    """Max-pool, double convolutions, bilinear x2, concat[up; skip]; optionally with XAttnRes in every stage."""
 
-    def __init__(self, xattnres):
+    def __init__(self, xattnres, skip=True):
         super().__init__()
+        self.skip = skip
         self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip([3, *WIDTHS], WIDTHS, strict=False))
         skips, ups = WIDTHS[-2::-1], [WIDTHS[-1], *DECODER]
-        inputs = [skip + up for skip, up in zip(skips, ups, strict=False)]
+        inputs = [up + skip * width for width, up in zip(skips, ups, strict=False)]
         self.decoder = nn.ModuleList(double_conv(i, o) for i, o in zip(inputs, DECODER, strict=True))
         self.head = nn.Conv2d(DECODER[-1], 1, 1)
-        self.encoder_layers = self.decoder_layers = None
+        self.layers = None
         if xattnres:
-            self.encoder_layers = nn.ModuleList(
-                XAttnRes(WIDTHS[:s], WIDTHS[s - 1], backend="torch") for s in range(1, 5)
-            )
-            self.decoder_layers = nn.ModuleList(
-                XAttnRes(WIDTHS + DECODER[:s], inputs[s], backend="torch") for s in range(4)
-            )
+            self.layers = nn.ModuleList(XAttnRes(WIDTHS[:s], WIDTHS[s - 1], backend="torch") for s in range(1, 5))
+            self.layers += [XAttnRes(WIDTHS + DECODER[:s], inputs[s], backend="torch") for s in range(4)]
 
     def forward(self, x):
         pool = []
         for s, stage in enumerate(self.encoder):
             if s:
                 x = F.max_pool2d(x, 2)
-                if self.encoder_layers:
-                    x = self.encoder_layers[s - 1](pool, x)
+                if self.layers:
+                    x = self.layers[s - 1](pool, x)
             x = stage(x)
             pool.append(x)
         for s, stage in enumerate(self.decoder):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-            x = torch.cat([pool[3 - s], x], 1)
-            if self.decoder_layers:
-                x = self.decoder_layers[s](pool, x)
+            if self.skip:
+                x = torch.cat([x, pool[3 - s]], 1)
+            if self.layers:
+                x = self.layers[4 + s](pool, x)
             x = stage(x)
             pool.append(x)
         return self.head(x)
+
+
+@pytest.mark.parametrize("skip", [True, False], ids=["skips", "no skips"])
+@pytest.mark.parametrize("xattnres", [False, True], ids=["alone", "with XAttnRes"])
+def test_it_computes_the_equations(xattnres, skip):
+    torch.manual_seed(0)
+    literal = LiteralUNet(xattnres, skip).double()
+    ours = PaperUNet(3, 1, skip=skip, backend="torch", **({} if xattnres else BASELINE)).double()
+    weights, names = literal.state_dict(), ours.state_dict()
+    assert len(weights) == len(names)  # in the same order in both
+    for layer in literal.layers or ():
+        nn.init.normal_(layer.pseudo_query)
+    ours.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+    x = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), literal(x), rtol=1e-9, atol=1e-9)
 
 
 def millions(network):
     return sum(p.numel() for p in network.parameters()) / 1e6
 
 
-def test_baseline():
-    assert round(millions(PaperUNet(False)), 4) == 1.0624
-
-
-def test_with_xattnres():
-    assert 1.278 <= millions(PaperUNet(True)) <= 1.282
+def test_sizes_of_the_paper():
+    """In print 1.06 M and 1.28 M; our projections have biases, 0.0032 M of them."""
+    baseline, both = PaperUNet(3, 1, **BASELINE), PaperUNet(3, 1)
+    biases = sum(p.numel() for n, p in both.named_parameters() if "projections" in n and n.endswith("bias")) / 1e6
+    assert round(millions(baseline), 4) == 1.0624
+    assert round(millions(both) - biases, 4) == 1.2785
+    assert round(biases, 4) == 0.0032
 
 
 def convolution_gmacs(network):
@@ -78,11 +93,22 @@ def convolution_gmacs(network):
 
 def test_convolutions_at_256x256():
     """In print 2.50 and 2.87 G, other layers included; projections at full size would add 1.80 G instead of 0.35."""
-    baseline, ours = (convolution_gmacs(PaperUNet(xattnres)) for xattnres in (False, True))
+    baseline, ours = (convolution_gmacs(PaperUNet(3, 1, **options)) for options in (BASELINE, {}))
     assert baseline == pytest.approx(2.470, abs=0.001)
     assert ours - baseline == pytest.approx(0.347037696, abs=1e-9)  # summed by hand over the projections
 
 
-def test_both_run():
-    for xattnres in (False, True):
-        assert PaperUNet(xattnres)(torch.randn(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+def test_a_size_that_16_does_not_divide():
+    network = PaperUNet(3, 2).eval()
+    x = torch.randn(1, 3, 37, 48)
+    padded = F.pad(x, (0, 0, 0, 11), mode="replicate")
+    assert torch.equal(network(x), network(padded)[:, :, :37])
+
+
+def test_wrong_input_and_options():
+    with pytest.raises(ValueError, match=r"PaperUNet: input must be 4-D \(B, C, H, W\), got shape \(3, 16, 16\)"):
+        PaperUNet(3, 1)(torch.zeros(3, 16, 16))
+    with pytest.raises(ValueError, match="one segmentation head: build it with deep_supervision=False"):
+        PaperUNet(3, 1, True)
+    with pytest.raises(ValueError, match="unknown network option skips: expected skip, encoder"):
+        PaperUNet(3, 1, skips=False)

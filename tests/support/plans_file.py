@@ -12,6 +12,7 @@ def plans_dict() -> dict:
         name: {
             "data_identifier": "nnUNetPlans_2d",
             "batch_size": 2,
+            "batch_dice": True,
             "patch_size": [16] * PLANS[kind][1],
             "spacing": [1.0] * PLANS[kind][1],
             "normalization_schemes": ["ZScoreNormalization"],

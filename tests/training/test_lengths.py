@@ -9,7 +9,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.variants.training_length import nnUNetTrainer_Xepochs
 
 from nnunet_xattnres.training.lengths import with_lengths
-from nnunet_xattnres.training.trainer import nnUNetTrainerXAttnRes
+from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 
 STOCK = {
     name: int(re.search(r"num_epochs = (\d+)", inspect.getsource(cls)).group(1))

@@ -8,7 +8,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
-from nnunet_xattnres.training.trainer import nnUNetTrainerXAttnRes
+from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 
 
 class Replace(nnUNetTrainerXAttnRes):

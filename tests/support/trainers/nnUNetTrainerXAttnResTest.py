@@ -5,7 +5,7 @@ import signal
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_xattnres.training.trainer import nnUNetTrainerXAttnRes
+from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 
 
 class nnUNetTrainerXAttnResTest(nnUNetTrainerXAttnRes):

@@ -1,0 +1,95 @@
+"""Trainers of EMCAD, with and without XAttnRes in its decoder."""
+
+import os
+from typing import ClassVar
+
+import torch.distributed as dist
+from torch import nn
+
+from .losses import SubsetsLoss
+from .trainer import XAttnResTrainer
+from .variants import ROUTINGS, Routing, variants
+
+VARIABLE = "XATTNRES_ENCODER_WEIGHTS"
+"""Environment variable: a file of ImageNet weights for the encoder, or `random` for none."""
+
+
+class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
+    """Trains EMCAD with XAttnRes in every decoder stage, skips kept; 2-D.
+
+    The encoder starts from ImageNet weights: from `encoder_weights`, else from the file that the environment variable
+    XATTNRES_ENCODER_WEIGHTS names, else through timm, from the network; where that fails the log says loudly that it
+    starts from random ones. All four heads are supervised at full resolution (`SubsetsLoss`).
+
+    Attributes:
+        network_options: keywords of `EMCAD`: skip, decoder, init, backend.
+        encoder_weights: a file of ImageNet weights, or "random"; None for the environment's.
+        subsets, subset_reduction: of `SubsetsLoss`.
+
+    Raises:
+        ValueError: if the file with the weights does not exist or does not fit.
+    """
+
+    network_name = "EMCAD"
+    routing = ROUTINGS["XAttnRes"].text
+    dims = (2,)
+    encoder_weights: ClassVar[str | None] = None
+    subsets: ClassVar[str] = "all"
+    # of 15 losses, as SGD's step grows with their sum
+    subset_reduction: ClassVar[str] = "mean"
+
+    @classmethod
+    def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):
+        from ..networks.emcad import EMCAD  # timm is imported for this network only
+
+        return EMCAD(num_input_channels, num_output_channels, deep_supervision, **cls.network_options)
+
+    def initialize(self) -> None:
+        """nnU-Net's, then the encoder's ImageNet weights: for a new training only."""
+        super().initialize()
+        if not getattr(self, "_continues", False):
+            self._load_encoder_weights()
+
+    def load_checkpoint(self, filename_or_checkpoint) -> None:
+        """nnU-Net's; what it restores needs no ImageNet weights."""
+        self._continues = True
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def _load_encoder_weights(self) -> None:
+        from ..networks.imagenet import NotAvailableError, load_imagenet
+
+        network = self.network.module if self.is_ddp else self.network
+        encoder = getattr(network, "_orig_mod", network).encoder
+        source = self.encoder_weights or os.environ.get(VARIABLE) or None
+        if source == "random":
+            self.print_to_log_file("EMCAD's encoder starts from random weights, as asked for")
+        elif self.local_rank == 0:
+            try:
+                origin = load_imagenet(encoder, source)
+                self.print_to_log_file(f"EMCAD's encoder starts from ImageNet weights: {origin}")
+            except NotAvailableError as reason:
+                self.print_to_log_file(
+                    f"WARNING: EMCAD's encoder starts from RANDOM weights, because its ImageNet weights cannot be "
+                    f"fetched ({reason}). export {VARIABLE}=/a/file, or =random if that is what you want"
+                )
+        if self.is_ddp:
+            for tensor in encoder.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def _get_deep_supervision_scales(self):
+        """One target, at full resolution, for all heads."""
+        return [[1.0, 1.0]]
+
+    def _build_loss(self) -> nn.Module:
+        return SubsetsLoss(self.output_loss(), self.subsets, self.subset_reduction)
+
+
+# the gates and the additions are the skips, and the encoder is pretrained: nothing else of ROUTINGS applies
+_ROUTINGS = {
+    "": Routing(ROUTINGS[""].text, {"decoder": False}),
+    "NoSkip": Routing(ROUTINGS["NoSkip"].text, {"decoder": False, "skip": False}),
+    "XAttnRes": ROUTINGS["XAttnRes"],
+    "XAttnResReplace": ROUTINGS["XAttnResReplace"],
+}
+TRAINERS = variants("nnUNetTrainerEMCAD", nnUNetTrainerEMCADXAttnRes, _ROUTINGS)
+globals().update(TRAINERS)  # so that they can be pickled

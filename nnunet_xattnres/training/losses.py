@@ -1,0 +1,99 @@
+"""The losses of the paper's recipes, which follow EMCAD's."""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from torch import Tensor, nn
+
+
+class SquaredDiceLoss(nn.Module):
+    r"""Soft Dice loss with squared denominators, pooled over the batch; the mean over all classes.
+
+    .. math:: 1 - \frac1N \sum_c \frac{2 \sum_i p_{ci} y_{ci} + s}{\sum_i p_{ci}^2 + \sum_i y_{ci} + s}
+
+    Args:
+        apply_nonlin: what makes probabilities of logits; None if they are.
+        smooth: s.
+        ddp: pool over all processes.
+
+    Shapes:
+        logits (B, N, *spatial), labels (B, 1, *spatial), mask (B, 1, *spatial) of the voxels that count -> scalar.
+    """
+
+    def __init__(self, apply_nonlin: Callable | None = None, smooth: float = 1e-5, ddp: bool = False):
+        super().__init__()
+        self.apply_nonlin, self.smooth, self.ddp = apply_nonlin, smooth, ddp
+
+    def forward(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+        p = (self.apply_nonlin(x) if self.apply_nonlin else x).float()
+        onehot = torch.zeros_like(p).scatter_(1, y.long(), 1)
+        if loss_mask is not None:
+            p, onehot = p * loss_mask, onehot * loss_mask
+        axes = (0, *range(2, p.ndim))
+        sums = torch.stack([(p * onehot).sum(axes), (p * p).sum(axes), onehot.sum(axes)])
+        if self.ddp:
+            sums = AllGatherGrad.apply(sums[None]).sum(0)
+        intersection, predicted, true = sums
+        return 1 - ((2 * intersection + self.smooth) / (predicted + true + self.smooth)).mean()
+
+
+class WeightedBCEIoULoss(nn.Module):
+    r"""Binary cross-entropy + IoU, both weighted towards the boundary; the mean over the batch. 2-D.
+
+    .. math:: w = 1 + 5\,|\text{avgpool}_{31}(y) - y|, \quad
+        \frac{\sum w\,\text{BCE}(p, y)}{\sum w} + 1 - \frac{\sum w\,p\,y + 1}{\sum w\,(p + y - p\,y) + 1}
+
+    Args:
+        ignore_label: value of y that does not count; None if there is none.
+
+    Shapes:
+        logits (B, 2, H, W) of background and foreground, whose difference is the logit of p; labels (B, 1, H, W) ->
+        scalar.
+    """
+
+    def __init__(self, ignore_label: int | None = None):
+        super().__init__()
+        self.ignore_label = ignore_label
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        logit = (x[:, 1:] - x[:, :1]).float()
+        mask = (y == 1).float()
+        w = 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
+        if self.ignore_label is not None:
+            w = w * (y != self.ignore_label)
+        p = logit.sigmoid()
+        axes = (1, 2, 3)
+        bce = F.binary_cross_entropy_with_logits(logit, mask, reduction="none")
+        bce = (w * bce).sum(axes) / w.sum(axes).clamp_min(1e-8)
+        intersection = (w * p * mask).sum(axes)
+        union = (w * (p + mask)).sum(axes) - intersection
+        return (bce + 1 - (intersection + 1) / (union + 1)).mean()
+
+
+class SubsetsLoss(nn.Module):
+    """EMCAD's supervision of its heads: a loss of the summed logits of subsets of them.
+
+    Args:
+        loss: the loss of one output.
+        subsets: "all", every non-empty subset of the heads, 15 of 4 (EMCAD's for many classes), or "single and sum",
+            each head and all together, 5 of 4 (EMCAD's for two classes).
+        reduction: "sum" or "mean" over the subsets.
+
+    Shapes:
+        outputs: logits (B, N, *spatial) of every head; targets: one tensor (B, 1, *spatial) -> scalar.
+    """
+
+    def __init__(self, loss: nn.Module, subsets: str = "all", reduction: str = "sum"):
+        super().__init__()
+        self.loss, self.subsets, self.reduction = loss, subsets, reduction
+
+    def forward(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        (target,) = targets
+        sizes = range(1, len(outputs) + 1) if self.subsets == "all" else (1, len(outputs))
+        losses = torch.stack(
+            [self.loss(sum(subset), target) for size in sizes for subset in combinations(outputs, size)]
+        )
+        return losses.sum() if self.reduction == "sum" else losses.mean()

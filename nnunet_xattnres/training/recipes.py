@@ -1,0 +1,117 @@
+"""The paper's training recipes, as mix-ins for any trainer of this package.
+
+They take optimiser, schedule, loss and length from the paper (arXiv 2604.03297, Sec. 4.2, which follows EMCAD). The
+data pipeline stays nnU-Net's: resampling and normalisation (not ImageNet's), patch and batch size from the plans (not
+224 and 6, or 352 and 16), its augmentation instead of rotations and flips, 250 iterations an epoch whatever the size
+of the data set, mixed precision on CUDA, the norm of the gradient clipped at 12 before anything else, deep supervision
+of the planned networks, and the final weights instead of the best ones on the validation set.
+"""
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch.nn.functional as F
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from .losses import SquaredDiceLoss, WeightedBCEIoULoss
+
+
+class _AdamW:
+    """AdamW at a constant learning rate of 1e-4, weight decay 1e-4."""
+
+    # EMCAD adds the losses of its heads
+    subset_reduction = "sum"
+
+    def configure_optimizers(self):
+        self.initial_lr = self.weight_decay = 1e-4
+        optimizer = AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
+
+
+class PaperMulticlass(_AdamW):
+    """The recipe for Synapse: AdamW, 0.3 cross-entropy + 0.7 Dice over all classes, 300 epochs."""
+
+    recipe: ClassVar[str] = "paper, multi-class"
+    epochs = 300
+
+    @classmethod
+    def check_labels(cls, labels) -> None:
+        if labels.has_regions:
+            raise ValueError(
+                f"{cls.__name__}: the paper's multi-class recipe needs labels that exclude each other, but "
+                "dataset.json declares regions: train with the same trainer without _PaperMulticlass"
+            )
+
+    def output_loss(self) -> nn.Module:
+        return DC_and_CE_loss(
+            {"smooth": 1e-5, "ddp": self.is_ddp}, {}, weight_ce=0.3, weight_dice=0.7,
+            ignore_label=self.label_manager.ignore_label, dice_class=SquaredDiceLoss,
+        )  # fmt: skip
+
+
+class PaperBinary(_AdamW):
+    """The recipe for polyps and skin: AdamW, weighted BCE + IoU, multi-scale, gradients clipped to +-0.5, 200 epochs.
+
+    Every batch makes one step at each of the scales 0.75, 1 and 1.25, the sides rounded to whole multiples of the
+    planned network's total stride.
+    """
+
+    recipe: ClassVar[str] = "paper, binary"
+    epochs = 200
+    dims = (2,)
+    subsets = "single and sum"
+    scales: ClassVar[tuple[float, ...]] = (0.75, 1.0, 1.25)
+
+    @classmethod
+    def check_labels(cls, labels) -> None:
+        if labels.has_regions or len(labels.foreground_labels) != 1:
+            found = "regions" if labels.has_regions else f"{len(labels.foreground_labels)} foreground labels"
+            raise ValueError(
+                f"{cls.__name__}: the paper's binary recipe needs one foreground label, but dataset.json declares "
+                f"{found}: train with _PaperMulticlass instead of _PaperBinary, or with neither"
+            )
+
+    def output_loss(self) -> nn.Module:
+        return WeightedBCEIoULoss(self.label_manager.ignore_label)
+
+    def configure_optimizers(self):
+        optimizer, scheduler = super().configure_optimizers()
+        parameters = list(self.network.parameters())
+        # nnU-Net's training step calls no hook of ours between backward and step; by then gradients are unscaled
+        optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_value_(parameters, 0.5))
+        return optimizer, scheduler
+
+    def _do_i_compile(self) -> bool:
+        """Three patch sizes would have the network compiled anew, or for sizes it does not know."""
+        return False
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's step, once per scale."""
+        losses = [super(PaperBinary, self).train_step(self._scaled(batch, scale))["loss"] for scale in self.scales]
+        return {"loss": np.mean(losses)}
+
+    def _scaled(self, batch: dict, scale: float) -> dict:
+        data, target = batch["data"].to(self.device), batch["target"]
+        strides = [math.prod(axis) for axis in zip(*self.configuration_manager.pool_op_kernel_sizes, strict=True)]
+        sides = zip(data.shape[2:], strides, strict=True)
+        size = [max(1, round(scale * side / stride)) * stride for side, stride in sides]
+        if size == list(data.shape[2:]):
+            return batch
+        factors = [new / old for new, old in zip(size, data.shape[2:], strict=True)]
+
+        def nearest(labels: Tensor) -> Tensor:
+            new = [round(side * factor) for side, factor in zip(labels.shape[2:], factors, strict=True)]
+            return F.interpolate(labels.to(self.device, data.dtype), size=new, mode="nearest-exact").to(labels.dtype)
+
+        return {
+            "data": F.interpolate(data, size=size, mode="bilinear", align_corners=False),
+            "target": [nearest(t) for t in target] if isinstance(target, list) else nearest(target),
+        }
+
+
+RECIPES = {"PaperMulticlass": PaperMulticlass, "PaperBinary": PaperBinary}
+"""The recipes by their part of a trainer's name."""

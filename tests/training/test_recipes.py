@@ -1,0 +1,173 @@
+"""The paper's recipes inside nnU-Net's trainer: optimiser, schedule, loss, scales, clipping, and what they refuse."""
+
+import pytest
+import torch
+from monai.losses import DiceLoss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_xattnres.training.catalogue import catalogue
+from nnunet_xattnres.training.losses import SubsetsLoss, WeightedBCEIoULoss
+
+TRAINERS = catalogue()
+
+
+@pytest.fixture
+def make(prepared_plans, tmp_path, monkeypatch):
+    """A trainer by its name, initialised; `labels` are those of dataset.json."""
+    monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "random")
+    folder = tmp_path / "nnUNet_preprocessed" / prepared_plans["plans"]["dataset_name"] / "nnUNetPlans_2d"
+    folder.mkdir(parents=True)
+    (folder / "case.b2nd").touch()
+
+    def make(name, labels=None, configuration="2d", **dataset):
+        prepared_plans["dataset_json"].update(dataset, labels=labels or {"background": 0, "organ": 1})
+        trainer = TRAINERS[name](**prepared_plans, configuration=configuration, fold=0, device=torch.device("cpu"))
+        trainer.initialize()
+        return trainer
+
+    return make
+
+
+@pytest.mark.parametrize("recipe", ["PaperMulticlass", "PaperBinary"])
+def test_optimiser_and_constant_learning_rate(make, recipe):
+    trainer = make(f"nnUNetTrainerXAttnRes_{recipe}")
+    assert type(trainer.optimizer) is torch.optim.AdamW
+    (group,) = trainer.optimizer.param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in trainer.network.parameters()}
+    assert (group["lr"], group["weight_decay"], trainer.initial_lr, trainer.weight_decay) == (1e-4,) * 4
+    for epoch in (0, 1, trainer.num_epochs - 1):
+        trainer.lr_scheduler.step(epoch)
+        assert group["lr"] == 1e-4
+
+
+def test_without_a_recipe_everything_is_nnunets(make):
+    trainer = make("nnUNetTrainerXAttnRes")
+    assert type(trainer.optimizer) is torch.optim.SGD
+    outputs = [torch.randn(2, 2, 16, 16), torch.randn(2, 2, 8, 8)]
+    targets = [torch.randint(2, (2, 1, *o.shape[2:])).float() for o in outputs]
+    assert trainer.loss(outputs, targets) == nnUNetTrainer._build_loss(trainer)(outputs, targets)
+
+
+def multiclass_loss(x, y):
+    dice = DiceLoss(softmax=True, to_onehot_y=True, squared_pred=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
+    return 0.3 * torch.nn.functional.cross_entropy(x, y[:, 0].long()) + 0.7 * dice(x, y)
+
+
+LABELS = {"background": 0, "a": 1, "b": 2}
+
+
+def test_multiclass_loss(make):
+    loss = make("nnUNetTrainerPaperUNet_PaperMulticlass", LABELS).loss
+    x, y = torch.randn(2, 3, 16, 16), torch.randint(3, (2, 1, 16, 16))
+    torch.testing.assert_close(loss(x, y), multiclass_loss(x, y))
+
+
+def test_the_loss_keeps_nnunets_weights_of_the_scales(make):
+    trainer = make("nnUNetTrainerXAttnRes_PaperMulticlass", LABELS)
+    stock = nnUNetTrainer._build_loss(trainer)
+    assert isinstance(trainer.loss, DeepSupervisionWrapper)
+    assert list(trainer.loss.weight_factors) == list(stock.weight_factors)
+    x, y = torch.randn(2, 3, 16, 16), torch.randint(3, (2, 1, 16, 16))
+    torch.testing.assert_close(trainer.loss.loss(x, y), multiclass_loss(x, y))
+
+
+def test_an_ignored_label_does_not_count(make):
+    labels = {**LABELS, "ignore": 3}
+    loss = make("nnUNetTrainerPaperUNet_PaperMulticlass", labels).loss
+    x, y = torch.randn(2, 3, 16, 16), torch.randint(3, (2, 1, 16, 16))
+    y[..., 9:] = 3
+    torch.testing.assert_close(loss(x, y), multiclass_loss(x[..., :9], y[..., :9]))
+
+
+@pytest.mark.parametrize(
+    ("name", "subsets", "reduction"),
+    [("nnUNetTrainerEMCAD", "all", "mean"), ("nnUNetTrainerEMCAD_PaperMulticlass", "all", "sum"),
+     ("nnUNetTrainerEMCAD_PaperBinary", "single and sum", "sum")],
+)  # fmt: skip
+def test_heads_of_emcad(make, name, subsets, reduction):
+    loss = make(name).loss
+    assert isinstance(loss, SubsetsLoss)
+    assert (loss.subsets, loss.reduction) == (subsets, reduction)
+
+
+class Recorder:
+    """Stands for nnU-Net's training step: what it was given, and what it returns."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, trainer, batch):
+        self.batches.append(batch)
+        return {"loss": float(len(self.batches))}
+
+
+def test_every_batch_at_three_scales(make, monkeypatch):
+    record = Recorder()
+    monkeypatch.setattr(nnUNetTrainer, "train_step", lambda self, batch: record(self, batch))
+    trainer = make("nnUNetTrainerXAttnRes_PaperBinary")
+    labels = torch.zeros(2, 1, 32, 48, dtype=torch.int16)
+    labels[..., 24:] = 1
+    batch = {"data": torch.ones(2, 1, 32, 48), "target": [labels, labels[..., ::2, ::2]]}
+    assert trainer.train_step(batch)["loss"] == 2
+    # strides 1, 2 and 2: whole multiples of 4
+    assert [tuple(b["data"].shape[2:]) for b in record.batches] == [(24, 36), (32, 48), (40, 60)]
+    for scaled in record.batches:
+        size = scaled["data"].shape[2:]
+        assert [tuple(t.shape[2:]) for t in scaled["target"]] == [tuple(size), tuple(s // 2 for s in size)]
+        torch.testing.assert_close(scaled["data"], torch.ones_like(scaled["data"]))
+        for target in scaled["target"]:
+            assert target.dtype == torch.int16
+            half = target.shape[-1] // 2
+            assert not target[..., :half].any()
+            assert (target[..., half:] == 1).all()
+
+
+def test_gradients_are_clipped_value_by_value(make):
+    trainer = make("nnUNetTrainerPaperUNet_PaperBinary")
+    for n, parameter in enumerate(trainer.network.parameters()):
+        parameter.grad = torch.full_like(parameter, 0.1 if n else -7.0)
+    trainer.optimizer.step()
+    first, *rest = (p.grad for p in trainer.network.parameters())
+    assert (first == -0.5).all()
+    assert all((gradient == 0.1).all() for gradient in rest)
+
+
+def test_the_binary_loss_trains(make):
+    """On one batch it falls."""
+    torch.manual_seed(0)
+    trainer = make("nnUNetTrainerPaperUNetXAttnRes_PaperBinary")
+    assert isinstance(trainer.loss, WeightedBCEIoULoss)
+    labels = torch.zeros(2, 1, 32, 32, dtype=torch.int16)
+    labels[..., 10:25, 5:20] = 1
+    batch = {"data": labels + 0.3 * torch.randn(2, 1, 32, 32), "target": labels}
+    losses = [trainer.train_step(dict(batch))["loss"] for _ in range(8)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "dataset", "message"),
+    [
+        ("nnUNetTrainerXAttnRes_PaperBinary", LABELS, {},
+         "needs one foreground label, but dataset.json declares 2 foreground labels: train with _PaperMulticlass"),
+        ("nnUNetTrainerEMCAD_PaperBinary", {"background": 0, "whole": [1, 2], "core": 2},
+         {"regions_class_order": [1, 2]}, "needs one foreground label, but dataset.json declares regions"),
+        ("nnUNetTrainer_PaperMulticlass", {"background": 0, "whole": [1, 2], "core": 2},
+         {"regions_class_order": [1, 2]}, "needs labels that exclude each other, but dataset.json declares regions"),
+    ],
+)  # fmt: skip
+def test_labels_that_a_recipe_cannot_train(make, tmp_path, name, labels, dataset, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make(name, labels, **dataset)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(name)
+    assert not (tmp_path / "nnUNet_results").exists()
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerXAttnRes_PaperBinary", "nnUNetTrainerEMCAD", "nnUNetTrainerPaperUNet"])
+def test_three_dimensional_plans_for_a_trainer_in_two(make, tmp_path, name):
+    message = rf"{name} works in 2-D only, but this configuration plans 3-D patches \(16 x 16 x 16\): use .* 2d"
+    with pytest.raises(ValueError, match=message) as error:
+        make(name, configuration="3d_fullres")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "nnUNet_results").exists()
