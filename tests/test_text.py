@@ -9,3 +9,7 @@ def test_first_column_to_the_left_and_the_others_to_the_right():
 
 def test_a_short_row_ends_early():
     assert aligned([["x", "one", "two"], ["long", "1"]]) == "x     one  two\nlong    1"
+
+
+def test_several_columns_to_the_left():
+    assert aligned([["a", "bb", "c"], ["aaa", "b", "33"]], left=2) == "a    bb   c\naaa  b   33"

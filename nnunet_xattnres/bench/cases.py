@@ -1,15 +1,14 @@
 """What is measured: networks as nnU-Net plans them, with their patch and batch size."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from ..errors import UserError
 from ..networks.plans import xattnres_class_name
+from ..plans_file import configuration_of, read_plans
 
 _REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
@@ -112,26 +111,19 @@ def from_plans(path: Path, configuration: str, num_classes: int = 3) -> Case:
     Raises:
         UserError: if the file is no plans file, has no such configuration, or plans a network XAttnRes cannot replace.
     """
-    try:
-        plans = json.loads(path.read_text())
-        configurations = plans["configurations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path} cannot be read as an nnU-Net plans file ({error!r}): pass one like nnUNetPlans.json"
-        raise UserError(message) from None
-    if configuration not in configurations:
-        raise UserError(f"{path} has no configuration {configuration!r}, but {', '.join(configurations)}")
-    planned = PlansManager(plans).get_configuration(configuration)
+    plans = read_plans(path)
+    planned = configuration_of(plans, configuration, path)
     try:
         xattnres_class_name(planned.network_arch_class_name)
     except ValueError as error:
         raise UserError(str(error)) from None
     return Case(
-        name=f"{plans.get('dataset_name', path.stem)} {configuration}",
+        name=f"{plans.plans.get('dataset_name', path.stem)} {configuration}",
         network_class_name=planned.network_arch_class_name,
         arch_kwargs=planned.network_arch_init_kwargs,
         requires_import=tuple(planned.network_arch_init_kwargs_req_import),
         patch_size=tuple(planned.patch_size),
         batch_size=planned.batch_size,
-        input_channels=len(plans.get("foreground_intensity_properties_per_channel") or [0]),
+        input_channels=len(plans.plans.get("foreground_intensity_properties_per_channel") or [0]),
         num_classes=num_classes,
     )

@@ -4,13 +4,14 @@ import argparse
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import UserError
-from . import bench, demo, doctor, trainers
+from . import bench, demo, doctor, table, trainers
 
-_COMMANDS = {"trainers": trainers, "doctor": doctor, "demo": demo, "bench": bench}
+_COMMANDS = {"trainers": trainers, "table": table, "doctor": doctor, "demo": demo, "bench": bench}
 
 _EPILOG = """\
 train with nnU-Net's own command:
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     leave_orderly()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # timm's import sets them off
     try:
         return arguments.run(arguments)
     except UserError as error:

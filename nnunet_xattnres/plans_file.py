@@ -1,0 +1,34 @@
+"""nnU-Net's plans files, as a user names them on the command line."""
+
+import json
+from pathlib import Path
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from .errors import UserError
+
+
+def read_plans(path: Path) -> PlansManager:
+    """The plans in a file like nnUNetPlans.json.
+
+    Raises:
+        UserError: if it cannot be read as one.
+    """
+    try:
+        plans = json.loads(path.read_text())
+        plans["configurations"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{path} cannot be read as an nnU-Net plans file ({error!r}): pass one like nnUNetPlans.json"
+        raise UserError(message) from None
+    return PlansManager(plans)
+
+
+def configuration_of(plans: PlansManager, name: str, path: Path) -> ConfigurationManager:
+    """The configuration `name` of plans that were read from `path`.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if name not in plans.plans["configurations"]:
+        raise UserError(f"{path} has no configuration {name!r}, but {', '.join(plans.plans['configurations'])}")
+    return plans.get_configuration(name)
