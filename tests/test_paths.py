@@ -51,6 +51,11 @@ def test_wheel_holds_the_trainers(installed):
     assert not (installed / "trainers").exists()
 
 
+def test_wheel_holds_the_published_tables(installed):
+    tables = installed / "nnunet_xattnres" / "paper" / "tables"
+    assert {p.name for p in tables.iterdir()} == {f"table{n}.csv" for n in range(1, 6)}
+
+
 def test_nnunet_finds_the_trainers_of_the_installed_package(installed):
     program = """
 import os, sys
