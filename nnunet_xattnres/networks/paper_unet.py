@@ -19,8 +19,8 @@ class PaperUNet(nn.Module):
 
     Encoder (Eq. 10): e_i = conv(XAttnRes(H, maxpool(e_{i-1}))). Decoder (Eq. 11):
     d_j = conv(XAttnRes(H, [up(d_{j-1}); e_match])), where conv is twice a 3x3 convolution with batch normalisation and
-    ReLU, and up is bilinear by a factor of 2 (align_corners=True). In the second encoder stage the pool holds e_1 alone,
-    and pooled it is x itself, so the layer there changes nothing.
+    ReLU, and up is bilinear by a factor of 2 (align_corners=True). In the second encoder stage the pool holds e_1
+    alone, and pooled it is x itself, so the layer there changes nothing.
 
     Args:
         input_channels, num_classes: channels of the image and of the logits.
