@@ -150,3 +150,10 @@ def test_channel_attention_narrows_by_16():
 def test_wrong_input():
     with pytest.raises(ValueError, match=r"EMCAD: input must be 4-D \(B, C, H, W\), got shape \(1, 3, 8, 8, 8\)"):
         build(3, 1)(torch.zeros(1, 3, 8, 8, 8))
+
+
+def test_it_compiles_to_one_graph():
+    network, x = build(3, 2), torch.randn(1, 3, 64, 72)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), network(x))

@@ -112,3 +112,10 @@ def test_wrong_input_and_options():
         PaperUNet(3, 1, True)
     with pytest.raises(ValueError, match="unknown network option skips: expected skip, encoder"):
         PaperUNet(3, 1, skips=False)
+
+
+def test_it_compiles_to_one_graph():
+    network, x = PaperUNet(3, 2).eval(), torch.randn(1, 3, 32, 40)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), network(x))

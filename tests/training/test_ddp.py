@@ -8,7 +8,9 @@ import torch.multiprocessing as mp
 from support import plans
 from torch.nn.parallel import DistributedDataParallel
 
-RUNS = [("plain 2d", False), ("resenc 3d", False), ("plain 2d", True)]
+from nnunet_xattnres import EMCAD
+
+RUNS = [("plain 2d", False), ("resenc 3d", False), ("plain 2d", True), ("EMCAD", False)]
 
 
 def work(rank, port, folder):
@@ -16,14 +18,15 @@ def work(rank, port, folder):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for kind, compiled in RUNS:
-        network = plans.build(kind)
+        network = EMCAD(2, 2) if kind == "EMCAD" else plans.build(kind)
         # nnU-Net compiles first and wraps then
         network = DistributedDataParallel(torch.compile(network, backend="aot_eager") if compiled else network)
         generator = torch.Generator().manual_seed(rank)
         # an unused parameter is reported by the step after it
         for _ in range(2):
             network.zero_grad(set_to_none=True)
-            x = torch.randn(1, 2, *(16,) * plans.PLANS[kind][1], generator=generator)
+            size = (64, 64) if kind == "EMCAD" else (16,) * plans.PLANS[kind][1]
+            x = torch.randn(1, 2, *size, generator=generator)
             sum(o.square().mean() for o in network(x)).backward()
         torch.save({n: p.grad for n, p in network.module.named_parameters()}, f"{folder}/{kind}_{compiled}_{rank}.pt")
     dist.destroy_process_group()

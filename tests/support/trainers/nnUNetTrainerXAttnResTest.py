@@ -5,6 +5,7 @@ import signal
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_xattnres.training.emcad import nnUNetTrainerEMCADXAttnRes_PaperBinary
 from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 
 
@@ -14,6 +15,14 @@ class nnUNetTrainerXAttnResTest(nnUNetTrainerXAttnRes):
     def initialize(self):
         super().initialize()
         self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 3, 1
+
+
+class nnUNetTrainerEMCADXAttnResTest(nnUNetTrainerEMCADXAttnRes_PaperBinary):
+    epochs = 1
+
+    def initialize(self):
+        super().initialize()
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 1
 
 
 class nnUNetTrainerXAttnResTestResume(nnUNetTrainerXAttnRes):
