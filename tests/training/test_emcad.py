@@ -17,11 +17,8 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def make(prepared_plans, tmp_path, monkeypatch):
+def make(prepared_plans, monkeypatch):
     monkeypatch.delenv("XATTNRES_ENCODER_WEIGHTS", raising=False)
-    folder = tmp_path / "nnUNet_preprocessed" / prepared_plans["plans"]["dataset_name"] / "nnUNetPlans_2d"
-    folder.mkdir(parents=True)
-    (folder / "case.b2nd").touch()
 
     def make(cls=nnUNetTrainerEMCAD):
         prepared_plans["plans"]["continue_training"] = False

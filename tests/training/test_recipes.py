@@ -13,12 +13,9 @@ TRAINERS = catalogue()
 
 
 @pytest.fixture
-def make(prepared_plans, tmp_path, monkeypatch):
+def make(prepared_plans, monkeypatch):
     """A trainer by its name, initialised; `labels` are those of dataset.json."""
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "random")
-    folder = tmp_path / "nnUNet_preprocessed" / prepared_plans["plans"]["dataset_name"] / "nnUNetPlans_2d"
-    folder.mkdir(parents=True)
-    (folder / "case.b2nd").touch()
 
     def make(name, labels=None, configuration="2d", **dataset):
         prepared_plans["dataset_json"].update(dataset, labels=labels or {"background": 0, "organ": 1})

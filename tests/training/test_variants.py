@@ -22,13 +22,10 @@ RUNS = [(name, f"{d}d") for name, cls in CATALOGUE.items() for d in cls.dims]
 
 
 @pytest.fixture
-def prepared(prepared_plans, tmp_path, monkeypatch):
-    """Plans of a data set that nnU-Net takes for preprocessed, and our trainers in its look-up."""
+def prepared(prepared_plans, monkeypatch):
+    """Plans, our trainers in nnU-Net's look-up, and no ImageNet weights."""
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "random")
-    folder = tmp_path / "nnUNet_preprocessed" / prepared_plans["plans"]["dataset_name"] / "nnUNetPlans_2d"
-    folder.mkdir(parents=True)
-    (folder / "case.b2nd").touch()
     return prepared_plans
 
 
