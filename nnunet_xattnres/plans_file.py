@@ -32,3 +32,22 @@ def configuration_of(plans: PlansManager, name: str, path: Path) -> Configuratio
     if name not in plans.plans["configurations"]:
         raise UserError(f"{path} has no configuration {name!r}, but {', '.join(plans.plans['configurations'])}")
     return plans.get_configuration(name)
+
+
+def read_dataset(plans: Path) -> dict | None:
+    """The dataset.json that nnU-Net keeps beside a plans file, None if there is none.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    path = plans.parent / "dataset.json"
+    if not path.exists():
+        return None
+    try:
+        dataset = json.loads(path.read_text())
+        dataset["labels"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read as nnU-Net's dataset.json ({error!r}): mend it or move it away"
+        ) from None
+    return dataset

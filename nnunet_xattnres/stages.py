@@ -31,7 +31,8 @@ class XAttnResStages(nn.ModuleDict):
         tensors to be concatenated along the channels; output: (B, C, *S).
 
     Raises:
-        ValueError: for a stage that has nothing to read or does not exist, and as `XAttnRes` does.
+        ValueError: for a stage that has nothing to read or does not exist, for a history of all stages or more, and as
+            `XAttnRes` does.
 
     Source: arXiv 2604.03297, Eqs. 3, 10 and 11.
     """
@@ -46,6 +47,7 @@ class XAttnResStages(nn.ModuleDict):
         backend: str | None = None,
     ):
         super().__init__()
+        self.outputs = tuple(outputs)
         for n, channels in sorted(inputs.items()):
             if not 0 < n < len(outputs):
                 raise ValueError(
@@ -56,6 +58,11 @@ class XAttnResStages(nn.ModuleDict):
 
     def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
         """What the next stage computes on: Eq. 8 where it reads, x itself where it does not."""
+        if len(history) >= len(self.outputs):
+            raise ValueError(
+                f"XAttnResStages: there are {len(self.outputs)} stages, but the history already holds "
+                f"{len(history)} outputs: append one after every stage, to a new history in every forward pass"
+            )
         n = str(len(history))
         if n in self:
             return self[n](history, x)

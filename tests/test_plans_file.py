@@ -4,7 +4,7 @@ import pytest
 from support.plans_file import write_plans
 
 from nnunet_xattnres.errors import UserError
-from nnunet_xattnres.plans_file import configuration_of, read_plans
+from nnunet_xattnres.plans_file import configuration_of, read_dataset, read_plans
 
 
 def test_a_configuration(tmp_path):
@@ -27,4 +27,19 @@ def test_no_plans_file(tmp_path, content):
         UserError, match=r"plans.json cannot be read as an nnU-Net plans file \(.*\): pass one"
     ) as error:
         read_plans(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_data_set_beside_it(tmp_path):
+    plans = write_plans(tmp_path)
+    assert read_dataset(plans) is None
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0}}')
+    assert read_dataset(plans) == {"labels": {"background": 0}}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"labels": 3}'])
+def test_no_data_set(tmp_path, content):
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(UserError, match=r"dataset.json cannot be read as nnU-Net's dataset.json \(.*\)") as error:
+        read_dataset(tmp_path / "plans.json")
     assert "\n" not in str(error.value)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nnunet_xattnres.paper.sizes import sizes
+from nnunet_xattnres.training.catalogue import catalogue
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -67,3 +68,7 @@ def test_the_two_commands_are_targets_of_the_makefile():
     makefile = (REPOSITORY / "Makefile").read_text()
     for target in re.findall(r"^make (\w+) ", README, re.MULTILINE):
         assert f"\n{target}: " in makefile
+
+
+def test_the_number_of_trainers():
+    assert f"[{len(catalogue()) - 1} more](#trainers)" in README

@@ -24,7 +24,7 @@ def test_the_length_of_the_history_chooses_the_layer():
 
 
 def test_a_stage_that_does_not_read_takes_x_as_it_is():
-    stages = XAttnResStages([3, 4], {})
+    stages = XAttnResStages([3, 4, 5], {})
     a, b = features(2, 3)
     assert stages([], a) is a
     assert torch.equal(stages(features(3), (a, b)), torch.cat([a, b], 1))
@@ -47,3 +47,10 @@ def test_what_training_keeps():
     stages = XAttnResStages([3, 4, 3], {1: 4, 2: 7})
     # outputs 4 x 4² and 7 x 8²; h_0 is pooled to 4² for stage 1, stage 2 reads it as it is
     assert stages.count_kept_elements([(8, 8), (4, 4), (8, 8)]) == 4 * 16 + 7 * 64 + 3 * 16
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_a_history_of_more_stages_than_there_are(length):
+    stages = XAttnResStages([3, 4], {1: 4})
+    with pytest.raises(ValueError, match=f"there are 2 stages, but the history already holds {length} outputs: append"):
+        stages(features(3, 4, 4)[:length], features(4)[0])

@@ -105,12 +105,15 @@ def versions() -> Iterator[Finding]:
 def environment_variables() -> Iterator[Finding]:
     """nnU-Net's four environment variables, and ours."""
     from ..ops.backends import BACKENDS, VARIABLE
+    from ..training.emcad import VARIABLE as WEIGHTS
 
     if (asked_for := os.environ.get(VARIABLE)) and asked_for not in BACKENDS:
         yield Finding(
             "broken", f"{VARIABLE}={asked_for} names no backend",
             f"export {VARIABLE}=auto (or {', '.join(BACKENDS[1:])})",
         )  # fmt: skip
+    if (weights := os.environ.get(WEIGHTS)) and weights != "random" and not Path(weights).is_file():
+        yield Finding("broken", f"{WEIGHTS}={weights} is no file", f"export {WEIGHTS}=/a/file, or unset {WEIGHTS}")
     for variable in PATH_VARIABLES:
         value = os.environ.get(variable)
         if value is None:

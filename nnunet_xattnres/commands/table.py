@@ -32,13 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
 
         records = [asdict(figure) for figure in published()]
     else:
-        from ..paper.sizes import sizes
+        from ..paper.sizes import REMARKS, sizes
 
         counted = sizes()
         differences = ("parameters_difference_m", "gmacs_difference")
         records = [asdict(size) | {name: getattr(size, name) for name in differences} for size in counted]
     if arguments.json:
-        print(json.dumps(records, indent=1))
+        print(json.dumps(records if arguments.published else {"networks": records, "remarks": REMARKS}, indent=1))
     elif arguments.csv:
         writer = csv.DictWriter(sys.stdout, list(records[0]), lineterminator="\n")
         writer.writeheader()

@@ -5,7 +5,8 @@ The path stands alone on standard output:
 Several folders may be joined by a colon, as in PATH.
 
 With --list: every trainer's name, network, routing, recipe, 2d or 3d, and, for the plans of a data set, the
-parameters of its network. Each also comes in nnU-Net's lengths: append _1epoch, _5epochs, ... to the name.
+parameters of its network, where it can train that data set. Each also comes in nnU-Net's lengths: append _1epoch,
+_5epochs, ... to the name. Channels and labels are those of the dataset.json that nnU-Net keeps beside the plans.
 
 examples:
   xattnres trainers --list
@@ -34,13 +35,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.classes is not None and arguments.classes < 1:
+        raise UserError(f"--classes must be at least 1, got {arguments.classes}")
+    given = [option for option in ("plans", "configuration", "classes", "json") if getattr(arguments, option)]
     if not arguments.list:
-        for option in ("plans", "configuration", "classes", "json"):
-            if getattr(arguments, option):
-                raise UserError(f"--{option} belongs to the list: add --list")
+        if given:
+            raise UserError(f"--{given[0]} belongs to the list: add --list")
         print(trainers_path())
         return 0
-    if arguments.plans is None and (arguments.configuration or arguments.classes):
+    if arguments.plans is None and {"configuration", "classes"} & set(given):
         raise UserError("--configuration and --classes are of a plans file: add --plans FILE")
     rows = _rows(arguments)
     if arguments.json:
@@ -78,21 +81,26 @@ def _counters(arguments: argparse.Namespace) -> dict:
     import torch
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-    from ..plans_file import configuration_of, read_plans
+    from ..plans_file import configuration_of, read_dataset, read_plans
 
     plans = read_plans(arguments.plans)
-    beside = arguments.plans.parent / "dataset.json"  # where nnU-Net keeps it
-    dataset = json.loads(beside.read_text()) if beside.is_file() else None
-    classes = arguments.classes or (plans.get_label_manager(dataset).num_segmentation_heads if dataset else 2)
+    dataset = read_dataset(arguments.plans)
+    labels = plans.get_label_manager(dataset) if dataset else None
+    classes = arguments.classes or (labels.num_segmentation_heads if labels else 2)
 
     def counter(name: str):
         configuration = configuration_of(plans, name, arguments.plans)
-        channels = len(plans.plans.get("foreground_intensity_properties_per_channel") or [0])
         if dataset:
             channels = determine_num_input_channels(plans, configuration, dataset)
+        else:
+            channels = len(plans.plans.get("foreground_intensity_properties_per_channel") or [0])
 
         def count(cls) -> int | None:
-            if len(configuration.patch_size) not in cls.dims:
+            try:
+                cls.check_configuration(configuration)
+                if labels and not arguments.classes:
+                    cls.check_labels(labels)
+            except ValueError:
                 return None
             try:
                 with torch.device("meta"):  # shapes alone

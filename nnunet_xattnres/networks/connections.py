@@ -1,6 +1,6 @@
 """How the stages of a U-Net are connected: skip connections, XAttnRes, or both (Tables 3 to 5 of the paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -37,6 +37,14 @@ class Connections:
     decoder_input: str = "concat"
     init: str = "zero"
     backend: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping, allowed: Sequence[str] | None = None) -> "Connections":
+        """Connections of keyword options; those that are not `allowed` (default: all there are) are a ValueError."""
+        allowed = OPTIONS if allowed is None else allowed
+        if unknown := set(options) - set(allowed):
+            raise ValueError(f"unknown network option {', '.join(sorted(unknown))}: expected {', '.join(allowed)}")
+        return cls(**options)
 
     def __post_init__(self):
         for option, value, allowed in (

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..ops import History
 from ..stages import XAttnResStages
+from .connections import Connections
 from .emcad_blocks import AttentionGate, ChannelAttention, MultiScaleConv, SpatialAttention, UpConv
 from .padding import crop, pad_to_multiple
 
@@ -27,9 +28,9 @@ class EMCAD(nn.Module):
         input_channels: channels of the image; other than 3 are mapped to 3 by a 1x1 convolution.
         num_classes: channels of the logits.
         deep_supervision: return the logits of all four heads.
-        skip: keep the skip connections, LGAG and the addition; without them d_i = MSCAM(y).
-        decoder: apply XAttnRes; without it y = x_i.
-        init, backend: of the layers, see `XAttnRes`.
+        skip (option): keep the skip connections, LGAG and the addition; without them d_i = MSCAM(y).
+        decoder (option): apply XAttnRes; without it y = x_i.
+        init, backend (options): of the layers, see `XAttnRes`.
 
     Shapes:
         input (B, input_channels, H, W) of any size -> (B, num_classes, H, W), or with deep supervision four such
@@ -44,20 +45,17 @@ class EMCAD(nn.Module):
         input_channels: int,
         num_classes: int,
         deep_supervision: bool = True,
-        *,
-        skip: bool = True,
-        decoder: bool = True,
-        init: str = "zero",
-        backend: str | None = None,
+        **options,
     ):
         super().__init__()
+        self.connections = c = Connections.of(options, ("skip", "decoder", "init", "backend"))
         self.stem = nn.Identity()
         if input_channels != 3:
             self.stem = nn.Sequential(nn.Conv2d(input_channels, 3, 1), nn.BatchNorm2d(3), nn.ReLU(inplace=True))
         self.encoder = timm.create_model("pvt_v2_b2", num_classes=0, drop_path_rate=0.1)
-        reads = {len(WIDTHS) + s: width for s, width in enumerate(WIDTHS[::-1])} if decoder else {}
-        xattnres = XAttnResStages([*WIDTHS, *WIDTHS[::-1]], reads, init=init, backend=backend)
-        self.decoder = EMCADDecoder(num_classes, deep_supervision, skip, xattnres)
+        reads = {len(WIDTHS) + s: width for s, width in enumerate(WIDTHS[::-1])} if c.decoder else {}
+        xattnres = XAttnResStages([*WIDTHS, *WIDTHS[::-1]], reads, init=c.init, backend=c.backend)
+        self.decoder = EMCADDecoder(num_classes, deep_supervision, c.skip, xattnres)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         if x.ndim != 4:

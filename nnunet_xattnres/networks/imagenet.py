@@ -32,7 +32,7 @@ def load_imagenet(encoder: nn.Module, file: str | Path | None = None) -> str:
     try:
         source = timm.create_model(NAME, pretrained=True, num_classes=0)
     except Exception as error:  # whatever the hub's client raises
-        raise NotAvailableError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+        raise NotAvailableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     encoder.load_state_dict(source.state_dict())
     return f"timm's {NAME}"
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import History
-from .connections import OPTIONS, Connections
+from .connections import Connections
 from .padding import crop, pad_to_multiple
 
 WIDTHS = (18, 36, 72, 144, 144)
@@ -41,9 +41,7 @@ class PaperUNet(nn.Module):
         super().__init__()
         if deep_supervision:
             raise ValueError("PaperUNet has one segmentation head: build it with deep_supervision=False")
-        if unknown := set(options) - set(OPTIONS):
-            raise ValueError(f"unknown network option {', '.join(sorted(unknown))}: expected {', '.join(OPTIONS)}")
-        self.connections = Connections(**options)
+        self.connections = Connections.of(options)
         self.encoder = nn.ModuleList(
             _double_conv(i, o) for i, o in zip((input_channels, *WIDTHS[:-1]), WIDTHS, strict=True)
         )

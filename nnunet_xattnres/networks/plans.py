@@ -5,7 +5,7 @@ import pydoc
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from .connections import OPTIONS
+from .connections import Connections
 from .routing import XAttnResRouting
 from .unet import XAttnResResidualEncoderUNet, XAttnResUNet
 
@@ -47,8 +47,7 @@ def build_from_plans(
     Raises:
         ValueError: if the plans name a network without an XAttnRes counterpart, or an option does not exist.
     """
-    if unknown := set(options) - set(OPTIONS):
-        raise ValueError(f"unknown network option {', '.join(sorted(unknown))}: expected {', '.join(OPTIONS)}")
+    Connections.of(options)
     return get_network_from_plans(
         xattnres_class_name(configuration.network_arch_class_name),
         {**configuration.network_arch_init_kwargs, **options},

@@ -39,8 +39,8 @@ _PRINTED_AS = {
 REMARKS = (
     "GMACs: 1e9 multiply-adds of convolutions and linear layers, the projections of XAttnRes among them "
     "(torch.utils.flop_counter, halved). The products inside PVTv2's attention are counted apart.",
-    "The paper prints what thop counts, as FLOPs: multiply-adds of those layers and, beside them, operations of "
-    "normalisation, pooling and interpolation, but not the products inside attention.",
+    "The paper prints FLOPs and names no counter. thop, which adds normalisation, pooling and interpolation and leaves "
+    "the products inside attention out, gives 2.50 for the U-Net, as printed, and 5.58 for EMCAD.",
     "EMCAD + XAttnRes is printed as EMCAD + 1.33 M. No reading of the paper's text gives that: one 1x1 projection for "
     "every history entry of another width, in the four decoder stages, is what stands here.",
     "One class; U-Net with 3 input channels, EMCAD with 1, as its paper counts it. XAttnRes's projections have biases.",

@@ -33,6 +33,7 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
     network_name = "EMCAD"
     routing = ROUTINGS["XAttnRes"].text
     dims = (2,)
+    any_size = True
     encoder_weights: ClassVar[str | None] = None
     subsets: ClassVar[str] = "all"
     # of 15 losses, as SGD's step grows with their sum
@@ -44,16 +45,13 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
 
         return EMCAD(num_input_channels, num_output_channels, deep_supervision, **cls.network_options)
 
-    def initialize(self) -> None:
-        """nnU-Net's, then the encoder's ImageNet weights: for a new training only."""
-        super().initialize()
-        if not getattr(self, "_continues", False):
+    def on_train_start(self) -> None:
+        """nnU-Net's; a new training first takes the encoder's ImageNet weights."""
+        # initialised already: a checkpoint, or the file of -pretrained_weights, is in the network
+        if not self.was_initialized:
+            self.initialize()
             self._load_encoder_weights()
-
-    def load_checkpoint(self, filename_or_checkpoint) -> None:
-        """nnU-Net's; what it restores needs no ImageNet weights."""
-        self._continues = True
-        super().load_checkpoint(filename_or_checkpoint)
+        super().on_train_start()
 
     def _load_encoder_weights(self) -> None:
         from ..networks.imagenet import NotAvailableError, load_imagenet
@@ -64,6 +62,11 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
         if source == "random":
             self.print_to_log_file("EMCAD's encoder starts from random weights, as asked for")
         elif self.local_rank == 0:
+            if source is None:
+                self.print_to_log_file(
+                    f"EMCAD's encoder: fetching ImageNet weights; without a network this takes a minute, export "
+                    f"{VARIABLE}=/a/file spares it"
+                )
             try:
                 origin = load_imagenet(encoder, source)
                 self.print_to_log_file(f"EMCAD's encoder starts from ImageNet weights: {origin}")
@@ -78,10 +81,14 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
 
     def _get_deep_supervision_scales(self):
         """One target, at full resolution, for all heads."""
-        return [[1.0, 1.0]]
+        return [[1.0, 1.0]] if self.enable_deep_supervision else None
 
     def _build_loss(self) -> nn.Module:
-        return SubsetsLoss(self.output_loss(), self.subsets, self.subset_reduction)
+        """The loss of one output, for subsets of the heads."""
+        deep_supervision, self.enable_deep_supervision = self.enable_deep_supervision, False
+        loss = super()._build_loss()
+        self.enable_deep_supervision = deep_supervision
+        return SubsetsLoss(loss, self.subsets, self.subset_reduction) if deep_supervision else loss
 
 
 # the gates and the additions are the skips, and the encoder is pretrained: nothing else of ROUTINGS applies

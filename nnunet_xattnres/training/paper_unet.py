@@ -16,6 +16,7 @@ class nnUNetTrainerPaperUNetXAttnRes(XAttnResTrainer):
     routing = ROUTINGS["XAttnRes"].text
     dims = (2,)
     deep_supervision = False
+    any_size = True
 
     @classmethod
     def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):

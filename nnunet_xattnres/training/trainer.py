@@ -23,7 +23,8 @@ class XAttnResTrainer(nnUNetTrainer):
         network_name, routing, recipe: what the catalogue says of the class.
         network_options: keywords of the network.
         dims: numbers of spatial axes it can train.
-        deep_supervision: whether nnU-Net asks the network for outputs at several scales.
+        deep_supervision: whether the network has outputs at several scales.
+        any_size: whether the network takes patches of any size; a planned one takes multiples of its strides.
         epochs: number of epochs, None for nnU-Net's 1000.
 
     Raises:
@@ -37,6 +38,7 @@ class XAttnResTrainer(nnUNetTrainer):
     network_options: ClassVar[dict] = {}
     dims: ClassVar[tuple[int, ...]] = (2, 3)
     deep_supervision: ClassVar[bool] = True
+    any_size: ClassVar[bool] = False
     epochs: ClassVar[int | None] = None
 
     # nnU-Net reads the names of these arguments: they are its own
@@ -56,7 +58,8 @@ class XAttnResTrainer(nnUNetTrainer):
         self.check_configuration(planned.get_configuration(configuration))
         self.check_labels(planned.get_label_manager(dataset_json))
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = self.deep_supervision
+        if not self.deep_supervision:
+            self.enable_deep_supervision = False
         if self.epochs is not None:
             self.num_epochs = self.epochs
 
@@ -106,18 +109,16 @@ class XAttnResTrainer(nnUNetTrainer):
             backend = choose(layers[0].backend, self.device.type)
             self.print_to_log_file(f"XAttnRes is computed by backend '{backend}' on {self.device.type}")
 
-    def output_loss(self) -> nn.Module:
-        """The loss of one output: nnU-Net's, unless a recipe has its own."""
-        deep_supervision, self.enable_deep_supervision = self.enable_deep_supervision, False
-        try:
-            return nnUNetTrainer._build_loss(self)
-        finally:
-            self.enable_deep_supervision = deep_supervision
+    def output_loss(self) -> nn.Module | None:
+        """The recipe's loss of one output; None for nnU-Net's."""
+        return None
 
     def _build_loss(self) -> nn.Module:
-        """`output_loss`, at all scales with nnU-Net's weights where deep supervision is on."""
-        loss = super()._build_loss()
+        """nnU-Net's, or the recipe's with nnU-Net's weights of the scales."""
+        loss, own = super()._build_loss(), self.output_loss()
+        if own is None:
+            return loss
         if not isinstance(loss, DeepSupervisionWrapper):
-            return self.output_loss()
-        loss.loss = self.output_loss()
+            return own
+        loss.loss = own
         return loss

@@ -158,3 +158,13 @@ def test_a_backend_that_does_not_exist(healthy, monkeypatch):
     (finding,) = broken(doctor.environment_variables())
     assert finding.text == "XATTNRES_BACKEND=cudnn names no backend"
     assert finding.cure == "export XATTNRES_BACKEND=auto (or reference, torch, triton)"
+
+
+def test_encoder_weights_that_are_no_file(healthy, monkeypatch, tmp_path):
+    monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "/no/such/file")
+    (finding,) = broken(doctor.environment_variables())
+    assert finding.text == "XATTNRES_ENCODER_WEIGHTS=/no/such/file is no file"
+    (tmp_path / "weights.pth").touch()
+    for fine in ("random", str(tmp_path / "weights.pth")):
+        monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", fine)
+        assert broken(doctor.environment_variables()) == []

@@ -27,7 +27,11 @@ def test_sizes(capsys):
     assert text[1].split() == ["U-Net", "1.0624", "M", "1.06", "M", "+0.0024", "M", "2.470", "2.50", "-0.030", "0.000"]
     assert text[2].split() == ["U-Net", "(no", "skip)", "0.9370", "M", "1.992", "0.000"]
     assert "thop" in " ".join(text)
-    records = json.loads(printed(capsys, "--json"))
+    document = json.loads(printed(capsys, "--json"))
+    records = document["networks"]
+    for told in (" ".join(text), " ".join(document["remarks"])):
+        assert "flop_counter" in told
+        assert "EMCAD + XAttnRes is printed as EMCAD + 1.33 M. No reading of the paper's text gives that" in told
     assert records[0]["parameters"] == 1_062_361
     assert records[0]["parameters_difference_m"] == pytest.approx(0.002361)
     assert records[1]["paper_gmacs"] is None

@@ -55,11 +55,13 @@ def test_parameters_of_plans(capsys, tmp_path):
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(str(plans))
-    for name in ("nnUNetTrainerXAttnRes", "nnUNetTrainerPaperUNetNoSkip", "nnUNetTrainerEMCAD_PaperBinary"):
+    names = "nnUNetTrainerXAttnRes", "nnUNetTrainerPaperUNetNoSkip", "nnUNetTrainerEMCAD", "nnUNetTrainer_PaperBinary"
+    for name in names:
         cls = catalogue()[name]
         for configuration in ("2d", "3d_fullres"):
             planned = manager.get_configuration(configuration)
-            if len(planned.patch_size) in cls.dims:
+            # three labels: not for the binary recipe
+            if len(planned.patch_size) in cls.dims and "Binary" not in name:
                 network = cls.build_network_architecture(manager, planned, 2, 3)
                 assert rows[name][configuration] == sum(p.numel() for p in network.parameters())
             else:
@@ -70,7 +72,9 @@ def test_parameters_of_plans(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["--json"], "--json belongs to the list: add --list"),
+        (["--classes", "3"], "--classes belongs to the list: add --list"),
         (["--list", "-c", "2d"], "add --plans FILE"),
+        (["--list", "--plans", "{plans}", "--classes", "0"], "--classes must be at least 1, got 0"),
         (["--list", "--plans", "nowhere.json"], "nowhere.json cannot be read as an nnU-Net plans file"),
         (["--list", "--plans", "{plans}", "-c", "4d"], "has no configuration '4d', but 2d, 3d_fullres"),
     ],
@@ -88,3 +92,15 @@ def test_plans_of_another_network(capsys, tmp_path):
     plans.write_text(plans.read_text().replace("unet.PlainConvUNet", "primus.Primus"))
     assert main(["trainers", "--list", "--plans", str(plans), "-c", "2d"]) == 2
     assert "XAttnRes can replace PlainConvUNet and ResidualEncoderUNet" in capsys.readouterr().err
+
+
+def test_a_number_of_classes_instead_of_the_labels(capsys, tmp_path):
+    plans = write_plans(tmp_path)
+    dataset = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "CT"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(dataset))
+    two, five = (
+        listed(capsys, "--plans", plans, "-c", "2d", *classes)["nnUNetTrainerEMCAD"]["2d"]
+        for classes in ([], ["--classes", 5])
+    )
+    # four heads of a convolution with bias
+    assert five - two == 3 * (512 + 320 + 128 + 64 + 4)

@@ -157,3 +157,13 @@ def test_it_compiles_to_one_graph():
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"encoder": True}, "unknown network option encoder: expected skip, decoder, init, backend"),
+     ({"decoder": False, "init": "ones"}, "init must be one of zero, normal")],
+)  # fmt: skip
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        EMCAD(3, 1, **options)

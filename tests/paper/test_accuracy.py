@@ -54,6 +54,9 @@ def test_averages():
     for method in {p.method for p in published(1)}:
         mean = sum(value(1, method, f"Synapse DSC {organ}") for organ in organs) / 8
         assert value(1, method, "Synapse DSC") == pytest.approx(mean, abs=0.011), method
+    for method in {p.method for p in published(2)}:
+        mean = sum(value(2, method, f"{name} DSC") for name in ("ColonDB", "ClinicDB", "ISIC2017")) / 3
+        assert value(2, method, "average DSC") == pytest.approx(mean, abs=0.011), method
 
 
 def test_the_tables_agree_where_they_overlap():

@@ -1,7 +1,9 @@
 """Two processes under DistributedDataParallel, as nnU-Net uses it: no parameter may go unused."""
 
 import socket
+from types import SimpleNamespace
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -9,6 +11,8 @@ from support import plans
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_xattnres import EMCAD
+from nnunet_xattnres.training.emcad import nnUNetTrainerEMCAD
+from nnunet_xattnres.training.losses import SquaredDiceLoss
 
 RUNS = [("plain 2d", False), ("resenc 3d", False), ("plain 2d", True), ("EMCAD", False)]
 
@@ -29,16 +33,70 @@ def work(rank, port, folder):
             x = torch.randn(1, 2, *size, generator=generator)
             sum(o.square().mean() for o in network(x)).backward()
         torch.save({n: p.grad for n, p in network.module.named_parameters()}, f"{folder}/{kind}_{compiled}_{rank}.pt")
+    torch.save(pooled_dice(rank), f"{folder}/dice_{rank}.pt")
+    torch.save(encoder_after_start(rank), f"{folder}/encoder_{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_every_parameter_receives_the_same_gradient_on_both_ranks(tmp_path):
+def batch():
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(4, 3, 6, 5, generator=generator), torch.randint(3, (4, 1, 6, 5), generator=generator)
+
+
+def pooled_dice(rank):
+    """The loss of all processes, from two samples in each, and the gradient of these two."""
+    x, y = (t[2 * rank : 2 * rank + 2] for t in batch())
+    x.requires_grad_()
+    loss = SquaredDiceLoss(torch.sigmoid, ddp=True)(x, y)
+    loss.backward()
+    return loss.detach(), x.grad
+
+
+def encoder_after_start(rank):
+    """Weights of an encoder that started at random, differently in each process."""
+    torch.manual_seed(rank)
+    encoder = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
+    trainer = SimpleNamespace(
+        is_ddp=True, local_rank=rank, encoder_weights="random", print_to_log_file=lambda *_: None,
+        network=SimpleNamespace(module=SimpleNamespace(encoder=encoder)),
+    )  # fmt: skip
+    nnUNetTrainerEMCAD._load_encoder_weights(trainer)
+    return encoder.state_dict()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The folder in which both processes leave what they found."""
+    folder = tmp_path_factory.mktemp("ddp")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(work, args=(port, tmp_path), nprocs=2)
+    mp.spawn(work, args=(port, folder), nprocs=2)
+    return folder
+
+
+def test_every_parameter_receives_the_same_gradient_on_both_ranks(results):
     for kind, compiled in RUNS:
-        first, second = (torch.load(tmp_path / f"{kind}_{compiled}_{rank}.pt") for rank in (0, 1))
+        first, second = (torch.load(results / f"{kind}_{compiled}_{rank}.pt") for rank in (0, 1))
         assert [n for n, g in first.items() if g is None] == []
         for name, gradient in first.items():
             assert torch.equal(gradient, second[name]), name
+
+
+def test_dice_is_pooled_over_the_processes(results):
+    x, y = batch()
+    x.requires_grad_()
+    expected = SquaredDiceLoss(torch.sigmoid)(x, y)
+    expected.backward()
+    for rank in (0, 1):
+        loss, gradient = torch.load(results / f"dice_{rank}.pt")
+        torch.testing.assert_close(loss, expected.detach())
+        # DistributedDataParallel averages over the two processes, where the pooled loss would add
+        torch.testing.assert_close(gradient / 2, x.grad[2 * rank : 2 * rank + 2])
+
+
+def test_both_encoders_start_from_the_first_ones_weights(results):
+    first, second = (torch.load(results / f"encoder_{rank}.pt") for rank in (0, 1))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name])

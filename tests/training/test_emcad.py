@@ -1,8 +1,14 @@
-"""Where EMCAD's encoder starts from: a file, timm, or random weights with a loud line; never on --c or at inference."""
+"""Where EMCAD's encoder starts from: a file, timm, or random weights with a loud line; nothing where it continues."""
 
 import pytest
 import timm
 import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (
+    nnUNetTrainerNoDeepSupervision,
+)
 
 from nnunet_xattnres.networks import imagenet
 from nnunet_xattnres.training.emcad import nnUNetTrainerEMCAD
@@ -19,6 +25,8 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def make(prepared_plans, monkeypatch):
     monkeypatch.delenv("XATTNRES_ENCODER_WEIGHTS", raising=False)
+    # what nnU-Net does next needs data
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
 
     def make(cls=nnUNetTrainerEMCAD):
         prepared_plans["plans"]["continue_training"] = False
@@ -55,7 +63,7 @@ def log(trainer):
 def test_from_the_file_of_the_environment(make, weights, fetched, monkeypatch):
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", str(weights))
     trainer = make()
-    trainer.initialize()
+    trainer.on_train_start()
     assert starts_from(trainer, weights)
     assert f"EMCAD's encoder starts from ImageNet weights: {weights}" in log(trainer)
     assert not fetched
@@ -64,16 +72,17 @@ def test_from_the_file_of_the_environment(make, weights, fetched, monkeypatch):
 def test_from_the_file_of_the_class(make, weights, fetched, monkeypatch):
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "random")
     trainer = make(type("nnUNetTrainerMine", (nnUNetTrainerEMCAD,), {"encoder_weights": str(weights)}))
-    trainer.initialize()
+    trainer.on_train_start()
     assert starts_from(trainer, weights)
     assert not fetched
 
 
 def test_without_a_network_it_says_so_loudly_and_starts_at_random(make, fetched):
     trainer = make()
-    trainer.initialize()
+    trainer.on_train_start()
     assert fetched == ["pvt_v2_b2.in1k"]
-    (line,) = (line for line in log(trainer).splitlines() if "EMCAD" in line)
+    before, line = (line for line in log(trainer).splitlines() if "EMCAD" in line)
+    assert "fetching ImageNet weights" in before
     assert "WARNING: EMCAD's encoder starts from RANDOM weights" in line
     assert "(OSError: no route to host)" in line
     assert "export XATTNRES_ENCODER_WEIGHTS=/a/file" in line
@@ -82,7 +91,7 @@ def test_without_a_network_it_says_so_loudly_and_starts_at_random(make, fetched)
 def test_random_when_asked_for(make, fetched, monkeypatch):
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "random")
     trainer = make()
-    trainer.initialize()
+    trainer.on_train_start()
     assert not fetched
     assert "starts from random weights, as asked for" in log(trainer)
 
@@ -92,22 +101,52 @@ def test_a_file_that_does_not_fit(make, tmp_path, monkeypatch):
     torch.save({"a": torch.zeros(1)}, file)
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", str(file))
     with pytest.raises(ValueError, match=r"other.pth do not fit: .* expected the ImageNet weights") as error:
-        make().initialize()
+        make().on_train_start()
     assert "\n" not in str(error.value)
 
 
 def test_never_when_a_training_continues(make, weights, fetched, monkeypatch):
     trainer = make()
-    trainer.initialize()
+    trainer.on_train_start()
     trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
     fetched.clear()
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", str(weights))
     continued = make()
     continued.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    continued.on_train_start()
     assert not fetched
     for name, tensor in continued.network.state_dict().items():
         assert torch.equal(tensor, trainer.network.state_dict()[name])
     assert not starts_from(continued, weights)
+
+
+def test_never_with_pretrained_weights(make, weights, fetched, monkeypatch):
+    """As nnU-Net's -pretrained_weights: all of a network but its heads."""
+    trainer = make()
+    trainer.on_train_start()
+    file = f"{trainer.output_folder}/pretrained.pth"
+    trainer.save_checkpoint(file)
+    fetched.clear()
+    monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "/no/such/file")
+    started = make()
+    maybe_load_checkpoint(started, False, False, file)
+    started.on_train_start()
+    assert not fetched
+    for name, tensor in started.network.state_dict().items():
+        assert (
+            torch.equal(tensor, trainer.network.state_dict()[name]) == (".seg_layers." not in name) or not tensor.any()
+        )
+
+
+def test_without_deep_supervision(make, monkeypatch):
+    """As nnU-Net's own mix-ins switch it off: one head, one target, the plain loss."""
+    monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "random")
+    trainer = make(type("nnUNetTrainerMine", (nnUNetTrainerEMCAD, nnUNetTrainerNoDeepSupervision), {}))
+    trainer.on_train_start()
+    assert trainer._get_deep_supervision_scales() is None
+    logits = trainer.network(torch.randn(2, 1, 32, 32))
+    assert logits.shape == (2, 2, 32, 32)
+    assert isinstance(trainer.loss, DC_and_CE_loss)
 
 
 def test_never_at_inference(make, fetched, monkeypatch):

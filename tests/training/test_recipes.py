@@ -120,6 +120,36 @@ def test_every_batch_at_three_scales(make, monkeypatch):
             assert (target[..., half:] == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        # three multiples of the total stride of 4: half a multiple goes to the even one
+        ("nnUNetTrainerXAttnRes_PaperBinary", [(8, 24), (12, 32), (16, 40)]),
+        ("nnUNetTrainerPaperUNet_PaperBinary", [(9, 24), (12, 32), (15, 40)]),
+        ("nnUNetTrainerEMCAD_PaperBinary", [(9, 24), (12, 32), (15, 40)]),
+    ],
+)
+def test_sizes_that_the_network_takes(make, monkeypatch, name, sizes):
+    record = Recorder()
+    monkeypatch.setattr(nnUNetTrainer, "train_step", lambda self, batch: record(self, batch))
+    make(name).train_step({"data": torch.ones(1, 1, 12, 32), "target": torch.zeros(1, 1, 12, 32)})
+    assert [tuple(b["data"].shape[2:]) for b in record.batches] == sizes
+
+
+def test_gradients_are_clipped_after_the_scaler_is_taken_out(make):
+    trainer = make("nnUNetTrainerPaperUNet_PaperBinary")
+    trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    seen = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(max(p.grad.abs().max().item() for p in trainer.network.parameters()))
+    )
+    labels = torch.randint(2, (2, 1, 32, 32))
+    trainer.train_step({"data": torch.randn(2, 1, 32, 32), "target": labels})
+    assert len(seen) == 3
+    # scaled ones would all be clipped
+    assert 0 < max(seen) < 0.5
+
+
 def test_gradients_are_clipped_value_by_value(make):
     trainer = make("nnUNetTrainerPaperUNet_PaperBinary")
     for n, parameter in enumerate(trainer.network.parameters()):
@@ -146,11 +176,14 @@ def test_the_binary_loss_trains(make):
     ("name", "labels", "dataset", "message"),
     [
         ("nnUNetTrainerXAttnRes_PaperBinary", LABELS, {},
-         "needs one foreground label, but dataset.json declares 2 foreground labels: train with _PaperMulticlass"),
+         "needs one foreground label, but dataset.json declares 2 foreground labels: train with the same trainer with "
+         "_PaperMulticlass instead of _PaperBinary$"),
         ("nnUNetTrainerEMCAD_PaperBinary", {"background": 0, "whole": [1, 2], "core": 2},
-         {"regions_class_order": [1, 2]}, "needs one foreground label, but dataset.json declares regions"),
+         {"regions_class_order": [1, 2]}, "needs one foreground label, but dataset.json declares regions: train with the "
+         "same trainer without _PaperBinary$"),
         ("nnUNetTrainer_PaperMulticlass", {"background": 0, "whole": [1, 2], "core": 2},
-         {"regions_class_order": [1, 2]}, "needs labels that exclude each other, but dataset.json declares regions"),
+         {"regions_class_order": [1, 2]}, "needs labels that exclude each other, but dataset.json declares regions: "
+         "train with the same trainer without _PaperMulticlass$"),
     ],
 )  # fmt: skip
 def test_labels_that_a_recipe_cannot_train(make, tmp_path, name, labels, dataset, message):

@@ -5,6 +5,12 @@ import pickle
 
 import pytest
 import torch
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
+from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerCELoss import nnUNetTrainerCELoss
+from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (
+    nnUNetTrainerNoDeepSupervision,
+)
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
@@ -73,3 +79,13 @@ def test_plans_of_another_network(prepared_plans):
     prepared_plans["plans"]["configurations"]["2d"]["architecture"]["network_class_name"] = name
     with pytest.raises(ValueError, match=f"PlainConvUNet and ResidualEncoderUNet, .* '{name}'"):
         inference_network(prepared_plans, nnUNetTrainerXAttnRes, "2d")
+
+
+def test_nnunets_own_mix_ins_keep_their_say(prepared_plans):
+    without = type("A", (nnUNetTrainerXAttnRes, nnUNetTrainerNoDeepSupervision), {})
+    t = trainer(prepared_plans, without)
+    assert not t.enable_deep_supervision
+    assert type(t._build_loss()) is DC_and_CE_loss
+    prepared_plans["plans"]["continue_training"] = False
+    t = trainer(prepared_plans, type("B", (nnUNetTrainerXAttnRes, nnUNetTrainerCELoss), {}))
+    assert type(t._build_loss().loss) is RobustCrossEntropyLoss
