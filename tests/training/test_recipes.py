@@ -179,8 +179,8 @@ def test_the_binary_loss_trains(make):
          "needs one foreground label, but dataset.json declares 2 foreground labels: train with the same trainer with "
          "_PaperMulticlass instead of _PaperBinary$"),
         ("nnUNetTrainerEMCAD_PaperBinary", {"background": 0, "whole": [1, 2], "core": 2},
-         {"regions_class_order": [1, 2]}, "needs one foreground label, but dataset.json declares regions: train with the "
-         "same trainer without _PaperBinary$"),
+         {"regions_class_order": [1, 2]}, "needs one foreground label, but dataset.json declares regions: train with "
+         "the same trainer without _PaperBinary$"),
         ("nnUNetTrainer_PaperMulticlass", {"background": 0, "whole": [1, 2], "core": 2},
          {"regions_class_order": [1, 2]}, "needs labels that exclude each other, but dataset.json declares regions: "
          "train with the same trainer without _PaperMulticlass$"),
