@@ -1,6 +1,7 @@
 """The command `xattnres`: one file a subcommand, each with `configure(parser)` and `run(arguments) -> exit code`."""
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -51,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     leave_orderly()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # timm's import sets them off
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"xattnres {arguments.command}: {error}", file=sys.stderr)
         return error.exit_code

@@ -48,3 +48,12 @@ def test_unknown_command(capsys):
         main(["train"])
     assert error.value.code == 2
     assert "invalid choice: 'train'" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """As `xattnres table --published | head -c 1`."""
+    command = [sys.executable, "-m", "nnunet_xattnres", "table", "--published"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
