@@ -47,7 +47,7 @@ def build_from_plans(
     Raises:
         ValueError: if the plans name a network without an XAttnRes counterpart, or an option does not exist.
     """
-    Connections.of(options)
+    Connections.of(options)  # names an option that does not exist
     return get_network_from_plans(
         xattnres_class_name(configuration.network_arch_class_name),
         {**configuration.network_arch_init_kwargs, **options},
