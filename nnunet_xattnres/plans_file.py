@@ -34,6 +34,11 @@ def configuration_of(plans: PlansManager, name: str, path: Path) -> Configuratio
     return plans.get_configuration(name)
 
 
+def count_input_channels(plans: PlansManager) -> int:
+    """Channels of the images, by the plans alone; a cascade's further ones are not among them."""
+    return len(plans.plans.get("foreground_intensity_properties_per_channel") or [0])
+
+
 def read_dataset(plans: Path) -> dict | None:
     """The dataset.json that nnU-Net keeps beside a plans file, None if there is none.
 

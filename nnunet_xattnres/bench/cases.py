@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..networks.plans import xattnres_class_name
-from ..plans_file import configuration_of, read_plans
+from ..plans_file import configuration_of, count_input_channels, read_plans
 
 _REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
@@ -124,6 +124,6 @@ def from_plans(path: Path, configuration: str, num_classes: int = 3) -> Case:
         requires_import=tuple(planned.network_arch_init_kwargs_req_import),
         patch_size=tuple(planned.patch_size),
         batch_size=planned.batch_size,
-        input_channels=len(plans.plans.get("foreground_intensity_properties_per_channel") or [0]),
+        input_channels=count_input_channels(plans),
         num_classes=num_classes,
     )

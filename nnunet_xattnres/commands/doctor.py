@@ -22,7 +22,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from ..paths import PATH_VARIABLES, trainers_path
+from ..paths import PATH_VARIABLES, WEIGHTS_VARIABLE, trainers_path
 
 # nnU-Net's look-up imports all of its own trainers, and with them timm and torchvision
 _PACKAGES = (
@@ -105,15 +105,16 @@ def versions() -> Iterator[Finding]:
 def environment_variables() -> Iterator[Finding]:
     """nnU-Net's four environment variables, and ours."""
     from ..ops.backends import BACKENDS, VARIABLE
-    from ..training.emcad import VARIABLE as WEIGHTS
 
     if (asked_for := os.environ.get(VARIABLE)) and asked_for not in BACKENDS:
         yield Finding(
             "broken", f"{VARIABLE}={asked_for} names no backend",
             f"export {VARIABLE}=auto (or {', '.join(BACKENDS[1:])})",
         )  # fmt: skip
-    if (weights := os.environ.get(WEIGHTS)) and weights != "random" and not Path(weights).is_file():
-        yield Finding("broken", f"{WEIGHTS}={weights} is no file", f"export {WEIGHTS}=/a/file, or unset {WEIGHTS}")
+    weights = os.environ.get(WEIGHTS_VARIABLE)
+    if weights and weights != "random" and not Path(weights).is_file():
+        cure = f"export {WEIGHTS_VARIABLE}=/a/file, or unset {WEIGHTS_VARIABLE}"
+        yield Finding("broken", f"{WEIGHTS_VARIABLE}={weights} is no file", cure)
     for variable in PATH_VARIABLES:
         value = os.environ.get(variable)
         if value is None:

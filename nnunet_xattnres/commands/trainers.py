@@ -81,7 +81,7 @@ def _counters(arguments: argparse.Namespace) -> dict:
     import torch
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-    from ..plans_file import configuration_of, read_dataset, read_plans
+    from ..plans_file import configuration_of, count_input_channels, read_dataset, read_plans
 
     plans = read_plans(arguments.plans)
     dataset = read_dataset(arguments.plans)
@@ -93,7 +93,7 @@ def _counters(arguments: argparse.Namespace) -> dict:
         if dataset:
             channels = determine_num_input_channels(plans, configuration, dataset)
         else:
-            channels = len(plans.plans.get("foreground_intensity_properties_per_channel") or [0])
+            channels = count_input_channels(plans)
 
         def count(cls) -> int | None:
             try:

@@ -6,12 +6,10 @@ from typing import ClassVar
 import torch.distributed as dist
 from torch import nn
 
+from ..paths import WEIGHTS_VARIABLE
 from .losses import SubsetsLoss
 from .trainer import XAttnResTrainer
 from .variants import ROUTINGS, Routing, variants
-
-VARIABLE = "XATTNRES_ENCODER_WEIGHTS"
-"""Environment variable: a file of ImageNet weights for the encoder, or `random` for none."""
 
 
 class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
@@ -58,14 +56,14 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
 
         network = self.network.module if self.is_ddp else self.network
         encoder = getattr(network, "_orig_mod", network).encoder
-        source = self.encoder_weights or os.environ.get(VARIABLE) or None
+        source = self.encoder_weights or os.environ.get(WEIGHTS_VARIABLE) or None
         if source == "random":
             self.print_to_log_file("EMCAD's encoder starts from random weights, as asked for")
         elif self.local_rank == 0:
             if source is None:
                 self.print_to_log_file(
                     f"EMCAD's encoder: fetching ImageNet weights; without a network this takes a minute, export "
-                    f"{VARIABLE}=/a/file spares it"
+                    f"{WEIGHTS_VARIABLE}=/a/file spares it"
                 )
             try:
                 origin = load_imagenet(encoder, source)
@@ -73,7 +71,7 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
             except NotAvailableError as reason:
                 self.print_to_log_file(
                     f"WARNING: EMCAD's encoder starts from RANDOM weights, because its ImageNet weights cannot be "
-                    f"fetched ({reason}). export {VARIABLE}=/a/file, or =random if that is what you want"
+                    f"fetched ({reason}). export {WEIGHTS_VARIABLE}=/a/file, or =random if that is what you want"
                 )
         if self.is_ddp:
             for tensor in encoder.state_dict().values():
