@@ -10,9 +10,12 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import UserError
-from . import bench, demo, doctor, table, trainers
+from . import bench, convert, demo, doctor, evaluate, table, trainers
 
-_COMMANDS = {"trainers": trainers, "table": table, "doctor": doctor, "demo": demo, "bench": bench}
+_COMMANDS = {
+    "trainers": trainers, "convert": convert, "evaluate": evaluate, "table": table, "doctor": doctor, "demo": demo,
+    "bench": bench,
+}  # fmt: skip
 
 _EPILOG = """\
 train with nnU-Net's own command:

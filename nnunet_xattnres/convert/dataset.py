@@ -1,0 +1,327 @@
+"""Writing an nnU-Net raw dataset: all of it under its name, or nothing.
+
+Cases are converted into a hidden folder beside the target, one record each when its files are written, and the folder
+gets the dataset's name when everything is there. A killed conversion leaves the hidden folder, from which the same
+command goes on; one that ends by itself leaves the dataset or nothing.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+from ..errors import StepFailedError, UserError
+from ..files import read_json, write_whole
+from ..workers import for_each
+from .case import Case, Reader
+from .plan import Plan, tell_split
+from .preview import save_preview, spread
+from .problems import Problem, UnusableError
+from .splits import folds
+
+FOLDERS = {"train": ("imagesTr", "labelsTr"), "val": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_HIGHEST_ID = 999
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a dataset goes.
+
+    Attributes:
+        raw: nnU-Net's folder of raw datasets.
+        preprocessed: its folder of preprocessed ones, None where it is not set.
+        number, name: of the dataset.
+    """
+
+    raw: Path
+    preprocessed: Path | None
+    number: int
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.raw / f"Dataset{self.number:03d}_{self.name}"
+
+    @property
+    def hidden(self) -> Path:
+        """Where the conversion happens."""
+        return self.raw / f".{self.folder.name}.converting"
+
+    @property
+    def replaced(self) -> Path:
+        """Where a dataset waits while another takes its name."""
+        return self.raw / f".{self.folder.name}.replaced"
+
+    @property
+    def splits(self) -> Path | None:
+        """The splits that nnU-Net trains with, once it has planned."""
+        return self.preprocessed and self.preprocessed / self.folder.name / "splits_final.json"
+
+
+def find_target(number: int, name: str, environment=os.environ) -> Target:
+    """The place of a dataset in nnU-Net's folders.
+
+    Raises:
+        UserError: if nnUNet_raw is not set or no folder, the name or number is none, or another dataset has the number.
+    """
+    raw = Path(environment.get("nnUNet_raw") or "")
+    if not environment.get("nnUNet_raw") or not raw.is_dir():
+        came = f"it is {raw}" if environment.get("nnUNet_raw") else "it is not set"
+        raise UserError(f"nnUNet_raw must name nnU-Net's folder for raw datasets, {came}: export nnUNet_raw=/FOLDER")
+    if not 1 <= number <= _HIGHEST_ID:
+        raise UserError(f"--dataset-id must be 1 to {_HIGHEST_ID}, got {number}")
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name must be letters, digits, - and _, got {name!r}")
+    preprocessed = Path(p) if (p := environment.get("nnUNet_preprocessed")) else None
+    target = Target(raw.resolve(), preprocessed, number, name)
+    results = Path(r) if (r := environment.get("nnUNet_results")) else None
+    for folder in filter(None, (target.raw, preprocessed, results)):
+        for other in sorted(folder.glob(f"Dataset{number:03d}_*")):
+            if other.name != target.folder.name:
+                raise UserError(f"{other} has the number {number} already: choose another --dataset-id or its --name")
+    return target
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """What a worker does with a case: its record, or what is wrong with it."""
+
+    reader: Reader
+    into: Path | None
+
+    def __call__(self, case: Case) -> dict | Problem:
+        try:
+            content = self.reader.read(case)
+            files = [{"file": f.name, "sha256": hashlib.sha256(f.read()).hexdigest()} for f in case.files]
+        except UnusableError as error:
+            return error.problem
+        record = {
+            "case": case.name, "split": case.split, "source": files, "changes": content.changes,
+            "voxels": {str(value): count for value, count in content.counts.items()},
+        }  # fmt: skip
+        if self.into is not None:
+            self._write(case, content, record)
+        return record
+
+    def _write(self, case: Case, content, record: dict) -> None:
+        images, labels = FOLDERS[case.split]
+        try:
+            self.reader.write(content.image, self.into / "dataset" / images / f"{case.name}_0000{self.reader.ending}")
+            if content.labels is not None:
+                self.reader.write(content.labels, self.into / "dataset" / labels / f"{case.name}{self.reader.ending}")
+            versions = [file.version() for file in case.files]
+        except OSError as error:
+            cure = "make room, or choose another nnUNet_raw"
+            raise StepFailedError(f"cannot write the case {case.name} ({error.strerror}): {cure}") from None
+        # last: a case with a record is whole
+        write_whole(self.into / "records" / f"{case.name}.json", json.dumps({**record, "versions": versions}))
+
+
+def check(plan: Plan, workers: int) -> list[Problem]:
+    """Read everything and write nothing; returns all problems."""
+    results = for_each(_Conversion(plan.reader, None), plan.cases, workers, "checking")
+    found = [result for _, result in results]
+    return _problems(plan, found)
+
+
+def convert(plan: Plan, target: Target, settings: dict, workers: int, skip_bad: bool, overwrite: bool) -> dict:
+    """Write the dataset; returns its manifest.
+
+    Args:
+        plan: what to convert.
+        target: where to.
+        settings: everything beside the source that the result depends on; only an equal conversion is continued.
+        workers: processes.
+        skip_bad: leave out what is unusable, and record it.
+        overwrite: replace a dataset of the same name.
+
+    Raises:
+        UserError: if the dataset exists, or anything in the source is unusable; nothing is written then.
+        StepFailedError: if it cannot be written.
+    """
+    _recover(target)
+    _check_free(target, plan, overwrite)
+    if plan.problems and not skip_bad:
+        raise listed(check(plan, workers), len(plan.cases))
+    with _hidden_folder(target) as hidden:
+        records = _continue(hidden, plan, settings)
+        left = [case for case in plan.cases if case.name not in records]
+        continued = len(records)
+        results = for_each(_Conversion(plan.reader, hidden), left, workers, "converting")
+        bad = []
+        for case, result in results:
+            if isinstance(result, Problem):
+                bad.append(result)
+            else:
+                records[case.name] = result
+        problems = _problems(plan, [*records.values(), *bad])
+        kept = [case for case in plan.cases if case.name in records]
+        if problems and not skip_bad:
+            raise listed(problems, len(plan.cases))
+        if not any(case.split == "train" for case in kept):
+            raise UserError(_with_lines(f"none of {len(plan.cases)} cases is left to train with", problems))
+        manifest = _describe(plan, kept, records, problems, settings)
+        _finish(hidden / "dataset", plan, kept, manifest)
+        _publish(hidden / "dataset", target, overwrite)
+        return manifest | {"continued": continued}
+
+
+def listed(problems: list[Problem], cases: int) -> UserError:
+    """All problems in one message."""
+    cure = "mend them, or pass --skip-bad to leave these out"
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return UserError(_with_lines(f"{count} with {cases} cases, nothing was written: {cure}", problems))
+
+
+def _with_lines(title: str, problems: list[Problem]) -> str:
+    return "\n".join([title, *(f"  {problem}" for problem in problems)])
+
+
+def _problems(plan: Plan, results: list[dict | Problem]) -> list[Problem]:
+    """The plan's, the cases', and those of the data set as a whole."""
+    counts: Counter[int] = Counter()
+    for record in results:
+        if not isinstance(record, Problem):
+            counts.update({int(value): count for value, count in record["voxels"].items()})
+    return sorted([*plan.problems, *(r for r in results if isinstance(r, Problem)), *plan.check(counts)])
+
+
+def _check_free(target: Target, plan: Plan, overwrite: bool) -> None:
+    if target.folder.exists() and not overwrite:
+        raise UserError(f"{target.folder} exists: choose another --name and --dataset-id, or pass --overwrite")
+    if target.splits and target.splits.exists() and not overwrite:
+        fold = folds({case.name: case.split for case in plan.cases})
+        if json.loads(target.splits.read_text())[: len(fold)] != fold:
+            cure = "pass --overwrite to set it aside"
+            raise UserError(f"{target.splits} holds other splits, with which nnU-Net would train: {cure}")
+
+
+def _recover(target: Target) -> None:
+    """Finish or undo what a kill left between two renamings."""
+    if target.folder.exists() and target.hidden.exists() and not (target.hidden / "dataset").exists():
+        shutil.rmtree(target.hidden, ignore_errors=True)
+    if target.replaced.exists():
+        if target.folder.exists():
+            shutil.rmtree(target.replaced)
+        else:
+            target.replaced.rename(target.folder)
+
+
+@contextlib.contextmanager
+def _hidden_folder(target: Target) -> Iterator[Path]:
+    """The folder of the conversion, for one process at a time; only a kill leaves it behind."""
+    from filelock import FileLock, Timeout
+
+    hidden = target.hidden
+    try:
+        hidden.mkdir(exist_ok=True)
+        lock = FileLock(hidden / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another conversion is writing {target.folder}: wait for it, or end it") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {target.raw} ({error.strerror}): choose another nnUNet_raw") from None
+    try:
+        yield hidden
+    except (KeyboardInterrupt, SystemExit):
+        raise  # to be continued
+    except OSError as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise StepFailedError(
+            f"cannot write {target.folder} ({error}): make room, or choose another nnUNet_raw"
+        ) from None
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(hidden, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def _continue(hidden: Path, plan: Plan, settings: dict) -> dict[str, dict]:
+    """The records of an equal conversion that was interrupted; anything else is cleared away."""
+    wanted = json.loads(json.dumps({**settings, "version": __version__, "cases": _cases(plan)}))
+    with contextlib.suppress(UserError):
+        if read_json(hidden / "settings.json", "settings") == wanted:
+            return _records(hidden, plan)
+    for name in ("dataset", "records"):
+        shutil.rmtree(hidden / name, ignore_errors=True)
+        (hidden / name).mkdir()
+    for folder in {f for case in plan.cases for f in FOLDERS[case.split]} | {"imagesTr", "labelsTr"}:
+        (hidden / "dataset" / folder).mkdir()
+    write_whole(hidden / "settings.json", json.dumps(wanted))
+    return {}
+
+
+def _cases(plan: Plan) -> list:
+    return [[case.name, case.split, [file.name for file in case.files]] for case in plan.cases]
+
+
+def _records(hidden: Path, plan: Plan) -> dict[str, dict]:
+    records = {}
+    for case in plan.cases:
+        with contextlib.suppress(UserError):
+            record = read_json(hidden / "records" / f"{case.name}.json", "a record")
+            if record.pop("versions") == [file.version() for file in case.files]:
+                records[case.name] = record
+    return records
+
+
+def _describe(plan: Plan, kept: list[Case], records: dict, problems: list[Problem], settings: dict) -> dict:
+    return {
+        "dataset": plan.title,
+        "made_by": f"nnunet-xattnres {__version__}",
+        "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "settings": settings,
+        "split": f"{plan.split}: {tell_split(kept)}",
+        "notes": plan.notes,
+        "left_out": [{"file": problem.file, "problem": problem.text} for problem in problems],
+        "cases": [records[case.name] for case in kept],
+    }
+
+
+def _finish(folder: Path, plan: Plan, kept: list[Case], manifest: dict) -> None:
+    """Everything beside the cases; and nothing of a case that was usable when an earlier run was interrupted."""
+    for case in set(plan.cases) - set(kept):
+        images, labels = FOLDERS[case.split]
+        (folder / images / f"{case.name}_0000{plan.reader.ending}").unlink(missing_ok=True)
+        (folder / labels / f"{case.name}{plan.reader.ending}").unlink(missing_ok=True)
+    training = [case for case in kept if case.split != "test"]
+    description = {
+        "name": plan.name, "description": plan.title,
+        "channel_names": {str(i): name for i, name in enumerate(plan.channel_names)},
+        "labels": plan.labels, "numTraining": len(training), "file_ending": plan.reader.ending,
+    }  # fmt: skip
+    write_whole(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
+    fold = folds({case.name: case.split for case in kept})
+    if fold:
+        write_whole(folder / "splits_final.json", json.dumps(fold, indent=1) + "\n")
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    filled = {record["case"] for record in manifest["cases"] if record["voxels"].keys() - {"0"}}
+    shown = {case.name: case for case in ([case for case in kept if case.name in filled] or training)}
+    pictures = []
+    for name in spread(sorted(shown)):
+        images, labels = (folder / f for f in FOLDERS[shown[name].split])
+        ending = plan.reader.ending
+        pictures.append((name, *plan.reader.show(images / f"{name}_0000{ending}", labels / f"{name}{ending}")))
+    save_preview(pictures, plan.labels, f"{plan.title}: {manifest['split']}", folder / "preview.png")
+
+
+def _publish(made: Path, target: Target, overwrite: bool) -> None:
+    if overwrite and target.splits and target.splits.exists():
+        aside = next(p for n in range(1, 1000) if not (p := target.splits.with_suffix(f".replaced{n}.json")).exists())
+        target.splits.rename(aside)
+    if target.folder.exists():
+        target.folder.rename(target.replaced)
+    made.rename(target.folder)
+    shutil.rmtree(target.replaced, ignore_errors=True)
