@@ -22,10 +22,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from ..arguments import positive
 from ..convert.layouts import folder, isic2017, polyps, synapse
 from ..errors import UserError
 from ..workers import default_workers
-from .evaluate import positive
 
 _LAYOUTS = {
     "synapse": synapse, "colondb": polyps.COLONDB, "clinicdb": polyps.CLINICDB, "isic2017": isic2017, "folder": folder,

@@ -22,6 +22,7 @@ import json
 import sys
 from pathlib import Path
 
+from ..arguments import positive
 from ..errors import UserError
 from ..workers import default_workers
 
@@ -101,12 +102,6 @@ def _print(report) -> None:
         print("Lowest Dice: " + ", ".join(f"{100 * dice:.2f} {region} of {case}" for case, region, dice in worst))
     for problem in report.problems:
         print(f"left out: {problem}", file=sys.stderr)
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _tolerance(text: str) -> float:
