@@ -10,11 +10,17 @@ from .errors import UserError
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that, whatever happens, the old or the new content is under its name.
 
+    A link stays one; a device or pipe is written to as it is.
+
     Raises:
         UserError: if it cannot be written.
     """
+    path = path.resolve()
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file():
+            path.write_text(text)
+            return
         try:
             part.write_text(text)
             os.replace(part, path)

@@ -52,21 +52,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..evaluation import PROTOCOLS
-    from ..evaluation.folders import Evaluation, find_dataset_json, pair, read_labels
+    from ..evaluation.folders import Evaluation, check_folders, find_dataset_json, pair, read_labels
     from ..evaluation.report import Report
     from ..files import write_whole
     from ..workers import for_each
 
     predictions, references = arguments.predictions, arguments.references
     for option, path in (("--json", arguments.json), ("--csv", arguments.csv)):
-        if path and not path.resolve().parent.is_dir():  # known before the work, not after it
+        # known before the work, not after it
+        if path and path.is_dir():
+            raise UserError(f"{option} {path} is a folder: name a file")
+        if path and not path.resolve().parent.is_dir():
             raise UserError(f"{option} {path}: there is no folder {path.resolve().parent}: make it first")
+    check_folders(predictions, references)
     dataset_json = arguments.dataset_json or find_dataset_json(predictions, references)
     labels = read_labels(dataset_json)
-    regions = labels.regions | dict(arguments.region)
-    unknown = {v for values in dict(arguments.region).values() for v in values} - labels.known
-    if unknown:
-        raise UserError(f"--region names the values {sorted(unknown)}, {dataset_json} knows {sorted(labels.known)}")
+    added = _added_regions(arguments.region, labels, dataset_json)
+    regions = labels.regions | added
     cases, problems = pair(predictions, references, labels.ending)
     evaluation = Evaluation(predictions, references, labels, regions, arguments.protocol, arguments.tolerance)
     results = dict(for_each(evaluation, cases, arguments.workers, "evaluating"))
@@ -76,12 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
         listed = "\n".join(f"  {problem}" for problem in problems)
         cure = "nothing is left to evaluate" if arguments.skip_bad else "mend them, or pass --skip-bad"
         raise UserError(f"{len(problems)} of the cases cannot be compared: {cure}\n{listed}")
-    in_mm = PROTOCOLS[arguments.protocol].uses_spacing and labels.ending not in _WITHOUT_SPACING
+    natural = labels.reader == _NATURAL or (not labels.reader and labels.ending in _NATURAL_ENDINGS)
+    in_mm = PROTOCOLS[arguments.protocol].uses_spacing and not natural
     about = {
         "protocol": arguments.protocol, "unit": "mm" if in_mm else "voxels", "tolerance": arguments.tolerance,
         "predictions": str(predictions.resolve()), "references": str(references.resolve()),
     }  # fmt: skip
-    report = Report(scores, about, problems, frozenset(dict(arguments.region)) - set(labels.regions))
+    report = Report(scores, about, problems, frozenset(added))
     if arguments.json:
         write_whole(arguments.json, json.dumps(report.document(), indent=1, allow_nan=False) + "\n")
     if arguments.csv:
@@ -90,13 +93,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_WITHOUT_SPACING = (".png", ".bmp", ".tif")  # nnU-Net reads these as natural images, one pixel a unit
+# what nnU-Net reads as natural images has no spacing
+_NATURAL, _NATURAL_ENDINGS = "NaturalImage2DIO", (".png", ".bmp", ".tif")
+
+
+def _added_regions(regions: list, labels, dataset_json: Path) -> dict:
+    """The user's own regions, once they are seen to be new and of known values."""
+    added = dict(regions)
+    if len(added) < len(regions) or added.keys() & labels.regions.keys():
+        raise UserError(f"--region needs names of its own, each once; taken: {', '.join(labels.regions)}")
+    known = labels.known - {labels.ignore}
+    unknown = {value for values in added.values() for value in values} - known
+    if unknown:
+        raise UserError(f"--region names the values {sorted(unknown)}, {dataset_json} knows {sorted(known)}")
+    return added
 
 
 def _print(report) -> None:
     about = report.about
     print(report.table())
-    print(f"\n{len(report.scores)} cases, protocol {about['protocol']}", end="; ")
+    count = len(report.scores)
+    print(f"\n{count} {'case' if count == 1 else 'cases'}, protocol {about['protocol']}", end="; ")
     print(f"surface Dice at {about['tolerance']:g} {about['unit']}, distances in {about['unit']}.")
     if worst := report.worst():
         print("Lowest Dice: " + ", ".join(f"{100 * dice:.2f} {region} of {case}" for case, region, dice in worst))

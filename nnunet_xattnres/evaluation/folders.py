@@ -41,14 +41,24 @@ def read_labels(path: Path) -> Labels:
     dataset = read_json(path, "nnU-Net's dataset.json")
     try:
         ending = dataset["file_ending"]
-        values = {n: tuple(v) if isinstance(v, list | tuple) else (int(v),) for n, v in dataset["labels"].items()}
+        ending.encode()
+        values = {n: tuple(map(int, v if isinstance(v, list) else [v])) for n, v in dataset["labels"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"{path} cannot be read as nnU-Net's dataset.json ({error!r}): name another with --dataset-json"
         raise UserError(message) from None
     ignore = values.pop("ignore", (None,))[0]
     known = frozenset(v for region in values.values() for v in region) | {0, ignore} - {None}
     regions = {name: region for name, region in values.items() if region != (0,)}
+    if not regions:
+        raise UserError(f"{path} has no label but the background: name another with --dataset-json")
     return Labels(regions, known, ignore, ending, dataset.get("overwrite_image_reader_writer"))
+
+
+def check_folders(predictions: Path, references: Path) -> None:
+    """Raise a UserError unless both are folders."""
+    for folder, title in ((predictions, "predictions"), (references, "references")):
+        if not folder.is_dir():
+            raise UserError(f"the {title} must be a folder, {folder} is none")
 
 
 def find_dataset_json(predictions: Path, references: Path) -> Path:
@@ -68,12 +78,10 @@ def pair(predictions: Path, references: Path, ending: str) -> tuple[list[str], l
     """The cases that both folders have, and what is wrong with the others.
 
     Raises:
-        UserError: if a folder does not exist or holds no such file.
+        UserError: if a folder holds no such file.
     """
     names = {}
     for folder, title in ((predictions, "predictions"), (references, "references")):
-        if not folder.is_dir():
-            raise UserError(f"the {title} must be a folder, {folder} is none")
         files = [f.name for f in folder.iterdir() if f.name.endswith(ending) and not f.name.startswith(".")]
         if not files:
             raise UserError(f"no *{ending} in {folder}: expected the {title} under nnU-Net's names, CASE{ending}")
@@ -105,7 +113,7 @@ class Evaluation:
 
     def __call__(self, case: str) -> dict[str, Scores] | str:
         try:
-            (prediction, predicted_spacing), (reference, spacing) = (
+            (prediction, predicted), (reference, referenced) = (
                 self._read(folder / f"{case}{self.labels.ending}") for folder in (self.predictions, self.references)
             )
         except _UnusableError as error:
@@ -113,12 +121,17 @@ class Evaluation:
         if prediction.shape != reference.shape:
             sizes = f"{_size(prediction.shape)} predicted, {_size(reference.shape)} in the reference"
             return f"{case}: sizes differ (z, y, x): {sizes}"
-        if not np.allclose(predicted_spacing, spacing, rtol=1e-3):
-            return f"{case}: spacings differ (z, y, x): {predicted_spacing} predicted, {spacing} mm in the reference"
-        protocol = PROTOCOLS[self.protocol]
+        if not np.allclose(predicted["spacing"], referenced["spacing"], rtol=_SAME_PLACE):
+            spacings = [" x ".join(f"{s:.4g}" for s in p["spacing"]) for p in (predicted, referenced)]
+            return f"{case}: spacings differ (z, y, x): {spacings[0]} predicted, {spacings[1]} mm in the reference"
+        for key in ("origin", "direction"):
+            places = [p.get("sitk_stuff", {}).get(key, 0) for p in (predicted, referenced)]
+            if not np.allclose(*places, rtol=_SAME_PLACE, atol=_SAME_PLACE):
+                return f"{case}: prediction and reference do not lie in one place: their {key}s differ"
+        spacing, protocol = referenced["spacing"], PROTOCOLS[self.protocol]
         return compare(prediction, reference, self.regions, spacing, protocol, self.tolerance, self.labels.ignore)
 
-    def _read(self, path: Path) -> tuple[np.ndarray, Sequence[float]]:
+    def _read(self, path: Path) -> tuple[np.ndarray, dict]:
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json as reader_for
 
         description = {"file_ending": self.labels.ending}
@@ -126,18 +139,21 @@ class Evaluation:
             description["overwrite_image_reader_writer"] = self.labels.reader
         try:
             check_complete(path)
-            array, properties = reader_for(description, str(path), verbose=False)().read_seg(str(path))
+            array, properties = reader_for(description, verbose=False)().read_seg(str(path))
         except Exception as error:  # whatever the reader's library raises
             raise _UnusableError(f"{path} cannot be read ({_first_line(error)})") from None
         if array.shape[0] != 1:
             raise _UnusableError(f"{path} has {array.shape[0]} channels, a label map has one")
-        values = array[0].astype(np.int32)
-        unknown = np.unique(array[0][(values != array[0]) | ~np.isin(values, list(self.labels.known))])
+        unknown = np.unique(array[0][~np.isin(array[0], list(self.labels.known))])
         if len(unknown):
             known = ", ".join(map(str, sorted(self.labels.known)))
             some = ", ".join(f"{v:g}" for v in unknown[:5])
             raise _UnusableError(f"{path} has the values {some}; dataset.json knows {known}")
-        return values, properties["spacing"]
+        return array[0].astype(np.int32), properties
+
+
+_SAME_PLACE = 1e-3
+"""mm, of the direction's cosines, and relative: what rounding in headers makes."""
 
 
 class _UnusableError(Exception):

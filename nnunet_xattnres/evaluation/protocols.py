@@ -18,14 +18,12 @@ class Protocol:
         name: as on the command line.
         uses_spacing: distances in mm; else in voxels, whatever their size.
         hd95: the 95th percentile Hausdorff distance of both directions.
-        assd: the average symmetric surface distance of both directions.
         both_empty, only_prediction, only_reference: scores where a mask is empty; None is undefined, and not counted.
     """
 
     name: str
     uses_spacing: bool
     hd95: Callable[[SurfaceDistances], float]
-    assd: Callable[[SurfaceDistances], float]
     both_empty: Scores
     only_prediction: Scores
     only_reference: Scores
@@ -43,23 +41,15 @@ def _joint_percentile(d: SurfaceDistances) -> float:
     return float(np.percentile(np.concatenate((d.a_to_b, d.b_to_a)), 95))
 
 
-def _mean_of_all(d: SurfaceDistances) -> float:
-    return float(np.concatenate((d.a_to_b, d.b_to_a)).mean())
-
-
-def _mean_of_means(d: SurfaceDistances) -> float:
-    return float((d.a_to_b.mean() + d.b_to_a.mean()) / 2)
-
-
 PROTOCOLS = {
     p.name: p
     for p in (
         Protocol(
-            "default", uses_spacing=True, hd95=_larger_percentile, assd=_mean_of_all,
+            "default", uses_spacing=True, hd95=_larger_percentile,
             both_empty=_scores(None, None), only_prediction=_scores(0.0, None), only_reference=_scores(0.0, None),
         ),
         Protocol(
-            "published", uses_spacing=False, hd95=_joint_percentile, assd=_mean_of_means,
+            "published", uses_spacing=False, hd95=_joint_percentile,
             both_empty=_scores(0.0, 0.0), only_prediction=_scores(1.0, 0.0), only_reference=_scores(0.0, 0.0),
         ),
     )

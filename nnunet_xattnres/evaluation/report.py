@@ -44,28 +44,25 @@ class Report:
             row[f"{metric}_n"] = len(values)
         return row
 
-    def overall(self) -> dict[str, float | None]:
-        """Mean over regions of the means over cases: the order in which published tables take them."""
+    def overall(self) -> dict[str, float | int | None]:
+        """Mean over regions of the means over cases, and how many regions it counts: the order of published tables."""
         means = [self.mean(region) for region in self.regions if region not in self.added]
-        rows = {metric: [m[metric] for m in means if m[metric] is not None] for metric in METRICS}
-        return {metric: float(np.mean(values)) if values else None for metric, values in rows.items()}
+        row = {}
+        for metric in METRICS:
+            values = [mean[metric] for mean in means if mean[metric] is not None]
+            row[metric] = float(np.mean(values)) if values else None
+            row[f"{metric}_n"] = len(values)
+        return row
 
     def table(self) -> str:
         """Means per region as aligned text; where a mean counts fewer cases than there are, it says so."""
         unit = self.about["unit"]
         head = [""] + [f"{name} {'%' if metric in OVERLAPS else unit}" for metric, name in METRICS.items()]
-        rows = [[region, *self._cells(self.mean(region))] for region in self.regions]
-        if len(self.regions) - len(self.added) > 1:
-            rows.append(["mean", *self._cells(self.overall())])
+        rows = [[region, *_cells(self.mean(region), len(self.scores))] for region in self.regions]
+        averaged = len(self.regions) - len(self.added)
+        if averaged > 1:
+            rows.append(["mean", *_cells(self.overall(), averaged)])
         return aligned([head, *rows])
-
-    def _cells(self, means: Mapping[str, float | int | None]) -> list[str]:
-        cells = []
-        for metric in METRICS:
-            value, counted = means[metric], means.get(f"{metric}_n", len(self.scores))
-            text = "undefined" if value is None else f"{100 * value:.2f}" if metric in OVERLAPS else f"{value:.3f}"
-            cells.append(text if value is None or counted == len(self.scores) else f"{text} (of {counted})")
-        return cells
 
     def worst(self) -> list[tuple[str, str, float]]:
         """Case, region and Dice of the lowest ones, which are worth looking at first."""
@@ -90,3 +87,12 @@ class Report:
         for case, regions in self.scores.items():
             writer.writerows({"case": case, "region": region, **scores} for region, scores in regions.items())
         return text.getvalue()
+
+
+def _cells(means: Mapping[str, float | int | None], all_of_them: int) -> list[str]:
+    cells = []
+    for metric in METRICS:
+        value, counted = means[metric], means[f"{metric}_n"]
+        text = "undefined" if value is None else f"{100 * value:.2f}" if metric in OVERLAPS else f"{value:.3f}"
+        cells.append(text if value is None or counted == all_of_them else f"{text} (of {counted})")
+    return cells
