@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -61,7 +62,8 @@ def _together(function: Callable[[Item], Result], items: Sequence[Item], workers
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, so they watch it."""
+    """A killed parent cannot end its workers, so they watch it; Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -94,10 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not plan.cases and not plan.problems:
         raise UserError("the source has no cases")
     if arguments.dry_run:
-        problems = dataset.check(plan, arguments.workers)
-        if problems and not arguments.skip_bad:
-            raise dataset.listed(problems, len(plan.cases))
-        print(f"{len(plan.cases)} cases of {plan.title} can be converted to {target.folder}")
+        kept, problems = dataset.check(plan, target, arguments.workers, arguments.skip_bad, arguments.overwrite)
+        print(f"{len(kept)} cases of {plan.title} can be converted to {target.folder}")
+        for problem in problems:
+            print(f"left out: {problem}", file=sys.stderr)
         return 0
     options = {name: value for name, value in vars(arguments).items() if name not in _NOT_SETTINGS}
     settings = json.loads(json.dumps({"layout": arguments.layout, **options}, default=str))

@@ -126,11 +126,17 @@ class _Conversion:
         write_whole(self.into / "records" / f"{case.name}.json", json.dumps({**record, "versions": versions}))
 
 
-def check(plan: Plan, workers: int) -> list[Problem]:
-    """Read everything and write nothing; returns all problems."""
+def check(
+    plan: Plan, target: Target, workers: int, skip_bad: bool, overwrite: bool
+) -> tuple[list[Case], list[Problem]]:
+    """Read everything and write nothing; returns the cases that can be converted, and all problems.
+
+    Raises:
+        UserError: where `convert` would.
+    """
+    _check_free(target, plan, overwrite)
     results = for_each(_Conversion(plan.reader, None), plan.cases, workers, "checking")
-    found = [result for _, result in results]
-    return _problems(plan, found)
+    return _judge(plan, {case.name: result for case, result in results}, skip_bad)
 
 
 def convert(plan: Plan, target: Target, settings: dict, workers: int, skip_bad: bool, overwrite: bool) -> dict:
@@ -148,70 +154,71 @@ def convert(plan: Plan, target: Target, settings: dict, workers: int, skip_bad: 
         UserError: if the dataset exists, or anything in the source is unusable; nothing is written then.
         StepFailedError: if it cannot be written.
     """
-    _recover(target)
-    _check_free(target, plan, overwrite)
     if plan.problems and not skip_bad:
-        raise listed(check(plan, workers), len(plan.cases))
+        check(plan, target, workers, skip_bad, overwrite)  # raises, with everything else that is wrong
     with _hidden_folder(target) as hidden:
+        _recover(target)
+        _check_free(target, plan, overwrite)
         records = _continue(hidden, plan, settings)
         left = [case for case in plan.cases if case.name not in records]
         continued = len(records)
         results = for_each(_Conversion(plan.reader, hidden), left, workers, "converting")
-        bad = []
-        for case, result in results:
-            if isinstance(result, Problem):
-                bad.append(result)
-            else:
-                records[case.name] = result
-        problems = _problems(plan, [*records.values(), *bad])
-        kept = [case for case in plan.cases if case.name in records]
-        if problems and not skip_bad:
-            raise listed(problems, len(plan.cases))
-        if not any(case.split == "train" for case in kept):
-            raise UserError(_with_lines(f"none of {len(plan.cases)} cases is left to train with", problems))
+        records |= {case.name: result for case, result in results}
+        kept, problems = _judge(plan, records, skip_bad)
         manifest = _describe(plan, kept, records, problems, settings)
         _finish(hidden / "dataset", plan, kept, manifest)
         _publish(hidden / "dataset", target, overwrite)
         return manifest | {"continued": continued}
 
 
-def listed(problems: list[Problem], cases: int) -> UserError:
-    """All problems in one message."""
-    cure = "mend them, or pass --skip-bad to leave these out"
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return UserError(_with_lines(f"{count} with {cases} cases, nothing was written: {cure}", problems))
-
-
-def _with_lines(title: str, problems: list[Problem]) -> str:
-    return "\n".join([title, *(f"  {problem}" for problem in problems)])
-
-
-def _problems(plan: Plan, results: list[dict | Problem]) -> list[Problem]:
-    """The plan's, the cases', and those of the data set as a whole."""
+def _judge(plan: Plan, results: dict[str, dict | Problem], skip_bad: bool) -> tuple[list[Case], list[Problem]]:
+    """The cases to keep, and what is wrong: with the source, with its cases, and with the data set as a whole."""
+    records = {name: result for name, result in results.items() if not isinstance(result, Problem)}
     counts: Counter[int] = Counter()
-    for record in results:
-        if not isinstance(record, Problem):
-            counts.update({int(value): count for value, count in record["voxels"].items()})
-    return sorted([*plan.problems, *(r for r in results if isinstance(r, Problem)), *plan.check(counts)])
+    for record in records.values():
+        counts.update({int(value): count for value, count in record["voxels"].items()})
+    bad = [result for result in results.values() if isinstance(result, Problem)]
+    problems = sorted([*plan.problems, *bad, *plan.check(counts)])
+    kept = [case for case in plan.cases if case.name in records]
+    title = ""
+    if problems and not skip_bad:
+        found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        cure = "mend them, or pass --skip-bad to leave these out"
+        title = f"{found} with {len(plan.cases)} cases, nothing was written: {cure}"
+    elif not any(case.split == "train" for case in kept):
+        title = f"none of {len(plan.cases)} cases is left to train with"
+    if title:
+        raise UserError("\n".join([title, *(f"  {problem}" for problem in problems)]))
+    return kept, problems
 
 
 def _check_free(target: Target, plan: Plan, overwrite: bool) -> None:
-    if target.folder.exists() and not overwrite:
+    if overwrite:
+        return
+    if target.folder.exists():
         raise UserError(f"{target.folder} exists: choose another --name and --dataset-id, or pass --overwrite")
-    if target.splits and target.splits.exists() and not overwrite:
-        fold = folds({case.name: case.split for case in plan.cases})
-        if json.loads(target.splits.read_text())[: len(fold)] != fold:
-            cure = "pass --overwrite to set it aside"
-            raise UserError(f"{target.splits} holds other splits, with which nnU-Net would train: {cure}")
+    if target.splits and target.splits.exists() and not _same_splits(target.splits, plan):
+        cure = "pass --overwrite to set it aside"
+        raise UserError(f"{target.splits} holds other splits, with which nnU-Net would train: {cure}")
+
+
+def _same_splits(path: Path, plan: Plan) -> bool:
+    """Whether the splits in a file begin with the plan's, and are of the plan's training cases."""
+    fold = folds({case.name: case.split for case in plan.cases})
+    training = {case.name for case in plan.cases if case.split != "test"}
+    try:
+        splits = json.loads(path.read_text())
+        named = {name for one in splits for part in ("train", "val") for name in one[part]}
+        return splits[: len(fold)] == fold and named == training
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def _recover(target: Target) -> None:
     """Finish or undo what a kill left between two renamings."""
-    if target.folder.exists() and target.hidden.exists() and not (target.hidden / "dataset").exists():
-        shutil.rmtree(target.hidden, ignore_errors=True)
-    if target.replaced.exists():
-        if target.folder.exists():
-            shutil.rmtree(target.replaced)
+    if os.path.lexists(target.replaced):
+        if os.path.lexists(target.folder):
+            _remove(target.replaced)
         else:
             target.replaced.rename(target.folder)
 
@@ -235,25 +242,41 @@ def _hidden_folder(target: Target) -> Iterator[Path]:
     except (KeyboardInterrupt, SystemExit):
         raise  # to be continued
     except OSError as error:
-        shutil.rmtree(hidden, ignore_errors=True)
+        _discard(hidden)
         raise StepFailedError(
             f"cannot write {target.folder} ({error}): make room, or choose another nnUNet_raw"
         ) from None
     except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
+        _discard(hidden)
         raise
     else:
-        shutil.rmtree(hidden, ignore_errors=True)
+        _discard(hidden)
     finally:
         lock.release()
+
+
+def _discard(hidden: Path) -> None:
+    """Remove the folder of a conversion; a kill on the way leaves nothing that could be continued."""
+    (hidden / "settings.json").unlink(missing_ok=True)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _remove(dataset: Path) -> None:
+    """Remove a dataset, or the link to one."""
+    if dataset.is_symlink():
+        dataset.unlink()
+    else:
+        shutil.rmtree(dataset)
 
 
 def _continue(hidden: Path, plan: Plan, settings: dict) -> dict[str, dict]:
     """The records of an equal conversion that was interrupted; anything else is cleared away."""
     wanted = json.loads(json.dumps({**settings, "version": __version__, "cases": _cases(plan)}))
     with contextlib.suppress(UserError):
-        if read_json(hidden / "settings.json", "settings") == wanted:
+        # without the folder it has been published
+        if read_json(hidden / "settings.json", "settings") == wanted and (hidden / "dataset").is_dir():
             return _records(hidden, plan)
+    (hidden / "settings.json").unlink(missing_ok=True)
     for name in ("dataset", "records"):
         shutil.rmtree(hidden / name, ignore_errors=True)
         (hidden / name).mkdir()
@@ -291,7 +314,10 @@ def _describe(plan: Plan, kept: list[Case], records: dict, problems: list[Proble
 
 
 def _finish(folder: Path, plan: Plan, kept: list[Case], manifest: dict) -> None:
-    """Everything beside the cases; and nothing of a case that was usable when an earlier run was interrupted."""
+    """Everything beside the cases; and nothing that an interrupted run left of itself or of cases no longer usable."""
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
     for case in set(plan.cases) - set(kept):
         images, labels = FOLDERS[case.split]
         (folder / images / f"{case.name}_0000{plan.reader.ending}").unlink(missing_ok=True)
@@ -321,7 +347,8 @@ def _publish(made: Path, target: Target, overwrite: bool) -> None:
     if overwrite and target.splits and target.splits.exists():
         aside = next(p for n in range(1, 1000) if not (p := target.splits.with_suffix(f".replaced{n}.json")).exists())
         target.splits.rename(aside)
-    if target.folder.exists():
+    if os.path.lexists(target.folder):
         target.folder.rename(target.replaced)
     made.rename(target.folder)
-    shutil.rmtree(target.replaced, ignore_errors=True)
+    if os.path.lexists(target.replaced):
+        _remove(target.replaced)

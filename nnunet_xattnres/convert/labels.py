@@ -39,9 +39,9 @@ class BinaryMask:
         highest, lowest = values.max(), values.min()
         if lowest < 0 or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
             raise UnusableError(file, f"is no mask: it has values such as {_first(values)}; expected 0/1 or 0/255")
-        if highest <= 1:
+        if highest == 0 or (highest == 1 and not lossy):
             return values.astype(np.uint8), []
-        if highest < _SMEAR[1] and not (lossy and highest < _SMEAR[0]):
+        if highest < _SMEAR[1]:
             wanted = "expected a mask of 0/1 or 0/255: pass --threshold, or --labels for several classes"
             raise UnusableError(file, f"its values go up to {highest}; {wanted}")
         if highest > 255:

@@ -92,6 +92,9 @@ def decode(file: File) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is raised
             image = Image.open(io.BytesIO(data))
+            if image.format == "PNG":
+                image.verify()  # its checksums, which decoding does not look at
+                image = Image.open(io.BytesIO(data))
             bits = bits_per_channel(image, data)
             if bits <= 8:
                 image.load()

@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -56,7 +57,7 @@ class File:
                 return self.path.read_bytes()
             with zipfile.ZipFile(self.path) as archive:
                 return archive.read(self.member)
-        except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:  # also an encrypted member
+        except (OSError, RuntimeError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:  # also encrypted
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UnusableError(self.name, f"cannot be read ({reason})") from None
 
@@ -116,18 +117,20 @@ def _in_folder(source: Path, prefix: str) -> Iterator[File]:
 
 
 def _in_archive(source: Path, prefix: str) -> tuple[list[File], list[Problem]]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{source} is a damaged zip archive ({error}): download it again") from None
     files, problems = [], []
-    with zipfile.ZipFile(source) as archive:
-        for member in archive.namelist():
-            parts = PurePosixPath(member.replace("\\", "/")).parts
-            if member.endswith("/") or not all(map(_is_content, (p for p in parts if p != ".."))):
-                continue
-            if ".." in parts or not is_safe(parts[0].rstrip(":/")) or ":" in parts[0]:
-                problems.append(
-                    Problem(f"{source.name}/{member}", "the name leaves the archive's folder: not followed")
-                )
-            else:
-                files.append(File(prefix + "/".join(parts), source, member))
+    for member in members:
+        parts = PurePosixPath(member.replace("\\", "/")).parts
+        if not parts or member.endswith("/") or not all(_is_content(part) for part in parts if part != ".."):
+            continue
+        if ".." in parts or not is_safe(parts[0]):
+            problems.append(Problem(f"{source.name}/{member}", "the name leaves the archive's folder: not followed"))
+        else:
+            files.append(File(prefix + "/".join(parts), source, member))
     return files, problems
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ def read_ratio(text: str) -> tuple[float, ...] | None:
         ratio = tuple(float(part) for part in text.split(":"))
     except ValueError:
         return None
-    return ratio if len(ratio) == len(SPLITS) and min(ratio) >= 0 and 0 < ratio[0] < float("inf") else None
+    usable = len(ratio) == len(SPLITS) and all(0 <= part < math.inf for part in ratio) and ratio[0] > 0
+    return ratio if usable else None
 
 
 def read_file(path: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ WINDOW = (-125, 275)
 
 _SAME_GEOMETRY = 1e-3  # mm, and of the direction cosines: what rounding in headers makes
 _ROUNDED = 1e-3  # HU
+_NOT_FINITE = "holds values that are not finite (NaN): mend it first"
 
 
 class _NiftiWriter:
@@ -64,8 +65,6 @@ class NiftiReader(_NiftiWriter):
         (file,) = case.image
         image, changes = read_nifti(file), []
         array = sitk.GetArrayViewFromImage(image)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UnusableError(file.name, "holds values that are not finite (NaN): mend it first")
         labels = None
         if case.mask:
             labels, changes = self._labels(case.mask[0], file, image)
@@ -98,18 +97,24 @@ def read_nifti(file: File) -> "sitk.Image":
     Raises:
         UnusableError: if it is damaged, truncated, or not such a volume.
     """
+    import nibabel
     import SimpleITK as sitk  # noqa: N813
 
     try:
         with file.local() as path:
             path.open("rb").close()
             check_complete(path)
+            stored = nibabel.load(path)
+            # ITK makes zeros of them
+            finite = stored.get_data_dtype().kind not in "fc" or np.isfinite(np.asarray(stored.dataobj)).all()
             image = sitk.ReadImage(path)
     except OSError as error:
         raise UnusableError(file.name, f"cannot be read ({error.strerror})") from None
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise UnusableError(file.name, f"cannot be read ({reason}): copy or download it again") from None
+    if not finite:
+        raise UnusableError(file.name, _NOT_FINITE)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         form = f"{image.GetDimension()}-D with {image.GetNumberOfComponentsPerPixel()} channels"
         raise UnusableError(file.name, f"is {form}; expected a 3-D volume with one channel")
@@ -131,22 +136,23 @@ class ArrayReader(_NiftiWriter):
     def read(self, case: Case) -> Content:
         import SimpleITK as sitk  # noqa: N813
 
-        pairs = [read_arrays(file) for file in case.image]
-        name = case.image[0].name
-        if len({image.shape for image, _ in pairs}) > 1:
-            raise UnusableError(name, "the slices of this case differ in size")
-        image, values = (np.stack(arrays) if len(pairs) > 1 else arrays[0] for arrays in zip(*pairs, strict=True))
+        name, images, label_maps = case.image[0].name, [], []
+        changes = [f"0..1 back to {list(WINDOW)} HU", f"spacing set to {list(self.spacing)} mm"]
+        for file in case.image:
+            image, values = read_arrays(file)
+            if images and image.shape != images[0].shape:
+                sizes = f"{_text(image.shape)}, where {name} has {_text(images[0].shape)}"
+                raise UnusableError(file.name, f"sizes differ within the case: {sizes}")
+            labels, mapped = self.masks.apply(values, file.name)
+            images.append(image)
+            label_maps.append(labels)
+            changes += [change for change in mapped if change not in changes]
+        image, labels = (np.stack(a) if len(a) > 1 else a[0] for a in (images, label_maps))
         if image.ndim != 3:
-            raise UnusableError(
-                name, f"holds an image of shape {_text(image.shape)}; expected a volume, or many slices"
-            )
-        if image.min() < 0 or image.max() > 1:
-            raise UnusableError(name, "its image goes beyond 0..1; expected TransUNet's form, (HU + 125) / 400")
+            raise UnusableError(name, f"holds an image of shape {_text(image.shape)}; expected a volume or slices")
         hu = image * np.float32(WINDOW[1] - WINDOW[0]) + np.float32(WINDOW[0])
         rounded = np.rint(hu)
         hu = rounded.astype(np.int16) if np.abs(hu - rounded).max() < _ROUNDED else hu
-        labels, changes = self.masks.apply(values, name)
-        changes = [f"0..1 back to {list(WINDOW)} HU", f"spacing set to {list(self.spacing)} mm", *changes]
         volumes = []
         for array in (hu, labels):
             volumes.append(sitk.GetImageFromArray(array))
@@ -177,7 +183,9 @@ def read_arrays(file: File) -> tuple[np.ndarray, np.ndarray]:
     if image.shape != label.shape:
         raise UnusableError(file.name, f"sizes differ: image {_text(image.shape)}, label {_text(label.shape)}")
     if not np.isfinite(image).all():
-        raise UnusableError(file.name, "holds values that are not finite (NaN): mend it first")
+        raise UnusableError(file.name, _NOT_FINITE)
+    if image.min() < 0 or image.max() > 1:
+        raise UnusableError(file.name, "its image goes beyond 0..1; expected TransUNet's form, (HU + 125) / 400")
     return image, label
 
 

@@ -35,11 +35,12 @@ def test_smeared_by_jpeg(quality):
     assert change == f"{np.isin(values, (0, 255), invert=True).sum()} smeared pixels, threshold 128"
 
 
-def test_noise_of_an_empty_jpeg_is_background():
-    values = np.random.default_rng(0).integers(0, 5, (8, 8)).astype(np.uint8)
-    assert not BinaryMask("polyp").apply(values, "m.jpg", lossy=True)[0].any()
-    with pytest.raises(UnusableError, match="values go up to 4"):
-        BinaryMask("polyp").apply(values, "m.png")
+def test_a_faint_jpeg_is_not_empty():
+    assert not BinaryMask("polyp").apply(jpeg(DISC & False, 75), "m.jpg", lossy=True)[0].any()
+    for high in (1, 5, 60):
+        values = jpeg(DISC * high / 255, 90)
+        with pytest.raises(UnusableError, match=f"values go up to {values.max()}"):
+            BinaryMask("polyp").apply(values, "m.jpg", lossy=True)
 
 
 @pytest.mark.parametrize(

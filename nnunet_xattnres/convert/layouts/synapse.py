@@ -1,6 +1,7 @@
 """Synapse/BTCV: abdominal CT with 13 organs, as NIfTI or as TransUNet's arrays."""
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 
@@ -95,7 +96,7 @@ def _from_arrays(
         raise UserError(f"arrays need --source-labels: {wanted}")
     if arguments.organs == 13 and arguments.source_labels != "btcv":
         raise UserError(f"--organs 13 needs arrays with --source-labels btcv; {arguments.source_labels} has 8 organs")
-    if not min(arguments.spacing) > 0:
+    if not all(0 < length < math.inf for length in arguments.spacing):
         raise UserError(f"--spacing must be three lengths above 0 mm, got {arguments.spacing}")
     entries = published("synapse")
     found: dict[str, dict[int, File]] = {}
