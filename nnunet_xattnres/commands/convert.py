@@ -81,6 +81,7 @@ def _pictures(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..convert import dataset
     from ..convert.sources import scan
+    from ..convert.target import find_target
 
     if getattr(arguments, "size", None):
         arguments.size = _size(arguments.size)
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     files, problems = scan(arguments.source)
     plan = _LAYOUTS[arguments.layout].find(files, problems, arguments)
     plan.name = arguments.name or plan.name
-    target = dataset.find_target(arguments.dataset_id, plan.name)
+    target = find_target(arguments.dataset_id, plan.name)
     if any(source.is_relative_to(target.folder) for source in arguments.source):
         raise UserError(f"the source lies in {target.folder}, which would be replaced: choose another --dataset-id")
     if not plan.cases and not plan.problems:

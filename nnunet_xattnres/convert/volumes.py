@@ -1,6 +1,5 @@
-"""3-D volumes as NIfTI with their geometry, and TransUNet's slices and volumes without one."""
+"""3-D volumes as NIfTI, with their geometry."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,11 +20,10 @@ WINDOW = (-125, 275)
 """The paper's clip window for abdominal CT, HU."""
 
 _SAME_GEOMETRY = 1e-3  # mm, and of the direction cosines: what rounding in headers makes
-_ROUNDED = 1e-3  # HU
-_NOT_FINITE = "holds values that are not finite (NaN): mend it first"
+NOT_FINITE = "holds values that are not finite (NaN): mend it first"
 
 
-class _NiftiWriter:
+class NiftiWriter:
     """The half of a reader that is the same for all volumes."""
 
     ending = ".nii.gz"
@@ -48,7 +46,7 @@ class _NiftiWriter:
 
 
 @dataclass(frozen=True)
-class NiftiReader(_NiftiWriter):
+class NiftiReader(NiftiWriter):
     """Reads NIfTI; spacing, origin and direction stay.
 
     Attributes:
@@ -79,7 +77,7 @@ class NiftiReader(_NiftiWriter):
 
         mask = read_nifti(file)
         if mask.GetSize() != image.GetSize():
-            sizes = f"{_text(mask.GetSize())} voxels, its image {image_file.name} {_text(image.GetSize())} (x, y, z)"
+            sizes = f"{text(mask.GetSize())} voxels, its image {image_file.name} {text(image.GetSize())} (x, y, z)"
             raise UnusableError(file.name, f"sizes differ: {sizes}")
         geometries = [(*i.GetSpacing(), *i.GetOrigin(), *i.GetDirection()) for i in (mask, image)]
         if not np.allclose(*geometries, rtol=0, atol=_SAME_GEOMETRY):
@@ -114,80 +112,13 @@ def read_nifti(file: File) -> "sitk.Image":
         reason = str(error).strip().splitlines()[-1]
         raise UnusableError(file.name, f"cannot be read ({reason}): copy or download it again") from None
     if not finite:
-        raise UnusableError(file.name, _NOT_FINITE)
+        raise UnusableError(file.name, NOT_FINITE)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         form = f"{image.GetDimension()}-D with {image.GetNumberOfComponentsPerPixel()} channels"
         raise UnusableError(file.name, f"is {form}; expected a 3-D volume with one channel")
     return image
 
 
-@dataclass(frozen=True)
-class ArrayReader(_NiftiWriter):
-    """Reads TransUNet's arrays (.npz, one slice a file, or .h5, a volume); back in HU, with the spacing that is told.
-
-    Attributes:
-        masks: what the values of `label` mean.
-        spacing: of the voxels (x, y, z), mm: the arrays have none.
-    """
-
-    masks: LabelMap
-    spacing: tuple[float, float, float]
-
-    def read(self, case: Case) -> Content:
-        import SimpleITK as sitk  # noqa: N813
-
-        name, images, label_maps = case.image[0].name, [], []
-        changes = [f"0..1 back to {list(WINDOW)} HU", f"spacing set to {list(self.spacing)} mm"]
-        for file in case.image:
-            image, values = read_arrays(file)
-            if images and image.shape != images[0].shape:
-                sizes = f"{_text(image.shape)}, where {name} has {_text(images[0].shape)}"
-                raise UnusableError(file.name, f"sizes differ within the case: {sizes}")
-            labels, mapped = self.masks.apply(values, file.name)
-            images.append(image)
-            label_maps.append(labels)
-            changes += [change for change in mapped if change not in changes]
-        image, labels = (np.stack(a) if len(a) > 1 else a[0] for a in (images, label_maps))
-        if image.ndim != 3:
-            raise UnusableError(name, f"holds an image of shape {_text(image.shape)}; expected a volume or slices")
-        hu = image * np.float32(WINDOW[1] - WINDOW[0]) + np.float32(WINDOW[0])
-        rounded = np.rint(hu)
-        hu = rounded.astype(np.int16) if np.abs(hu - rounded).max() < _ROUNDED else hu
-        volumes = []
-        for array in (hu, labels):
-            volumes.append(sitk.GetImageFromArray(array))
-            volumes[-1].SetSpacing(self.spacing)
-        return Content(*volumes, changes, count_labels(labels))
-
-
-def read_arrays(file: File) -> tuple[np.ndarray, np.ndarray]:
-    """`image` and `label` of a .npz or .h5 file.
-
-    Raises:
-        UnusableError: if it cannot be read, or one of them is missing or they differ in shape.
-    """
-    data = io.BytesIO(file.read())
-    try:
-        if file.ending == ".npz":
-            with np.load(data) as archive:
-                image, label = archive["image"], archive["label"]
-        else:
-            import h5py
-
-            with h5py.File(data) as archive:
-                image, label = archive["image"][()], archive["label"][()]
-        image, label = np.asarray(image, np.float32), np.asarray(label)
-    except Exception as error:  # zipfile's, zlib's, NumPy's or HDF5's
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnusableError(file.name, f"cannot be read as arrays `image` and `label` ({reason})") from None
-    if image.shape != label.shape:
-        raise UnusableError(file.name, f"sizes differ: image {_text(image.shape)}, label {_text(label.shape)}")
-    if not np.isfinite(image).all():
-        raise UnusableError(file.name, _NOT_FINITE)
-    if image.min() < 0 or image.max() > 1:
-        raise UnusableError(file.name, "its image goes beyond 0..1; expected TransUNet's form, (HU + 125) / 400")
-    return image, label
-
-
-def _text(shape: tuple[int, ...]) -> str:
+def text(shape: tuple[int, ...]) -> str:
+    """A size in words, such as 512x512x200."""
     return "x".join(map(str, shape))

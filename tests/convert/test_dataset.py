@@ -8,8 +8,6 @@ from support import converted, downloads
 
 from nnunet_xattnres import __version__
 from nnunet_xattnres.commands import main
-from nnunet_xattnres.convert.dataset import find_target
-from nnunet_xattnres.errors import UserError
 
 
 def tree(folder):
@@ -90,15 +88,3 @@ def test_another_dataset_in_nnunets_form(convert, nuclei):
         "folder", dataset, "--images", "imagesTr", "--masks", "labelsTr", "--image-suffix", "_0000", number=8
     )
     assert converted.cases(again / "imagesTr") | converted.cases(again / "imagesTs") == set(map(str, range(1, 11)))
-
-
-def test_target(tmp_path):
-    environment = {"nnUNet_raw": str(tmp_path)}
-    assert find_target(4, "Name", environment).folder == tmp_path / "Dataset004_Name"
-    (tmp_path / "Dataset004_Other").mkdir()
-    for number, name, message in ((4, "Name", "number 4 already"), (0, "A", "1 to 999"), (1000, "A", "1 to 999"),
-                                  (5, "a b", "letters"), (5, "../a", "letters"), (5, "", "letters")):  # fmt: skip
-        with pytest.raises(UserError, match=message):
-            find_target(number, name, environment)
-    with pytest.raises(UserError, match="it is not set"):
-        find_target(5, "A", {})

@@ -172,7 +172,7 @@ PICTURES = {
     "truncated PNG mask": Fault(lambda s, n: cut(mask(s, n)), "masks/{n}.png", "is damaged or truncated"),
     "truncated JPEG": Fault(lambda s, n: cut(resave(image(s, n), "jpg")), "images/{n}.jpg", "truncated"),
     "truncated BMP": Fault(lambda s, n: cut(resave(image(s, n), "bmp")), "images/{n}.bmp", "truncated"),
-    "truncated TIFF": Fault(lambda s, n: cut(resave(image(s, n), "tif")), "images/{n}.tif", ""),
+    "truncated TIFF": Fault(lambda s, n: cut(resave(image(s, n), "tif")), "images/{n}.tif", "is damaged or truncated"),
     "PNG with another byte": Fault(lambda s, n: flip(image(s, n)), "images/{n}.png", "is damaged or truncated"),
     "text named .png": Fault(lambda s, n: image(s, n).write_text("hello"), "images/{n}.png", "is no picture"),
     "empty file": Fault(lambda s, n: image(s, n).write_bytes(b""), "images/{n}.png", "is no picture"),
@@ -780,7 +780,7 @@ def test_a_member_without_a_name(folders, tmp_path, name="."):
     ("change", "phrase"),
     [
         (lambda data: data[: len(data) // 2], "is neither a folder nor a zip archive"),
-        (lambda data: data.replace(b"PK\x01\x02", b"XXXX"), ""),
+        (lambda data: data.replace(b"PK\x01\x02", b"XXXX"), "is a damaged zip archive"),
         (lambda data: b"PK\x03\x04" + bytes(200), "is neither a folder nor a zip archive"),
     ],
     ids=["truncated", "directory damaged", "only a beginning"],

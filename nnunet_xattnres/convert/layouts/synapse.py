@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 
 from ...errors import UserError
+from ..arrays import ArrayReader
 from ..case import Case
 from ..labels import LabelMap
 from ..plan import Counts, Named, Plan, pair
 from ..problems import Problem
 from ..sources import File
 from ..splits import published
-from ..volumes import ENDINGS, WINDOW, ArrayReader, NiftiReader
+from ..volumes import ENDINGS, WINDOW, NiftiReader
 
 ORGANS = (
     "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
