@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.source = [source.resolve() for source in arguments.source]
     files, problems = scan(arguments.source)
     plan = _LAYOUTS[arguments.layout].find(files, problems, arguments)
-    plan.name = arguments.name or plan.name
+    plan.name = plan.name if arguments.name is None else arguments.name
     target = find_target(arguments.dataset_id, plan.name)
     if any(source.is_relative_to(target.folder) for source in arguments.source):
         raise UserError(f"the source lies in {target.folder}, which would be replaced: choose another --dataset-id")

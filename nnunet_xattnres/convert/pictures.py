@@ -17,6 +17,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LOSSY = (".jpg", ".jpeg")
 CHANNEL_NAMES = {1: ("grey",), 3: ("R", "G", "B")}
 _MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3}
+_KINDS = {1: "grey (1 channel)", 3: "RGB (3 channels)"}
 _COLOUR_NOISE = 48  # between the channels of a grey mask that went through a colour JPEG
 _BITS_PER_SAMPLE = 258  # the TIFF tag
 
@@ -43,8 +44,8 @@ class PictureReader:
         (file,) = case.image
         image = decode(file)
         if count_channels(image) != self.channels:
-            expected = f"{self.channels} channel{'s' * (self.channels > 1)}"
-            raise UnusableError(file.name, f"has {count_channels(image)} channels where {expected} were expected")
+            came, expected = _KINDS[count_channels(image)], _KINDS[self.channels]
+            raise UnusableError(file.name, f"is {came} where {expected} was expected: convert it first")
         pixels, changes = image.convert("L" if self.channels == 1 else "RGB"), []
         if image.mode in ("LA", "RGBA"):
             changes.append("alpha channel of the image left out")
@@ -100,11 +101,13 @@ def decode(file: File) -> Image.Image:
                 image.load()
     except UnidentifiedImageError:
         raise UnusableError(file.name, f"is no picture that can be read; expected {', '.join(ENDINGS)}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise UnusableError(file.name, f"is too large ({error}): reduce it first") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UnusableError(file.name, f"is damaged or truncated ({error}): copy or download it again") from None
     if bits > 8:
         raise UnusableError(file.name, f"has {bits} bits a channel where 8 were expected: save it with 8 bits")
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photograph with its thumbnail
         raise UnusableError(file.name, f"has {image.n_frames} frames where one was expected: save them one by one")
     if image.mode not in _MODES:
         raise UnusableError(file.name, f"has the colour mode {image.mode}; expected grey, RGB or a palette")

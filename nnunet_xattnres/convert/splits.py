@@ -67,7 +67,7 @@ def read_file(path: Path) -> dict[str, str]:
         text = path.read_text()
         pairs = _json_pairs(text) if path.suffix == ".json" else _line_pairs(text)
     except (OSError, ValueError) as error:
-        form = 'expected lines CASE,SPLIT or JSON {"train": [...], "val": [...], "test": [...]}'
+        form = 'expected a ratio A:B:C, lines CASE,SPLIT, or JSON {"train": [...], "val": [...], "test": [...]}'
         raise UserError(f"--split {path} cannot be read ({error}): {form}") from None
     splits: dict[str, str] = {}
     for name, split in pairs:

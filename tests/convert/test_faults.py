@@ -200,7 +200,7 @@ PICTURES = {
     "one stem, two masks": Fault(
         lambda s, n: shutil.copy(mask(s, n), mask(s, n, "bmp")), "masks/{n}.bmp", "as masks/{n}.png does"
     ),
-    "grey among RGB": Fault(lambda s, n: save(GREY, image(s, n)), "images/{n}.png", "has 1 channel"),
+    "grey among RGB": Fault(lambda s, n: save(GREY, image(s, n)), "images/{n}.png", "is grey (1 channel) where RGB"),
     "16-bit grey PNG": Fault(
         lambda s, n: save(GREY * np.uint16(200), image(s, n)), "images/{n}.png", "has 16 bits a channel"
     ),
@@ -237,7 +237,7 @@ ALONE = {
         "has the values 7; the label map knows 0, 255", ("--labels", "255=nucleus"),
     ),
     "RGB images with --channels grey": Fault(
-        lambda s, n: [save(GREY, image(s, k)) for k in range(1, 7) if k != n], "images/{n}.png", "has 3 channels",
+        lambda s, n: [save(GREY, image(s, k)) for k in range(1, 7) if k != n], "images/{n}.png", "is RGB (3 channels)",
         ("--channels", "grey"),
     ),
     "case that is not in the split file": Fault(
@@ -803,7 +803,7 @@ SPLITS = {
     "unknown split in JSON": ("a.json", '{"train": ["1"], "dev": ["2"]}', "puts 2 into 'dev'"),
     "case twice": ("a.csv", "1,train\n2,train\n1,test\n", "names 1 twice"),
     "case twice in JSON": ("a.json", '{"train": ["1", "2"], "test": ["1"]}', "names 1 twice"),
-    "three columns": ("a.csv", "1,train,5\n", "expected lines CASE,SPLIT"),
+    "three columns": ("a.csv", "1,train,5\n", "expected a ratio A:B:C, lines CASE,SPLIT"),
     "broken JSON": ("a.json", '{"train": ["1"', "cannot be read"),
     "JSON list": ("a.json", '["1"]', "no object of lists"),
     "binary": ("a.csv", b"\xff\xfe\x00", "cannot be read"),
