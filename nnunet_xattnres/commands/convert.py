@@ -10,10 +10,10 @@ where it was. Everything that is wrong with the source is listed at once, with e
 
 examples:
   xattnres convert synapse RawData.zip --dataset-id 501
-  xattnres convert clinicdb CVC-ClinicDB --dataset-id 502
-  xattnres convert isic2017 ISIC-2017_*.zip --dataset-id 503 --size 352
-  xattnres convert folder Nuclei_DSB2018 --dataset-id 504 --name Nuclei --foreground nucleus
-  xattnres convert folder scans --dataset-id 505 --mask-suffix _mask --labels 1=cell 2=nucleus --split split.csv
+  xattnres convert clinicdb CVC-ClinicDB --dataset-id 503
+  xattnres convert isic2017 ISIC-2017_*.zip --dataset-id 504 --size 352
+  xattnres convert folder Nuclei_DSB2018 --dataset-id 505 --name Nuclei --foreground nucleus
+  xattnres convert folder scans --dataset-id 506 --mask-suffix _mask --labels 1=cell 2=nucleus --split split.csv
 """
 
 import argparse
@@ -55,7 +55,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset-id", type=positive, required=True, metavar="ID", help="number of the nnU-Net dataset"
     )
-    parser.add_argument("--name", help="name of the nnU-Net dataset (default: the data set's)")
+    parser.add_argument("--name", help="name of the nnU-Net dataset (default: the data set's, or Images)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same number and name")
     parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be used, and record it")
     parser.add_argument("--dry-run", action="store_true", help="read and check everything, write nothing")
@@ -80,9 +80,12 @@ def _pictures(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..convert import dataset
+    from ..convert.plan import tell_split
     from ..convert.sources import scan
     from ..convert.target import find_target
 
+    if (getattr(arguments, "threshold", None) or 0) > 255:
+        raise UserError(f"--threshold is for values up to 255, got {arguments.threshold}")
     if getattr(arguments, "size", None):
         arguments.size = _size(arguments.size)
     arguments.source = [source.resolve() for source in arguments.source]
@@ -97,8 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         kept, problems = dataset.check(plan, target, arguments.workers, arguments.skip_bad, arguments.overwrite)
         print(f"{len(kept)} cases of {plan.title} can be converted to {target.folder}")
+        print(f"  split: {plan.split}: {tell_split(kept)}")
         for problem in problems:
-            print(f"left out: {problem}", file=sys.stderr)
+            _tell(problem.file, problem.text)
         return 0
     options = {name: value for name, value in vars(arguments).items() if name not in _NOT_SETTINGS}
     settings = json.loads(json.dumps({"layout": arguments.layout, **options}, default=str))
@@ -119,15 +123,21 @@ def _print(manifest: dict, target) -> None:
     kinds = Counter("".join(c for c in change if not c.isdigit()) for r in manifest["cases"] for change in r["changes"])
     examples = {"".join(c for c in x if not c.isdigit()): x for r in manifest["cases"] for x in r["changes"]}
     for kind, count in kinds.most_common():
-        print(f"  {count} cases: {examples[kind]}")
+        texts = {change for r in manifest["cases"] for change in r["changes"]}
+        alike = len([text for text in texts if "".join(c for c in text if not c.isdigit()) == kind]) == 1
+        print(f"  {count} {'case' if count == 1 else 'cases'}: {'' if alike else 'such as '}{examples[kind]}")
     for note in manifest["notes"]:
         print(f"  {note}")
     for left_out in manifest["left_out"]:
-        print(f"left out: {left_out['file']}: {left_out['problem']}", file=sys.stderr)
+        _tell(left_out["file"], left_out["problem"])
     if target.splits and target.splits.parent.exists():
         print(f"  {target.splits.parent} holds what nnU-Net made of an earlier dataset: plan and preprocess again")
     print(f"  look at {target.folder / 'preview.png'}, then: nnUNetv2_plan_and_preprocess -d {target.number}"
           " --verify_dataset_integrity")  # fmt: skip
+
+
+def _tell(file: str, problem: str) -> None:
+    print(f"{'despite' if file == 'the source' else 'left out'}: {file}: {problem}", file=sys.stderr)
 
 
 def _size(values: list[int]) -> tuple[int, int]:

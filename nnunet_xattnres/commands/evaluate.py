@@ -64,8 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"{option} {path} is a folder: name a file")
         if path and not path.resolve().parent.is_dir():
             raise UserError(f"{option} {path}: there is no folder {path.resolve().parent}: make it first")
+    if arguments.json and arguments.csv and arguments.json.resolve() == arguments.csv.resolve():
+        raise UserError("--json and --csv name one file: name two")
     check_folders(predictions, references)
     dataset_json = arguments.dataset_json or find_dataset_json(predictions, references)
+    for option, path in (("--json", arguments.json), ("--csv", arguments.csv)):
+        if path and path.resolve() == dataset_json.resolve():
+            raise UserError(f"{option} would replace {path}, which holds the labels: name another file")
     labels = read_labels(dataset_json)
     added = _added_regions(arguments.region, labels, dataset_json)
     regions = labels.regions | added
@@ -101,7 +106,8 @@ def _added_regions(regions: list, labels, dataset_json: Path) -> dict:
     """The user's own regions, once they are seen to be new and of known values."""
     added = dict(regions)
     if len(added) < len(regions) or added.keys() & labels.regions.keys():
-        raise UserError(f"--region needs names of its own, each once; taken: {', '.join(labels.regions)}")
+        names = ", ".join([*labels.regions, *(name for name, _ in regions)])
+        raise UserError(f"--region needs names of its own, each once, got {names}")
     known = labels.known - {labels.ignore}
     unknown = {value for values in added.values() for value in values} - known
     if unknown:

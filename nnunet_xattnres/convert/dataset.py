@@ -116,6 +116,8 @@ def _judge(plan: Plan, results: dict[str, dict | Problem], skip_bad: bool) -> tu
         counts.update({int(value): count for value, count in record["voxels"].items()})
     bad = [result for result in results.values() if isinstance(result, Problem)]
     problems = sorted([*plan.problems, *bad, *plan.check(counts)])
+    if records and not counts.keys() - {0}:
+        problems.append(Problem("the source", "no mask has any foreground: look at its values, and at --threshold"))
     kept = [case for case in plan.cases if case.name in records]
     title = ""
     if problems and not skip_bad:
@@ -189,10 +191,20 @@ def _describe(plan: Plan, kept: list[Case], records: dict, problems: list[Proble
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "settings": settings,
         "split": f"{plan.split}: {tell_split(kept)}",
-        "notes": plan.notes,
+        "notes": [*plan.notes, *_absences(plan, kept, records)],
         "left_out": [{"file": problem.file, "problem": problem.text} for problem in problems],
         "cases": [records[case.name] for case in kept],
     }
+
+
+def _absences(plan: Plan, kept: list[Case], records: dict) -> list[str]:
+    """What one would expect in a dataset, and this one does not have."""
+    found = {value for case in kept for value in records[case.name]["voxels"]}
+    notes = [f"no case has the label {name}" for name, value in plan.labels.items() if str(value) not in found]
+    splits = {case.split for case in kept}
+    if "val" not in splits and "val" in {case.split for case in plan.cases}:
+        notes.append("no validation case is left: nnU-Net makes its own five folds of the training cases")
+    return notes
 
 
 def _finish(folder: Path, plan: Plan, kept: list[Case], manifest: dict) -> None:

@@ -9,6 +9,7 @@ from .problems import UnusableError
 
 _SMEAR = (64, 191)  # what JPEG makes of an edge lies in between
 _MOST_SMEARED = 0.05  # of the pixels; lossy edges of a mask stay far below
+_FEWEST_SMEARED = 9  # values; fewer, in a file without loss, are classes
 _TOLD_VALUES = 5
 
 
@@ -41,17 +42,25 @@ class BinaryMask:
             raise UnusableError(file, f"is no mask: it has values such as {_first(values)}; expected 0/1 or 0/255")
         if highest == 0 or (highest == 1 and not lossy):
             return values.astype(np.uint8), []
+        if highest == 1:
+            raise UnusableError(file, "its values go up to 1, which JPEG has rounded: save masks without loss")
         if highest < _SMEAR[1]:
             wanted = "expected a mask of 0/1 or 0/255: pass --threshold, or --labels for several classes"
             raise UnusableError(file, f"its values go up to {highest}; {wanted}")
         if highest > 255:
             raise UnusableError(file, f"its values go up to {highest}; expected a mask of 0/1 or 0/255")
+        between = values[(values != 0) & (values != 255)]
+        distinct = np.unique(between)
+        if not lossy and 0 < len(distinct) < _FEWEST_SMEARED:
+            some = ", ".join(map(str, distinct))
+            raise UnusableError(
+                file, f"has the values {some} beside 0 and 255: pass --labels for several classes, or --threshold"
+            )
         smeared = np.count_nonzero((values >= _SMEAR[0]) & (values <= _SMEAR[1])) / values.size
         if smeared > _MOST_SMEARED:
             share = f"{100 * smeared:.0f} % of its pixels lie between {_SMEAR[0]} and {_SMEAR[1]}"
-            raise UnusableError(file, f"{share}: not the mask of one class, unless you pass --threshold")
-        inexact = np.count_nonzero((values != 0) & (values != 255))
-        change = f"{inexact} smeared pixels, threshold 128" if inexact else "0/255 to 0/1"
+            raise UnusableError(file, f"{share}: not the mask of one class; pass --labels for several, or --threshold")
+        change = f"{len(between)} smeared pixels, threshold 128" if len(between) else "0/255 to 0/1"
         return (values >= 128).astype(np.uint8), [change]
 
 

@@ -66,8 +66,7 @@ class PictureReader:
         if mask.size != size and not self.resize_masks:
             sizes = f"is {_text(mask.size)}, its image {image.name} {_text(size)} (width x height)"
             raise UnusableError(file.name, f"{sizes}: pass --resize-masks to bring masks to their image's size")
-        values, labels = mask_values(mask, file), None
-        labels, changes = self.masks.apply(values, file.name, file.ending in LOSSY)
+        labels, changes = self.masks.apply(mask_values(mask, file), file.name, file.ending in LOSSY)
         picture = Image.fromarray(labels)
         if mask.size != size:
             changes.append(f"mask resized from {_text(mask.size)} to {_text(size)} (width x height)")
@@ -140,8 +139,8 @@ def mask_values(mask: Image.Image, file: File) -> np.ndarray:
         colours = np.asarray(mask.convert("RGB"))
         return colours[..., 0] if _is_grey(colours) else np.asarray(mask)
     if mask.mode in ("1", "L"):
-        return np.asarray(mask.convert("L")) if mask.mode == "L" else np.asarray(mask).astype(np.uint8)
-    values, alpha = np.asarray(mask.convert("RGB")), None
+        return np.asarray(mask).astype(np.uint8)
+    values = np.asarray(mask.convert("RGB"))
     if mask.mode in ("LA", "RGBA"):
         alpha = np.asarray(mask.getchannel("A"))
         if values.min() == values.max() and alpha.min() != alpha.max():

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 
 COLUMNS, ROWS = 4, 2
-COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442", "#ffffff")
+COLOURS = (
+    "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442",
+    "#a020f0", "#7fff00", "#ff1493", "#8b4513", "#00ced1", "#fa8072",
+)  # fmt: skip
 
 
 def save_preview(
@@ -35,7 +38,9 @@ def save_preview(
     for axis, (name, image, label_map) in zip(axes, cases, strict=False):
         axis.imshow(image, cmap="gray")
         for value in paint.keys() & set(np.unique(label_map).tolist()):
-            axis.contour(label_map == value, levels=[0.5], colors=paint[value], linewidths=1)
+            mask = np.pad(label_map == value, 1)  # closed at the borders
+            x, y = np.arange(-1, mask.shape[1] - 1), np.arange(-1, mask.shape[0] - 1)
+            axis.contour(x, y, mask, levels=[0.5], colors=paint[value], linewidths=1)
         axis.set_title(name, fontsize=8)
     handles = [Line2D([], [], color=paint[v], label=name) for name, v in labels.items() if v]
     figure.suptitle(title, fontsize=10)

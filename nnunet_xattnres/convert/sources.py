@@ -109,8 +109,13 @@ def _in_folder(source: Path, prefix: str) -> Iterator[File]:
     def unreadable(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions")
 
-    for folder, folders, names in os.walk(source, onerror=unreadable):
-        folders[:] = [name for name in folders if _is_content(name)]
+    walked = set()
+    for folder, folders, names in os.walk(source, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [name for name in folders if _is_content(name) and real not in walked]
+        if real in walked:  # links that lead in a circle
+            continue
+        walked.add(real)
         for name in filter(_is_content, names):
             path = Path(folder, name)
             yield File(prefix + path.relative_to(source).as_posix(), path)

@@ -70,7 +70,7 @@ def find_dataset_json(predictions: Path, references: Path) -> Path:
     for folder in (predictions, references, references.parent):
         if (folder / "dataset.json").is_file():
             return folder / "dataset.json"
-    places = f"{predictions}, {references} or the folder above it"
+    places = f"{predictions}, {references} or above {references}"
     raise UserError(f"no dataset.json in {places}: name it with --dataset-json")
 
 
@@ -87,6 +87,9 @@ def pair(predictions: Path, references: Path, ending: str) -> tuple[list[str], l
             raise UserError(f"no *{ending} in {folder}: expected the {title} under nnU-Net's names, CASE{ending}")
         names[title] = {name.removesuffix(ending) for name in files}
     predicted, referenced = names["predictions"], names["references"]
+    if not predicted & referenced:
+        some = [", ".join(sorted(cases)[:3]) for cases in (predicted, referenced)]
+        raise UserError(f"no case is in both folders: {predictions} has {some[0]} ..., {references} {some[1]} ...")
     unpaired = [f"{case}: a reference without a prediction" for case in sorted(referenced - predicted)]
     unpaired += [f"{case}: a prediction without a reference" for case in sorted(predicted - referenced)]
     return sorted(predicted & referenced), unpaired
@@ -141,7 +144,7 @@ class Evaluation:
             check_complete(path)
             array, properties = reader_for(description, verbose=False)().read_seg(str(path))
         except Exception as error:  # whatever the reader's library raises
-            raise _UnusableError(f"{path} cannot be read ({_first_line(error)})") from None
+            raise _UnusableError(f"{path} cannot be read ({_last_line(error)})") from None
         if array.shape[0] != 1:
             raise _UnusableError(f"{path} has {array.shape[0]} channels, a label map has one")
         unknown = np.unique(array[0][~np.isin(array[0], list(self.labels.known))])
@@ -164,5 +167,5 @@ def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

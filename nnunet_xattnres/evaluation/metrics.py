@@ -48,8 +48,8 @@ def compare(
     shape = [reference.shape[axis] for axis in extended]
     prediction, reference = prediction.reshape(shape), reference.reshape(shape)
     if ignore is not None:
-        prediction = np.where(reference == ignore, 0, prediction)
-        reference = np.where(reference == ignore, 0, reference)
+        ignored = reference == ignore
+        prediction, reference = (np.where(ignored, -1, label_map) for label_map in (prediction, reference))
     boxes = [(tuple(slice(0, n) for n in shape), *find_objects(m)) for m in (prediction, reference)]
     scores = {}
     for name, values in regions.items():

@@ -49,7 +49,9 @@ def test_help(layout, capsys):
         (["--labels", "1=cell", "--threshold", "3"], "pass one of them"),
         (["--labels", "0=background"], "no foreground"), (["--images", "none"], "no images found in the source"),
         (["--masks", "none"], "no masks found in the source"), (["--split", "8:1"], "--split 8:1 cannot be read"),
-        (["--channels", "CMYK"], "invalid choice"),
+        (["--channels", "CMYK"], "invalid choice"), (["--labels", "9=ignore"], "no foreground"),
+        (["--foreground", "background"], "must name a class"), (["--foreground", ""], "must name a class"),
+        (["--foreground", "a", "--labels", "1=b"], "pass one of them"), (["--threshold", "300"], "up to 255"),
     ],
 )  # fmt: skip
 def test_nonsense(nuclei, tmp_path, capsys, options, message):

@@ -207,7 +207,7 @@ class TestDatasetJson:
 
     def test_none(self, capsys, folders, tmp_path):
         (tmp_path / "dataset.json").unlink()
-        places = f"{folders[0]}, {folders[1]} or the folder above it"
+        places = f"{folders[0]}, {folders[1]} or above {folders[1]}"
         told = f"xattnres evaluate: no dataset.json in {places}: name it with --dataset-json\n"
         assert evaluate(capsys, *folders) == (2, "", told)
 
@@ -328,4 +328,4 @@ assert not heavy, heavy
 def test_a_region_of_a_name_that_is_taken(capsys, folders, regions):
     options = [text for region in regions for text in ("--region", region)]
     assert main(["evaluate", *map(str, folders), *options]) == 2
-    assert "--region needs names of its own, each once; taken: liver" in capsys.readouterr().err
+    assert "--region needs names of its own, each once, got liver, " in capsys.readouterr().err

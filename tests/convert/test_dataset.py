@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+from PIL import Image
 from support import converted, downloads
 
 from nnunet_xattnres import __version__
@@ -88,3 +89,13 @@ def test_another_dataset_in_nnunets_form(convert, nuclei):
         "folder", dataset, "--images", "imagesTr", "--masks", "labelsTr", "--image-suffix", "_0000", number=8
     )
     assert converted.cases(again / "imagesTr") | converted.cases(again / "imagesTs") == set(map(str, range(1, 11)))
+
+
+def test_masks_without_any_foreground(convert, nuclei, capsys):
+    for mask in (nuclei / "masks").iterdir():
+        Image.new("L", (32, 32)).save(mask)
+    assert main(["convert", "folder", str(nuclei), "--dataset-id", "7", "--workers", "1"]) == 2
+    assert "the source: no mask has any foreground" in capsys.readouterr().err
+    dataset = convert("folder", nuclei, "--skip-bad")
+    assert "despite: the source: no mask has any foreground" in capsys.readouterr().err
+    assert "no case has the label foreground" in json.loads((dataset / "manifest.json").read_text())["notes"]

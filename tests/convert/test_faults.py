@@ -578,7 +578,7 @@ PUBLISHED = {
     ),
     "BTCV without a label": (
         btcv_with(lambda s: (s / "label" / "label0005.nii.gz").unlink()),
-        [("Training/img/img0005.nii.gz", "an image without a mask"), ("the source", "29 of the 30 cases")],
+        [("Training/img/img0005.nii.gz", "an image without a mask"), OTHERS_28],
     ),
     "BTCV truncated": (
         btcv_with(lambda s: cut(s / "img" / "img0001.nii.gz")),
@@ -646,7 +646,7 @@ SOURCES = {
         lambda root: ["folder", downloads.nuclei(root, 6), root / "nothing"], "{root}/nothing does not exist"
     ),
     "only text": (
-        lambda root: ["folder", text(empty(root / "some") / "a.txt").parent], "no images found in the source; expected"
+        lambda root: ["folder", text(empty(root / "some") / "a.txt").parent], "pictures and volumes are: none"
     ),
     "no Synapse": (lambda root: ["synapse", downloads.nuclei(root, 6)], "no Synapse in the source; expected files"),
     "no ISIC": (lambda root: ["isic2017", downloads.nuclei(root, 6)], "no ISIC_*.jpg in the source"),

@@ -43,6 +43,13 @@ def test_a_faint_jpeg_is_not_empty():
             BinaryMask("polyp").apply(values, "m.jpg", lossy=True)
 
 
+@pytest.mark.parametrize("classes", [(0, 1, 2, 255), (0, 40, 128, 255)])
+def test_several_classes_are_not_smeared_to_one(classes):
+    values = np.random.default_rng(0).choice(np.array(classes, np.uint8), (64, 64), p=(0.9, 0.04, 0.03, 0.03))
+    with pytest.raises(UnusableError, match="pass --labels for several classes"):
+        BinaryMask("polyp").apply(values, "m.png")
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [

@@ -63,7 +63,7 @@ def test_the_nearest_dataset_json(tmp_path):
     places = tmp_path / "predictions", tmp_path / "Dataset1" / "labelsTs", tmp_path / "Dataset1"
     for folder in (*places[:2], tmp_path / "other"):
         folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"^no dataset.json in .*predictions, .*labelsTs or the folder above it: name"):
+    with pytest.raises(UserError, match=r"^no dataset.json in .*predictions, .*labelsTs or above .*labelsTs: name"):
         find_dataset_json(*places[:2])
     for folder in reversed(places):
         path = write_dataset_json(folder)

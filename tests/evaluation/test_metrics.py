@@ -230,3 +230,10 @@ def test_twice_the_size_is_twice_the_distance():
 def test_shapes_that_differ():
     with pytest.raises(ValueError, match=r"one shape, got \(4, 4\) and \(4, 1\)"):
         compare(np.ones((4, 4), int), np.ones((4, 1), int), {"x": (1,)}, (1, 1), DEFAULT, 1.0)
+
+
+def test_ignored_voxels_are_in_no_region():
+    reference, prediction = np.zeros((2, 10, 10), int)
+    reference[:5], reference[5:7], prediction[5:6] = 2, 1, 1
+    result = compare(prediction, reference, {"bg": (0,)}, (1, 1), PROTOCOLS["default"], 1.0, ignore=2)
+    assert result["bg"]["dice"] == 2 * 30 / (40 + 30)

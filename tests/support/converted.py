@@ -15,7 +15,7 @@ def content(path: Path) -> np.ndarray:
 
 def cases(folder: Path) -> set[str]:
     """The identifiers in a folder of images or labels."""
-    names = {path.name.split(".")[0] for path in folder.iterdir()}
+    names = {path.name.split(".")[0] for path in folder.glob("*")}
     return {name.removesuffix("_0000") for name in names} if folder.name.startswith("images") else names
 
 

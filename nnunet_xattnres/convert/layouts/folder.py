@@ -15,6 +15,7 @@ from ..sources import File, is_safe
 from ..splits import by_ratio, read_file, read_ratio
 from . import pairs
 
+_TOLD = 8
 _SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -38,9 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="several classes: what the values of the masks mean, such as 0=background 128=cell 255=nucleus; "
         "values of one name are joined; `ignore` is nnU-Net's ignore label",
     )  # fmt: skip
-    parser.add_argument(
-        "--foreground", default="foreground", metavar="NAME", help="name of the class of 0/1 and 0/255 masks"
-    )
+    parser.add_argument("--foreground", metavar="NAME", help="the class of 0/1 and 0/255 masks (default: foreground)")
     parser.add_argument("--channels", choices=["grey", "RGB"], help="of every image (default: what most of them have)")
     parser.add_argument(
         "--channel-name", metavar="NAME", default="image",
@@ -105,8 +104,12 @@ def _tell_apart(files: Sequence[File], arguments: argparse.Namespace) -> tuple[l
     images = [file for file in images if file.stem.endswith(arguments.image_suffix)]
     if not images or not masks:
         missing = "images" if not images else "masks"
-        wanted = "folders images/ and masks/, names with --images and --masks, or --mask-suffix"
-        raise UserError(f"no {missing} found in the source; expected {wanted}")
+        counts = Counter("/".join(file.folders) or "." for file in files)
+        found = ", ".join(f"{folder} ({count})" for folder, count in sorted(counts.items())[:_TOLD]) or "none"
+        wanted = "expected folders images/ and masks/, names with --images and --masks, or --mask-suffix"
+        raise UserError(
+            f"no {missing} found in the source, whose folders of pictures and volumes are: {found}; {wanted}"
+        )
     return images, masks
 
 
@@ -117,6 +120,10 @@ def _split(
         by_folder = {name: _folder_split(file) for name, file in images.items()}
         if images and all(by_folder.values()):
             return by_folder, "the source's own folders"
+        if any(by_folder.values()):
+            other = sorted({"/".join(images[n].folders) or "." for n, split in by_folder.items() if not split})
+            cure = "rename them to train, val or test, or pass --split"
+            raise UserError(f"some folders tell the split, but not {', '.join(other)}: {cure}")
     ratio = read_ratio(arguments.split or "8:1:1")
     if ratio:
         parts = ":".join(f"{part:g}" for part in ratio)
@@ -124,7 +131,7 @@ def _split(
     splits = read_file(Path(arguments.split))
     problems += [Problem(arguments.split, f"names {n}, which is not there") for n in splits if n not in images]
     problems += [Problem(images[n].name, "is not in the split file") for n in images if n not in splits]
-    return {name: split for name, split in splits.items() if name in images}, f"{arguments.split}"
+    return {name: split for name, split in splits.items() if name in images}, arguments.split
 
 
 def _folder_split(file: File) -> str | None:
@@ -143,7 +150,12 @@ def _most_channels(files) -> int:
 
 def _meaning(arguments: argparse.Namespace) -> BinaryMask | LabelMap:
     if not arguments.labels:
-        return BinaryMask(arguments.foreground, arguments.threshold)
+        name = "foreground" if arguments.foreground is None else arguments.foreground
+        if name in ("", "background", "ignore"):
+            raise UserError(f"--foreground must name a class, got {name!r}")
+        return BinaryMask(name, arguments.threshold)
+    if arguments.foreground is not None:
+        raise UserError("--foreground is for masks of one class, --labels for several: pass one of them")
     if arguments.threshold is not None:
         raise UserError("--threshold is for masks of one class, --labels for several: pass one of them")
     values = dict(arguments.labels)
@@ -154,7 +166,7 @@ def _meaning(arguments: argparse.Namespace) -> BinaryMask | LabelMap:
     names = [n for n in dict.fromkeys(values.values()) if n not in ("background", "ignore")]
     names += ["ignore"] * ("ignore" in values.values())  # nnU-Net wants it last
     labels = {"background": 0} | {name: label for label, name in enumerate(names, 1)}
-    if len(labels) < 2:
+    if not labels.keys() - {"background", "ignore"}:
         raise UserError("--labels names no foreground")
     return LabelMap({0: 0} | {value: labels[name] for value, name in values.items()}, labels)
 

@@ -32,6 +32,8 @@ def find(files: Sequence[File], problems: list[Problem], arguments: argparse.Nam
         notes.append(f"{superpixels} superpixel files are left aside")
     images = Named(image_files)
     masks = Named(mask_files, lambda file: _MASK.fullmatch(file.stem)[1])
+    if not images and any(file.ending == ".zip" for file in files):
+        raise UserError("the source holds zip archives: name these, as in isic2017 FOLDER/*.zip")
     if not images:
         raise UserError("no ISIC_*.jpg in the source; expected the official folders, such as ISIC-2017_Training_Data")
     splits = {name: split for name, file in images.items() if (split := _split(file))}

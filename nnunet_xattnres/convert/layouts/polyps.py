@@ -19,7 +19,7 @@ _TOLD = 5
 
 @dataclass(frozen=True)
 class Polyps:
-    """A polyp data set: its title, the name of its published list, how many frames it has, and where it is found."""
+    """A polyp data set: its title, the name of its published list, and the layouts it is found in."""
 
     title: str
     list_name: str

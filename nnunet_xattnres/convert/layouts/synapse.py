@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(alphabetical: 1 aorta ... 5 liver, 6 pancreas); a liver that is not the largest organ is reported",
     )  # fmt: skip
     parser.add_argument(
-        "--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), default=(1.0, 1.0, 1.0),
+        "--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"),
         help="arrays only: the size of their voxels in mm, which they do not hold (default: 1 1 1)",
     )  # fmt: skip
 
@@ -63,6 +63,8 @@ def find(files: Sequence[File], problems: list[Problem], arguments: argparse.Nam
     if slices or volumes:
         return _from_arrays(slices, volumes, list(problems), arguments)
     if nifti:
+        if arguments.source_labels or arguments.spacing:
+            raise UserError("--source-labels and --spacing are for arrays, and the source is NIfTI")
         return _from_nifti(nifti, list(problems), arguments)
     wanted = "img0001.nii.gz and label0001.nii.gz, or case0005_slice000.npz and case0001.npy.h5"
     raise UserError(f"no Synapse in the source; expected files such as {wanted}")
@@ -97,8 +99,11 @@ def _from_arrays(
         raise UserError(f"arrays need --source-labels: {wanted}")
     if arguments.organs == 13 and arguments.source_labels != "btcv":
         raise UserError(f"--organs 13 needs arrays with --source-labels btcv; {arguments.source_labels} has 8 organs")
-    if not all(0 < length < math.inf for length in arguments.spacing):
-        raise UserError(f"--spacing must be three lengths above 0 mm, got {arguments.spacing}")
+    if arguments.no_window:
+        raise UserError("--no-window is for NIfTI: arrays hold no HU beyond the window")
+    spacing = tuple(arguments.spacing or (1.0, 1.0, 1.0))
+    if not all(0 < length < math.inf for length in spacing):
+        raise UserError(f"--spacing must be three lengths above 0 mm, got {list(spacing)}")
     entries = published("synapse")
     found: dict[str, dict[int, File]] = {}
     for file in slices:
@@ -122,7 +127,6 @@ def _from_arrays(
         elif name in entries:
             cases.append(Case(name, entries[name].split, tuple(numbered[n] for n in sorted(numbered))))
     problems += [Problem(n, "is not one of the 30 cases on the list") for n in {*found, *whole} - entries.keys()]
-    spacing = tuple(arguments.spacing)
     notes = [f"arrays hold no geometry: the spacing is set to {list(spacing)} mm, and directions are theirs"]
     reader = ArrayReader(_label_map(arguments.source_labels, arguments.organs), spacing)
     return _plan("TransUNet arrays", sorted(cases, key=lambda c: c.name), reader, problems, notes, arguments.organs)
@@ -130,7 +134,7 @@ def _from_arrays(
 
 def _plan(form: str, cases: list[Case], reader, problems: list[Problem], notes: list[str], organs: int) -> Plan:
     missing = sorted(published("synapse").keys() - {case.name for case in cases})
-    told = {problem.file for problem in problems}
+    told = {f"case{problem.file.split('.')[0][-4:]}" for problem in problems}
     if missing := [name for name in missing if name not in told]:
         text = f"{len(missing)} of the 30 cases on the list are not there or not usable: {', '.join(missing)}"
         problems.append(Problem("the source", text))

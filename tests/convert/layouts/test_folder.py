@@ -10,6 +10,8 @@ from PIL import Image
 from skimage import io
 from support import converted, downloads
 
+from nnunet_xattnres.commands import main
+
 
 def save(array, path):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +87,26 @@ def test_folders_named_after_the_split(convert, tmp_path):
             save(classes(n, (0, 255)), tmp_path / "s" / part / kind / f"{n}.png")
     parts = converted.split(convert("folder", tmp_path / "s"))
     assert parts == {"train": {"0", "1"}, "val": {"2"}, "test": {"3"}}
+
+
+def test_folders_that_tell_the_split_of_some(convert, tmp_path, capsys):
+    for n, part in enumerate(["train", "test", "val_old"]):
+        for kind in ("images", "masks"):
+            save(classes(n, (0, 255)), tmp_path / "s" / part / kind / f"{n}.png")
+    assert main(["convert", "folder", str(tmp_path / "s"), "--dataset-id", "7"]) == 2
+    assert "some folders tell the split, but not val_old/images" in capsys.readouterr().err
+    parts = converted.split(convert("folder", tmp_path / "s", "--split", "1:0:0"))
+    assert parts == {"train": {"0", "1", "2"}, "val": set(), "test": set()}
+
+
+def test_linked_folders(convert, tmp_path):
+    source = downloads.nuclei(tmp_path, 4)
+    (tmp_path / "links").mkdir()
+    for kind in ("images", "masks"):
+        (tmp_path / "links" / kind).symlink_to(source / kind)
+    (tmp_path / "links" / "circle").symlink_to(tmp_path / "links")
+    dataset = convert("folder", tmp_path / "links", "--split", "1:0:0")
+    assert converted.cases(dataset / "imagesTr") == {"1", "2", "3", "4"}
 
 
 def test_ratio(convert, tmp_path):
