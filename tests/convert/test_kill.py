@@ -33,6 +33,12 @@ def no_processes_left():
         process.communicate()
 
 
+def heed_signals():
+    """Tests in the background of a shell, or under nohup, hand down signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Place:
     """nnU-Net's folders, and what is in them."""
 
@@ -51,8 +57,9 @@ class Place:
     def start(self, *arguments, script=("-m", "nnunet_xattnres")):
         command = [sys.executable, *script, "convert", *map(str, arguments)]
         process = subprocess.Popen(
-            command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+            command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            preexec_fn=heed_signals,
+        )  # fmt: skip
         STARTED.append(process)
         return process
 
