@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""`xattnres bench`, its figures kept in benchmarks/results/: python benchmarks/step.py NAME [options of the command].
+"""`xattnres cost`, its figures kept in benchmarks/results/: python benchmarks/step.py NAME [options of the command].
 
 python benchmarks/step.py cpu
 python benchmarks/step.py cuda --device cuda --case 2d-256 2d-512 3d-128 resencm-2d-512 resencm-3d-128
@@ -14,4 +14,4 @@ if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__.strip())
     name, *options = sys.argv[1:]
-    sys.exit(main(["bench", "--out", str(Path(__file__).parent / "results" / f"{name}.json"), *options]))
+    sys.exit(main(["cost", "--out", str(Path(__file__).parent / "results" / f"{name}.json"), *options]))

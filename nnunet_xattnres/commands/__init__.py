@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import UserError
-from . import bench, convert, demo, doctor, evaluate, table, trainers
+from . import convert, cost, demo, doctor, evaluate, table, trainers
 
 _COMMANDS = {
     "trainers": trainers, "convert": convert, "evaluate": evaluate, "table": table, "doctor": doctor, "demo": demo,
-    "bench": bench,
+    "cost": cost,
 }  # fmt: skip
 
 _EPILOG = """\

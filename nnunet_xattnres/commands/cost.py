@@ -1,4 +1,4 @@
-"""xattnres bench: measure what XAttnRes costs, in one run, beside stock nnU-Net and the literal equations.
+"""xattnres cost: measure what XAttnRes costs, in one run, beside stock nnU-Net and the literal equations.
 
 For networks as nnU-Net plans them: parameters, FLOPs (convolutions and projections), bytes kept for backward, and
 the median seconds of forward, backward, whole training step (loss at all scales, clipping, optimiser) and inference;
@@ -7,11 +7,11 @@ gradients are compared with the literal equations, in float64 and in the precisi
 nothing is timed.
 
 examples:
-  xattnres bench                                     2d, 256x256, batch 2: some minutes on two CPU cores
-  xattnres bench --device cuda                       mixed precision and torch.compile, as nnU-Net trains
-  xattnres bench --case 2d-512 3d-128 --no-literal   other typical plans, without the slow literal form
-  xattnres bench --plans $nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetPlans.json -c 2d
-  xattnres bench --scaling scaling.png               how the cost grows with stages, width, batch and resolution
+  xattnres cost                                     2d, 256x256, batch 2: some minutes on two CPU cores
+  xattnres cost --device cuda                       mixed precision and torch.compile, as nnU-Net trains
+  xattnres cost --case 2d-512 3d-128 --no-literal   other typical plans, without the slow literal form
+  xattnres cost --plans $nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetPlans.json -c 2d
+  xattnres cost --scaling scaling.png               how the cost grows with stages, width, batch and resolution
 """
 
 import argparse
@@ -67,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from ..bench import report
-    from ..bench.measure import Setting
+    from ..cost import report
+    from ..cost.measure import Setting
 
     device = _device(arguments.device)
     if arguments.threads:
@@ -114,8 +114,8 @@ def _tell(message: str) -> None:
 def _typical(arguments, setting, variants) -> list[dict] | None:
     from dataclasses import replace
 
-    from ..bench import cases, report
-    from ..bench.measure import measure
+    from ..cost import cases, report
+    from ..cost.measure import measure
 
     if arguments.plans is None:
         chosen = [cases.TYPICAL[name] for name in arguments.case or ["2d-256"]]
@@ -137,8 +137,8 @@ def _typical(arguments, setting, variants) -> list[dict] | None:
 
 
 def _scaling(arguments, setting, variants) -> list[dict] | None:
-    from ..bench import cases, report
-    from ..bench.measure import measure
+    from ..cost import cases, report
+    from ..cost.measure import measure
 
     done, series = [], {}
     for axis, points in cases.scaling().items():
@@ -167,7 +167,7 @@ def _ran_as_asked(variants, device) -> bool:
     if "triton" in variants.values() and choose("triton", device.type) != "triton":
         replaced.append("it cannot be used here")
     for reason in replaced:
-        print(f"xattnres bench: the figures are PyTorch's and not Triton's ({reason}): not kept", file=sys.stderr)
+        print(f"xattnres cost: the figures are PyTorch's and not Triton's ({reason}): not kept", file=sys.stderr)
     return not replaced
 
 
@@ -175,7 +175,7 @@ def _check(case, variants, setting) -> dict[str, float] | None:
     """Largest relative errors by backend, or None, said on stderr, if one is too large."""
     import torch
 
-    from ..bench.check import TOLERANCE, TOLERANCE_AS_TIMED, largest_error
+    from ..cost.check import TOLERANCE, TOLERANCE_AS_TIMED, largest_error
 
     errors, right = {}, True
     for name, backend in variants.items():
@@ -194,7 +194,7 @@ def _check(case, variants, setting) -> dict[str, float] | None:
             if not error <= allowed:
                 right = False
                 print(
-                    f"xattnres bench: {case.name}: {name} differs in {precision} from the literal equations by "
+                    f"xattnres cost: {case.name}: {name} differs in {precision} from the literal equations by "
                     f"{error:.1e} of the largest value, {allowed:.0e} is allowed: nothing was timed",
                     file=sys.stderr,
                 )

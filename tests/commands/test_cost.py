@@ -1,4 +1,4 @@
-"""`xattnres bench` from end to end on small networks, and what it refuses."""
+"""`xattnres cost` from end to end on small networks, and what it refuses."""
 
 import json
 import re
@@ -6,8 +6,8 @@ import re
 import pytest
 from support.plans_file import write_plans
 
-from nnunet_xattnres.bench.cases import TYPICAL
-from nnunet_xattnres.commands import bench, main
+from nnunet_xattnres.commands import cost, main
+from nnunet_xattnres.cost.cases import TYPICAL
 from nnunet_xattnres.ops import operator, streamed
 
 
@@ -19,7 +19,7 @@ def plans(tmp_path):
 def test_table_and_json(plans, tmp_path, capsys):
     out = tmp_path / "figures.json"
     arguments = ["--plans", plans, "-c", "2d", "3d_fullres", "--repeats", "1", "--batch-size", "1", "--out", str(out)]
-    assert main(["bench", *arguments]) == 0
+    assert main(["cost", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "Dataset999_Test 2d: patch 16x16, batch 1" in printed
     assert "Dataset999_Test 3d_fullres: patch 16x16x16, batch 1" in printed
@@ -32,7 +32,7 @@ def test_table_and_json(plans, tmp_path, capsys):
 
 
 def test_two_backends_without_the_literal_form(plans, capsys):
-    assert main(["bench", "--plans", plans, "--repeats", "1", "--no-literal", "--backend", "auto", "torch"]) == 0
+    assert main(["cost", "--plans", plans, "--repeats", "1", "--no-literal", "--backend", "auto", "torch"]) == 0
     rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if "(1" in line]
     assert rows == ["stock", "XAttnRes", "XAttnRes torch"]
 
@@ -46,7 +46,7 @@ def test_nothing_is_timed_on_a_wrong_result(plans, tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr(streamed, "forward", wrong)
     out = tmp_path / "figures.json"
-    assert main(["bench", "--plans", plans, "--out", str(out)]) == 1
+    assert main(["cost", "--plans", plans, "--out", str(out)]) == 1
     output = capsys.readouterr()
     assert "XAttnRes differs in float64 from the literal equations" in output.err
     assert "nothing was timed" in output.err
@@ -58,13 +58,13 @@ def test_nothing_is_timed_on_a_wrong_result(plans, tmp_path, capsys, monkeypatch
 def test_figures_of_another_backend_are_not_kept(plans, tmp_path, capsys, monkeypatch, reason):
     monkeypatch.setattr(operator, reason, {"no registers left"})
     out = tmp_path / "figures.json"
-    assert main(["bench", "--plans", plans, "--repeats", "1", "--no-literal", "--out", str(out)]) == 1
+    assert main(["cost", "--plans", plans, "--repeats", "1", "--no-literal", "--out", str(out)]) == 1
     assert "PyTorch's and not Triton's" in capsys.readouterr().err
     assert not out.exists()
 
 
 def test_the_command_knows_every_typical_case():
-    assert set(bench._CASES) == set(TYPICAL)
+    assert set(cost._CASES) == set(TYPICAL)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_command_knows_every_typical_case():
     ],
 )
 def test_refusals(capsys, arguments, message):
-    assert main(["bench", *arguments]) == 2
+    assert main(["cost", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
 

@@ -6,7 +6,7 @@ import pytest
 from support.plans_file import plans_dict, write_plans
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
-from nnunet_xattnres.bench.cases import TYPICAL, from_plans, scaling
+from nnunet_xattnres.cost.cases import TYPICAL, from_plans, scaling
 from nnunet_xattnres.errors import UserError
 
 

@@ -183,7 +183,7 @@ def measure(
 
 
 def _too_large_for_cpu(stock: Measured | None, device: torch.device) -> bool:
-    """On a CPU too large a network is not refused memory but killed, and the benchmark with it."""
+    """On a CPU too large a network is not refused memory but killed, and the whole run with it."""
     if stock is None or device.type != "cpu" or "SC_AVPHYS_PAGES" not in os.sysconf_names:
         return False
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""What a benchmark ends with: a table, JSON, and for a scaling run a picture."""
+"""What a measurement ends with: a table, JSON, and for a scaling run a picture."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def to_dict(case: Case, results: list[Measured], errors: dict[str, float]) -> di
 
 
 def save(path: Path, setting: Setting, cases: list[dict]) -> None:
-    """Writes a benchmark as JSON."""
+    """Writes what was measured as JSON."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps({"about": about(setting), "cases": cases}, indent=1) + "\n")
     partial.replace(path)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from matplotlib import image
 
-from nnunet_xattnres.bench import report
-from nnunet_xattnres.bench.cases import TYPICAL
-from nnunet_xattnres.bench.measure import PHASES, Measured, Setting
+from nnunet_xattnres.cost import report
+from nnunet_xattnres.cost.cases import TYPICAL
+from nnunet_xattnres.cost.measure import PHASES, Measured, Setting
 
 SETTING = Setting(torch.device("cpu"), amp=False, compile=False, repeats=3, literal_repeats=1)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from support.plans_file import write_plans
 
-from nnunet_xattnres.bench.cases import from_plans
-from nnunet_xattnres.bench.measure import PHASES, Setting, measure
+from nnunet_xattnres.cost.cases import from_plans
+from nnunet_xattnres.cost.measure import PHASES, Setting, measure
 from nnunet_xattnres.ops import streamed
 
 VARIANTS = {"stock": None, "literal": "reference", "XAttnRes": "torch"}

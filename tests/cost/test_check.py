@@ -4,8 +4,8 @@ import pytest
 import torch
 from support.plans_file import write_plans
 
-from nnunet_xattnres.bench.cases import from_plans
-from nnunet_xattnres.bench.check import TOLERANCE, largest_error
+from nnunet_xattnres.cost.cases import from_plans
+from nnunet_xattnres.cost.check import TOLERANCE, largest_error
 from nnunet_xattnres.ops import streamed
 
 CPU = torch.device("cpu")
