@@ -5,11 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..overlays import COLOURS
+
 COLUMNS, ROWS = 4, 2
-COLOURS = (
-    "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442",
-    "#a020f0", "#7fff00", "#ff1493", "#8b4513", "#00ced1", "#fa8072",
-)  # fmt: skip
 
 
 def save_preview(

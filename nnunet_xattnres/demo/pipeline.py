@@ -9,9 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 
-from .. import nnunet
+from .. import nnunet, overlays
 from ..errors import UserError
 from ..training.lengths import suffix
 from . import decathlon, mni, report
@@ -122,8 +121,12 @@ class Demo:
         note = f"{_NO_BENCHMARK} {_ONE_BRAIN}" if self.data is None else _NO_BENCHMARK
         budget = f"{self.epochs} x 250 iterations of training each"
         print(f"Dice in % on {len(self.cases)} held-out cases, {budget}; seconds are of the whole commands. {note}\n")
-        report.picture(
-            [self._row(case) for case in self._chosen()],
+        folders = [self.dataset / "labelsTs", *(self.out / "predictions" / t for t in self.trainers.values())]
+        overlays.picture(
+            [
+                (case, overlays.slices(self.dataset / "imagesTs", folders, case, self.description))
+                for case in self._chosen()
+            ],
             ["image", "reference", *self.trainers],
             self.description["labels"],
             self.out / "demo.png",
@@ -140,19 +143,6 @@ class Demo:
         """Cases spread evenly over the held-out ones."""
         rows = min(_PICTURE_ROWS, len(self.cases))
         return [self.cases[len(self.cases) * (2 * row + 1) // (2 * rows)] for row in range(rows)]
-
-    def _row(self, case: str) -> tuple[str, list[np.ndarray]]:
-        """The case's image, reference and predictions; of a volume, the slice with the most foreground."""
-        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json as reader_for
-
-        ending = self.description["file_ending"]
-        image_file = self.dataset / "imagesTs" / f"{case}_0000{ending}"
-        reader = reader_for(self.description, str(image_file), verbose=False)()
-        image = reader.read_images([str(image_file)])[0][0]
-        folders = [self.dataset / "labelsTs", *(self.out / "predictions" / t for t in self.trainers.values())]
-        maps = [reader.read_seg(str(folder / f"{case}{ending}"))[0][0] for folder in folders]
-        best = int((maps[0] > 0).sum(axis=(1, 2)).argmax())
-        return case, [volume[best] for volume in (image, *maps)]
 
     def _say(self, text: str) -> None:
         self.done += 1

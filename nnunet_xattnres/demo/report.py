@@ -1,4 +1,4 @@
-"""What the demo ends with: a table and a picture."""
+"""What the demo ends with: a table and its figures."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -51,48 +51,3 @@ def save_json(results: list[Result], path: Path, **about) -> None:
     for row in rows:
         row["dice"] = {name: None if np.isnan(dice) else dice for name, dice in row["dice"].items()}
     path.write_text(json.dumps({**about, "results": rows}, indent=2) + "\n")
-
-
-def picture(rows: list[tuple[str, list[np.ndarray]]], columns: list[str], labels: dict[str, int], path: Path) -> None:
-    """Image, reference and each prediction side by side, one row per case.
-
-    Args:
-        rows: case name and its 2-D arrays: the image, then a label map per further column.
-        columns: the titles of the columns.
-        labels: class names and their values, for the legend.
-        path: the PNG to write.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import to_rgba
-    from matplotlib.patches import Patch
-
-    colours = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442"]  # told apart by most eyes
-    foreground = {name: value for name, value in labels.items() if value != 0}
-    paint = {value: np.array(to_rgba(colours[i % len(colours)])) for i, value in enumerate(foreground.values())}
-
-    height, width = rows[0][1][0].shape
-    figure, axes = plt.subplots(
-        len(rows), len(columns), squeeze=False, figsize=(2.4 * len(columns), 2.4 * len(rows) * height / width + 0.6)
-    )
-    for (case, (image, *maps)), line in zip(rows, axes, strict=True):
-        for axis, label_map in zip(line, [None, *maps], strict=True):
-            axis.imshow(image, cmap="gray")
-            if label_map is not None:
-                overlay = np.zeros((*label_map.shape, 4))
-                for value, colour in paint.items():
-                    overlay[label_map == value] = colour * (1, 1, 1, 0.65)
-                axis.imshow(overlay, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(case, fontsize=8)
-    for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(title, fontsize=10)
-    figure.legend(
-        handles=[Patch(color=paint[value], label=name) for name, value in foreground.items()],
-        loc="lower center", ncols=min(len(foreground), 4), fontsize=8, frameon=False,
-    )  # fmt: skip
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -1,12 +1,10 @@
-"""The demo's table, numbers and picture."""
+"""The demo's table and numbers."""
 
 import json
 
-import numpy as np
 import pytest
-from skimage.io import imread
 
-from nnunet_xattnres.demo.report import Result, picture, read_dice, save_json, table
+from nnunet_xattnres.demo.report import Result, read_dice, save_json, table
 
 
 @pytest.fixture
@@ -40,19 +38,3 @@ def test_dice_by_class_name(tmp_path):
     summary = tmp_path / "summary.json"
     summary.write_text(json.dumps({"mean": {"1": {"Dice": 0.5, "IoU": 0.3}, "2": {"Dice": 0.25, "IoU": 0.1}}}))
     assert read_dice(summary, {"background": 0, "grey": 1, "white": 2}) == {"grey": 0.5, "white": 0.25}
-
-
-def test_picture_shows_each_label_in_a_colour_of_its_own(tmp_path):
-    image = np.tile(np.linspace(0, 1, 40), (40, 1))
-    labels = np.zeros((40, 40), int)
-    labels[:20], labels[20:] = 1, 2
-    titles = ["image", "reference", "one", "two"]
-    picture(
-        [("case", [image, labels, labels * 0, labels])], titles, {"background": 0, "a": 1, "b": 2}, tmp_path / "p.png"
-    )
-    pixels = imread(tmp_path / "p.png")[..., :3].astype(int)
-    coloured = np.ptp(pixels, axis=2) > 40
-    share = [column.mean() for column in np.array_split(coloured, 4, axis=1)]
-    # the image and the empty prediction stay grey
-    assert min(share[1], share[3]) > 0.3
-    assert max(share[0], share[2]) < 0.05
