@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from .. import nnunet, overlays
 from ..errors import UserError
 from ..training.lengths import suffix
