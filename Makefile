@@ -1,10 +1,11 @@
 # make demo   set everything up in .venv and run the demo
 # make test   set everything up in .venv and run the tests
+# make test-slurm   the tests that need Slurm: apt-get install slurm-wlm munge
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slurm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/xattnres demo --overwrite
@@ -13,6 +14,9 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+test-slurm: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slurm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -74,7 +74,7 @@ def picture(
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(text, fontsize=8)
     for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10 if len(title) < 20 else 7)
     handles = [Patch(color=paint[value], label=name) for name, value in foreground.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)

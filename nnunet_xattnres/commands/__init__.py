@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import UserError
-from . import convert, cost, demo, doctor, evaluate, table, trainers
+from . import benchmark, convert, cost, demo, doctor, evaluate, table, trainers
 
 _COMMANDS = {
-    "trainers": trainers, "convert": convert, "evaluate": evaluate, "table": table, "doctor": doctor, "demo": demo,
-    "cost": cost,
+    "trainers": trainers, "convert": convert, "evaluate": evaluate, "benchmark": benchmark, "table": table,
+    "doctor": doctor, "demo": demo, "cost": cost,
 }  # fmt: skip
 
 _EPILOG = """\

@@ -83,8 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         listed = "\n".join(f"  {problem}" for problem in problems)
         cure = "nothing is left to evaluate" if arguments.skip_bad else "mend them, or pass --skip-bad"
         raise UserError(f"{len(problems)} of the cases cannot be compared: {cure}\n{listed}")
-    natural = labels.reader == _NATURAL or (not labels.reader and labels.ending in _NATURAL_ENDINGS)
-    in_mm = PROTOCOLS[arguments.protocol].uses_spacing and not natural
+    in_mm = PROTOCOLS[arguments.protocol].uses_spacing and labels.has_spacing
     about = {
         "protocol": arguments.protocol, "unit": "mm" if in_mm else "voxels", "tolerance": arguments.tolerance,
         "predictions": str(predictions.resolve()), "references": str(references.resolve()),
@@ -96,10 +95,6 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(arguments.csv, report.csv())
     _print(report)
     return 0
-
-
-# what nnU-Net reads as natural images has no spacing
-_NATURAL, _NATURAL_ENDINGS = "NaturalImage2DIO", (".png", ".bmp", ".tif")
 
 
 def _added_regions(regions: list, labels, dataset_json: Path) -> dict:

@@ -31,6 +31,12 @@ class Labels:
     ending: str
     reader: str | None = None
 
+    @property
+    def has_spacing(self) -> bool:
+        """Whether distances are in mm; what nnU-Net reads as natural images has voxels only."""
+        natural = self.reader == "NaturalImage2DIO" or (not self.reader and self.ending in (".png", ".bmp", ".tif"))
+        return not natural
+
 
 def read_labels(path: Path) -> Labels:
     """The labels of a dataset.json.

@@ -1,0 +1,134 @@
+"""From scores to what is said of them: means of a trainer, paired comparisons with the baseline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..evaluation.protocols import Scores
+from ..evaluation.report import OVERLAPS, Report
+from .results import Results
+from .scores import CaseScores
+from .statistics import Comparison, compare, holm, in_words, verdict
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A trainer against the baseline in one metric.
+
+    Attributes:
+        results: dataset, configuration and plans.
+        trainer: compared with `results.baseline`.
+        metric: a key of `METRICS`.
+        region: its name, or None for the mean over regions of each case.
+        comparison: of trainer - baseline.
+        adjusted_p, adjusted_both: by Holm, over everything that is compared in this metric and sort.
+    """
+
+    results: Results
+    trainer: str
+    metric: str
+    region: str | None
+    comparison: Comparison
+    adjusted_p: float
+    adjusted_both: float
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.comparison, self.adjusted_p, self.adjusted_both)
+
+    def in_words(self) -> str:
+        p = self.adjusted_p, self.adjusted_both
+        return in_words(self.comparison, *p, self.trainer, self.results.baseline)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scores of the same cases by two trainers, in one order; see `compare`."""
+
+    a: list[float]
+    b: list[float]
+    cases: list[str]
+    trainings: list[tuple[int, int]]
+
+
+def find_pairs(results: Results, trainer: str, metric: str, region: str | None = None) -> Pairs:
+    """Scores of the baseline and a trainer for the cases of the folds that both have finished.
+
+    Where the reference lacks a label, one of the two leaves it empty and the other does not, an overlap counts 1 for
+    the first and 0 for the second; where both leave it empty, it is not counted.
+    """
+    pairs = Pairs([], [], [], [])
+    theirs = {(t.run.repeat, t.run.fold): t.scores for t in results.of(trainer)}
+    for ours in results.of(results.baseline):
+        key = ours.run.repeat, ours.run.fold
+        for case in sorted(ours.scores.keys() & theirs.get(key, {}).keys()):
+            pair = _pair(ours.scores[case], theirs[key][case], metric, region)
+            if pair:
+                pairs.a.append(pair[0])
+                pairs.b.append(pair[1])
+                pairs.cases.append(case)
+                pairs.trainings.append(key)
+    return pairs
+
+
+def _pair(a: dict[str, Scores], b: dict[str, Scores], metric: str, region: str | None) -> tuple[float, float] | None:
+    values = []
+    for name in [region] if region else sorted(a.keys() & b.keys()):
+        x, y = a[name][metric], b[name][metric]
+        if metric in OVERLAPS and (x is None) != (y is None):
+            x, y = (1.0 if value is None else value for value in (x, y))
+        if x is not None and y is not None:
+            values.append((x, y))
+    if not values:
+        return None
+    return sum(x for x, _ in values) / len(values), sum(y for _, y in values) / len(values)
+
+
+def compare_all(everything: Sequence[Results], metric: str = "dice", by_region: bool = False) -> list[Paired]:
+    """Every trainer against the baseline, p-values corrected over all of them together."""
+    found = []
+    for results in everything:
+        for trainer in results.trainers:
+            if trainer == results.baseline:
+                continue
+            for region in regions(results) if by_region else [None]:
+                pairs = find_pairs(results, trainer, metric, region)
+                if pairs.a:
+                    folds = [fold for _, fold in pairs.trainings]
+                    comparison = compare(pairs.a, pairs.b, pairs.cases, folds)
+                    found.append((results, trainer, region, comparison))
+    adjusted, both = (holm([getattr(c, name) for *_, c in found]) for name in ("p", "p_both"))
+    return [
+        Paired(results, trainer, metric, region, comparison, *p)
+        for (results, trainer, region, comparison), *p in zip(found, adjusted, both, strict=True)
+    ]
+
+
+def regions(results: Results) -> list[str]:
+    """Names of the labels or regions that are scored."""
+    for trained in results.trained:
+        for case in trained.scores.values():
+            return list(case)
+    return []
+
+
+def validation_means(results: Results, trainer: str) -> Report:
+    """Means of a trainer over the validation cases of the folds that all trainers have finished."""
+    shared = results.shared()
+    scores = {
+        f"{trained.run.repeat}.{trained.run.fold}.{case}": found
+        for trained in results.of(trainer)
+        if (trained.run.repeat, trained.run.fold) in shared
+        for case, found in trained.scores.items()
+    }
+    return Report(scores, {"unit": "mm"})
+
+
+def means_of_test(scores: dict[tuple[str, int], CaseScores], trainer: str) -> Report:
+    """Means of a trainer over the test cases, all repeats together."""
+    together = {
+        f"{repeat}.{case}": found
+        for (name, repeat), cases in scores.items()
+        if name == trainer
+        for case, found in cases.items()
+    }
+    return Report(together, {"unit": ""})

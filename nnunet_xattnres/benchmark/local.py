@@ -1,0 +1,188 @@
+"""Tasks on this machine, one on every slot: a GPU, a few of them, or a share of the CPU."""
+
+import contextlib
+import fcntl
+import os
+import queue
+import shlex
+import subprocess
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .place import Place
+from .state import LOCK, RECORD
+from .tasks import How, Task
+
+Slot = tuple[str, ...] | None
+"""The GPUs of a slot, as CUDA_VISIBLE_DEVICES has them; None leaves the environment as it is."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that did not come to its end: one line, and where to read more."""
+
+    task: Task
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.reason}"
+
+
+def slots(device: str, gpus: Sequence[str] | None, num_gpus: int, jobs: int) -> list[Slot]:
+    """What can be worked on at once.
+
+    Args:
+        device: "cuda", "cpu" or "mps".
+        gpus: the GPUs to use; None for all that are visible.
+        num_gpus: of every training.
+        jobs: at once, on a CPU.
+
+    Raises:
+        UserError: if there are fewer GPUs than a training needs.
+    """
+    if device != "cuda":
+        return [None] * jobs
+    found = list(gpus) if gpus else _visible_gpus()
+    if len(found) < num_gpus:
+        raise UserError(f"a training needs {num_gpus} GPU(s), {len(found)} are here: use --device cpu, or --num-gpus")
+    return [tuple(found[i : i + num_gpus]) for i in range(0, len(found) - num_gpus + 1, num_gpus)]
+
+
+def _visible_gpus() -> list[str]:
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [gpu for gpu in visible.split(",") if gpu.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def run_tasks(
+    tasks: Sequence[Task], place: Place, how: How, where: Sequence[Slot], logs: Path, tell: Callable[[str], None]
+) -> list[Failure]:
+    """Run tasks that do not wait for each other; returns those that failed, once all others are done.
+
+    However this process ends, the commands end with it.
+
+    Args:
+        tasks: in their order.
+        place, how: of nnU-Net's folders and commands.
+        where: the slots.
+        logs: folder for what the commands print.
+        tell: takes lines for the user.
+    """
+    free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+    for slot in where:
+        free.put(slot)
+    stop = threading.Event()
+
+    def work(task: Task) -> Failure | None:
+        slot = free.get()
+        try:
+            return None if stop.is_set() else run_task(task, place, how, slot, logs / f"{slug(task)}.txt", tell, stop)
+        except UserError as error:
+            return Failure(task, str(error))
+        finally:
+            free.put(slot)
+
+    with ThreadPoolExecutor(len(where)) as pool:
+        try:
+            futures = [pool.submit(work, task) for task in tasks]
+            return [failure for future in as_completed(futures) if (failure := future.result())]
+        except BaseException:
+            stop.set()  # the threads end their commands
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def run_task(
+    task: Task, place: Place, how: How, gpus: Slot, log: Path, tell: Callable[[str], None], stop: threading.Event
+) -> Failure | None:
+    """Run what is left of a task; None if it is done afterwards.
+
+    Args:
+        task: what is done.
+        place, how: of nnU-Net's folders and commands.
+        gpus: what its commands may see.
+        log: gets what they print.
+        tell: takes lines for the user.
+        stop: ends it when set.
+    """
+    if not task.commands(place, how):
+        return None
+    with _lock(task.folder(place)) as lock:
+        if lock is None:
+            return Failure(task, "another process is at it: left to that")
+        for command in task.commands(place, how):  # which are known for sure only now
+            for line in task.begin(place):
+                tell(line)
+            tell(f"$ {shlex.join(command)}")
+            if reason := _run(command, task, place, gpus, log, lock, stop):
+                return Failure(task, reason)
+            task.end(place)
+        if left := task.commands(place, how):
+            return Failure(task, f"{left[0][0]} ended well, but not all is there: see {log}")
+    return None
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[int | None]:
+    """A lock for the commands to inherit, so that it lasts as long as any of them; None if it is taken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield handle
+    finally:
+        os.close(handle)
+
+
+def _run(
+    command: Sequence[str], task: Task, place: Place, gpus: Slot, log: Path, lock: int, stop: threading.Event
+) -> str | None:
+    """Run one command under `supervise.py`; returns why it failed, None if it did not."""
+    executable = Path(sysconfig.get_path("scripts")) / command[0]
+    if not executable.exists():
+        return f"{command[0]} is not installed beside {sys.executable}: pip install nnunetv2"
+    env = dict(os.environ) | place.environment(task.repeat)
+    if gpus is not None:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lifeline, mine = os.pipe()
+    try:
+        supervisor = [sys.executable, str(Path(__file__).with_name("supervise.py")), str(lifeline), str(lock)]
+        process = subprocess.Popen(
+            [*supervisor, str(log), str(task.folder(place) / RECORD), str(executable), *command[1:]],
+            env=env, pass_fds=[lifeline, lock], start_new_session=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(lifeline)
+        while process.poll() is None and not stop.wait(0.2):
+            pass
+    finally:
+        os.close(mine)  # which ends the command if it still runs
+    code = process.wait()
+    if stop.is_set():
+        return "stopped"
+    return f"{command[0]} failed (exit code {code}), see {log}: {last_line(log)}" if code else None
+
+
+def slug(task: Task) -> str:
+    """A file name for a task."""
+    return "".join(c if c.isalnum() else "_" for c in str(task)).replace("__", "_")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 20_000))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

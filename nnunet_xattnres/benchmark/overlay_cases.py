@@ -1,0 +1,31 @@
+"""Three cases of a comparison over their images: where a trainer lost, where it was as usual, where it won."""
+
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import read_json
+from ..overlays import picture, slices
+from .analysis import Paired
+from .figures import chosen_cases
+from .grid import Run
+from .place import Place
+
+
+def draw_cases(paired: Paired, place: Place, path: Path) -> None:
+    """Image, reference, baseline and trainer.
+
+    Raises:
+        UserError: if the images are not there any more.
+    """
+    results = paired.results
+    images = place.dataset(results.setting) / "imagesTr"
+    if not images.is_dir():
+        raise UserError(f"there is no {images}")
+    dataset = read_json(place.prepared(results.setting) / "dataset.json", "nnU-Net's dataset.json")
+    rows = []
+    for name, (case, (repeat, fold), difference) in chosen_cases(paired).items():
+        runs = [Run(results.setting, trainer, fold, repeat) for trainer in (results.baseline, paired.trainer)]
+        folders = [place.references(results.setting), *(place.validation(run) for run in runs)]
+        rows.append((f"{name}\n{case}\n{100 * difference:+.2f} points", slices(images, folders, case, dataset)))
+    columns = ["image", "reference", results.baseline, paired.trainer]
+    picture(rows, columns, dataset["labels"], path)

@@ -1,0 +1,158 @@
+"""How far a benchmark is, and how long the rest may take."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ..errors import UserError
+from ..text import aligned
+from .grid import Grid, Run
+from .place import Place
+from .state import State, read_state
+
+_SECONDS_BETWEEN_LOOKS = 2.0
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left: epochs, and seconds of them if one has been trained; trainings of unknown length are counted."""
+
+    epochs: int
+    seconds: float | None
+    unknown: int
+
+
+def read_states(grid: Grid, place: Place) -> dict[Run, State | str]:
+    """The state of every run, or one line that says why it cannot be read."""
+    states: dict[Run, State | str] = {}
+    for run in grid.runs():
+        try:
+            states[run] = read_state(run, place)
+        except UserError as error:
+            states[run] = str(error)
+    return states
+
+
+def left(states: dict[Run, State | str]) -> Left:
+    """What is left, by the epochs of the same trainer, or else of any in the same setting."""
+    known = {run: state for run, state in states.items() if isinstance(state, State)}
+    epochs, seconds, unknown, timed = 0, 0.0, 0, True
+    for run, state in known.items():
+        if state.stage in ("done", "to validate", "other splits"):
+            continue
+        of = state.of or next((s.of for r, s in known.items() if r.trainer == run.trainer and s.of), None)
+        if of is None:
+            unknown += 1
+            continue
+        more = max(0, of - state.epochs)
+        epochs += more
+        pace = _pace(run, known)
+        timed = timed and pace is not None
+        seconds += more * (pace or 0.0)
+    return Left(epochs, seconds if timed else None, unknown)
+
+
+def _pace(run: Run, states: dict[Run, State]) -> float | None:
+    """Seconds an epoch: median over this run, else this trainer in this setting, else any trainer in it."""
+    for alike in (
+        lambda other: other == run,
+        lambda other: (other.setting, other.trainer) == (run.setting, run.trainer),
+        lambda other: other.setting == run.setting,
+    ):
+        found = sorted(s.seconds_per_epoch for r, s in states.items() if alike(r) and s.seconds_per_epoch is not None)
+        if found:
+            return found[len(found) // 2]
+    return None
+
+
+def status(grid: Grid, place: Place, jobs: Mapping[str, str] | None = None) -> str:
+    """A line for every run, and what is left.
+
+    Args:
+        grid, place: of the benchmark.
+        jobs: states of jobs on a cluster, by the text of their run.
+    """
+    jobs = jobs or {}
+    states = read_states(grid, place)
+    rows = [["", "trainer", "fold", "state", "epochs", "s an epoch"]]
+    previous = None
+    for run, state in sorted(states.items(), key=lambda item: (item[0].setting, item[0].repeat)):
+        setting = f"{run.setting}" + (f", repeat {run.repeat}" if run.repeat else "")
+        title, previous = "" if setting == previous else setting, setting
+        if isinstance(state, str):
+            rows.append([title, run.trainer, str(run.fold), state])
+            continue
+        epochs = f"{state.epochs} of {state.of or '?'}" if state.epochs or state.of else ""
+        pace = "" if state.seconds_per_epoch is None else f"{state.seconds_per_epoch:.1f}"
+        rows.append([title, run.trainer, str(run.fold), _in_words(state, jobs.get(str(run))), epochs, pace])
+    counts: dict[str, int] = {}
+    for run, state in states.items():
+        running = isinstance(state, State) and (state.running or jobs.get(str(run)) == "running")
+        word = "unreadable" if isinstance(state, str) else "running" if running else state.stage
+        counts[word] = counts.get(word, 0) + 1
+    summary = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return f"{aligned(rows, left=4)}\n\n{len(states)} trainings: {summary}.{_rest(left(states))}"
+
+
+def _in_words(state: State, job: str | None) -> str:
+    word = "running" if state.running else state.stage
+    if job and job != word:
+        word += f", job {job}"
+    return f"{word} ({'; '.join(state.broken)})" if state.broken else word
+
+
+def _rest(rest: Left) -> str:
+    if not rest.epochs and not rest.unknown:
+        return ""
+    text = f" {rest.epochs} epochs are left"
+    if rest.unknown:
+        return f"{text}, and those of {rest.unknown} trainings whose length is not known before they start."
+    if rest.seconds is None:
+        return f"{text}; how long they take is not known before the first."
+    return f"{text}: about {timedelta(seconds=round(rest.seconds))} one after another, without validation."
+
+
+@contextlib.contextmanager
+def progress(grid: Grid, place: Place, shown: bool) -> Iterator[Callable[[str], None]]:
+    """A bar over all epochs while trainings run; yields what prints a line above it."""
+    from tqdm import tqdm
+
+    if not shown:
+        yield lambda line: print(line, flush=True)
+        return
+    states = read_states(grid, place)
+    bar = tqdm(desc="training", unit="epoch", total=1, disable=None, leave=False, file=sys.stderr)
+    _show(bar, states)
+    bar.initial = bar.n  # so that the pace is that of this session
+    stop = threading.Event()
+
+    def look() -> None:
+        took = 0.0
+        while not stop.wait(max(_SECONDS_BETWEEN_LOOKS, 20 * took)):  # logs of many long trainings take a while
+            start = time.monotonic()
+            _show(bar, read_states(grid, place))
+            took = time.monotonic() - start
+
+    watcher = threading.Thread(target=look, daemon=True)
+    if not bar.disable:
+        watcher.start()
+    try:
+        yield lambda line: tqdm.write(line, file=sys.stdout)
+    finally:
+        stop.set()
+        if not bar.disable:
+            watcher.join()
+        bar.close()
+
+
+def _show(bar, states: dict[Run, State | str]) -> None:
+    known: Sequence[State] = [state for state in states.values() if isinstance(state, State)]
+    done = sum(state.of or state.epochs if state.stage in ("done", "to validate") else state.epochs for state in known)
+    bar.total = done + left(states).epochs
+    bar.n = done
+    finished = sum(state.stage == "done" for state in known)
+    bar.set_postfix_str(f"{finished} of {len(states)} trainings done")

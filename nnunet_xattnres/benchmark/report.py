@@ -1,0 +1,32 @@
+"""A benchmark's report: a text, the same as a page of its own, and its figures as data."""
+
+import json
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import write_whole
+from .content import Content
+from .data import cases_csv, document
+from .page import page
+from .sections import markdown
+
+
+def write_report(content: Content, out: Path) -> Path:
+    """Write report.md, report.html, cases.csv, results.json and pictures/; returns the page.
+
+    Every file is replaced as a whole, the page last; other files in the folder stay.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    pictures = out / "pictures"
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+        text = markdown(content, pictures)
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}): choose another folder with --out") from None
+    write_whole(out / "cases.csv", cases_csv(content))
+    write_whole(out / "results.json", json.dumps(document(content), indent=1, allow_nan=False) + "\n")
+    write_whole(out / "report.md", text)
+    write_whole(out / "report.html", page(text, out))
+    return out / "report.html"

@@ -1,0 +1,215 @@
+"""What lies in nnU-Net's folders of a benchmark: scores, curves and costs, what is missing, and what is unfair."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UserError
+from .grid import Grid, Run, Setting
+from .log import Debug, Log, read_debug, read_logs
+from .place import Place
+from .scores import CaseScores, Predictions, score
+from .state import RECORD, State, read_plans, read_splits, read_state
+from .tasks import Predict, find_test_cases, predict_tasks
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        scores: of its validation cases.
+        log, debug: what nnU-Net wrote.
+        attempts: what `xattnres benchmark run` recorded; empty for a training by hand.
+    """
+
+    run: Run
+    scores: CaseScores
+    log: Log
+    debug: Debug
+    attempts: list[dict]
+
+
+@dataclass
+class Results:
+    """Everything about one dataset, configuration and plans.
+
+    Attributes:
+        setting, trainers, baseline: what is compared.
+        trained: finished trainings.
+        missing: one line for everything that is not there.
+        warnings: one line for everything in which the two sides differ.
+        test: scores of test cases by trainer and repeat, in the default and the published protocol.
+        unit: of distances, by the default protocol.
+    """
+
+    setting: Setting
+    trainers: Sequence[str]
+    baseline: str
+    trained: list[Trained] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    test: dict[str, dict[tuple[str, int], CaseScores]] = field(default_factory=dict)
+    unit: str = "mm"
+
+    def of(self, trainer: str) -> list[Trained]:
+        return [t for t in self.trained if t.run.trainer == trainer]
+
+    def shared(self) -> set[tuple[int, int]]:
+        """(repeat, fold) that every trainer with any finished training has finished."""
+        finished = [{(t.run.repeat, t.run.fold) for t in self.of(name)} for name in self.trainers if self.of(name)]
+        return set.intersection(*finished) if finished else set()
+
+
+def read_results(grid: Grid, place: Place, workers: int) -> list[Results]:
+    """Read everything of a benchmark, and score what nobody has.
+
+    Whatever cannot be read is left out and named in `missing`.
+    """
+    found = [_read_setting(setting, grid, place, workers) for setting in grid.settings()]
+    predictions = list(predict_tasks(grid))
+    for results in found:
+        mine = [task for task in predictions if task.runs[0].setting == results.setting]
+        _read_test(results, mine, place, workers)
+    return found
+
+
+def _read_setting(setting: Setting, grid: Grid, place: Place, workers: int) -> Results:
+    results = Results(setting, grid.trainers, grid.baseline)
+    try:
+        read_plans(setting, place)
+        splits = read_splits(setting, place)
+    except UserError as error:
+        results.missing.append(str(error))
+        return results
+    if splits is None:
+        results.missing.append(f"{place.prepared(setting) / 'splits_final.json'}, which nnU-Net makes when it trains")
+        return results
+    done = []
+    for run in grid.runs(setting):
+        if run.fold >= len(splits):
+            results.missing.append(f"{run.trainer}, fold {run.fold}: splits_final.json has only {len(splits)} folds")
+            continue
+        state = read_state(run, place)
+        results.missing += [f"{_short(run)}: {problem}" for problem in state.broken]
+        if state.stage == "done":
+            done.append(run)
+        else:
+            results.missing.append(f"{_short(run)}: {_left(state)}")
+    folders = [
+        Predictions(
+            place.validation(run), place.references(setting), place.model(run) / "dataset.json",
+            tuple(sorted(splits[run.fold]["val"])),
+        )
+        for run in done
+    ]  # fmt: skip
+    for run, (scores, problems) in zip(done, _score(folders, results, workers), strict=True):
+        results.missing += [f"{_short(run)}: {problem}" for problem in problems]
+        if scores:
+            fold = place.fold(run)
+            results.trained.append(Trained(run, scores, read_logs(fold), read_debug(fold), read_attempts(fold)))
+    results.warnings += unfair(results, place)
+    return results
+
+
+def _score(folders: list[Predictions], results: Results, workers: int) -> list[tuple[CaseScores, list[str]]]:
+    """As `score`, with a folder whose labels cannot be read among the problems."""
+    readable = []
+    for folder in folders:
+        try:
+            labels = folder.evaluation().labels
+            results.unit = "mm" if labels.has_spacing else "voxels"
+            readable.append(folder)
+        except UserError as error:
+            results.missing.append(str(error))
+    found = dict(zip(readable, score(readable, workers), strict=True))
+    return [found.get(folder, ({}, [])) for folder in folders]
+
+
+def _short(run: Run) -> str:
+    return f"{run.trainer}, fold {run.fold}" + (f", repeat {run.repeat}" if run.repeat else "")
+
+
+def _left(state: State) -> str:
+    if state.stage == "to train":
+        return "not trained"
+    if state.stage == "to validate":
+        return "trained, but not validated"
+    if state.stage == "other splits":
+        return "validated on other cases than splits_final.json has for this fold: left out"
+    of = f" of {state.of}" if state.of else ""
+    return f"stands at epoch {state.epochs}{of}"
+
+
+def read_attempts(fold: Path) -> list[dict]:
+    """What was recorded of the commands that ran for a fold; torn lines are left out."""
+    attempts = []
+    try:
+        lines = (fold / RECORD).read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            attempt = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(attempt, dict):
+            attempts.append(attempt)
+    return attempts
+
+
+def _read_test(results: Results, tasks: Sequence[Predict], place: Place, workers: int) -> None:
+    cases = tuple(find_test_cases(results.setting, place))
+    there = [task for task in tasks if cases and task.is_done(place)]
+    references, description = (place.dataset(results.setting) / name for name in ("labelsTs", "dataset.json"))
+    for protocol in ("default", "published"):
+        folders = [Predictions(task.folder(place), references, description, cases, protocol) for task in there]
+        for task, (scores, problems) in zip(there, _score(folders, results, workers), strict=True):
+            run = task.runs[0]
+            results.missing += [f"{run.trainer}, test: {problem}" for problem in problems if protocol == "default"]
+            results.test.setdefault(protocol, {})[run.trainer, run.repeat] = scores
+
+
+_MUST_AGREE = {
+    "epochs": "epochs",
+    "iterations": "iterations an epoch",
+    "batch_size": "batch size",
+    "configuration": "the plans' configuration (patch size, network, ...)",
+    "device": "device",
+    "torch": "PyTorch",
+}
+
+
+def unfair(results: Results, place: Place) -> list[str]:
+    """One line for everything in which the trainings of a setting differ though they should not."""
+    lines = []
+    for name, title in _MUST_AGREE.items():
+        by_value: dict[str, set[str]] = {}
+        for trained in results.trained:
+            value = getattr(trained.debug, name)
+            by_value.setdefault("unknown" if value in (None, "") else str(value), set()).add(trained.run.trainer)
+        if len(by_value) > 1:
+            said = [f"{_abbreviated(value)} ({', '.join(sorted(who))})" for value, who in sorted(by_value.items())]
+            lines.append(f"{title} differ between trainings: {'; '.join(said)}")
+    for trained in results.trained:
+        seconds = trained.log.series("train_loss")[0]
+        wanted = trained.debug.epochs
+        if wanted and len(seconds) < wanted:
+            lines.append(f"{_short(trained.run)}: the logs have {len(seconds)} of {wanted} epochs")
+    counts = {name: len(results.of(name)) for name in results.trainers if results.of(name)}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        lines.append(f"not equally many trainings ({said}): only folds that all have finished are compared")
+    seen: dict[tuple, int] = {}
+    for trained in results.trained:
+        for case in trained.scores:
+            key = (trained.run.trainer, trained.run.repeat, case)
+            seen[key] = seen.get(key, 0) + 1
+    if twice := {case for (_, _, case), times in seen.items() if times > 1}:
+        lines.append(f"{len(twice)} cases are validated in more than one fold: they count once, with their mean")
+    return lines
+
+
+def _abbreviated(value: str) -> str:
+    return value if len(value) <= 40 else value[:37] + "..."

@@ -1,0 +1,113 @@
+"""Scores of every predicted case, computed once and kept beside the predictions."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..evaluation.folders import Evaluation, read_labels
+from ..evaluation.protocols import Scores
+from ..files import write_whole
+from ..workers import for_each
+
+TOLERANCE = 1.0
+"""Of the surface Dice: mm, or voxels in the published protocol."""
+
+CaseScores = dict[str, dict[str, Scores]]
+"""Scores by case, then region."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A folder of predicted label maps and what belongs to it.
+
+    Attributes:
+        folder: of the predictions.
+        references: folder of the reference label maps.
+        dataset_json: says the labels.
+        cases: to be scored.
+        protocol: a name in `PROTOCOLS`.
+    """
+
+    folder: Path
+    references: Path
+    dataset_json: Path
+    cases: tuple[str, ...]
+    protocol: str = "default"
+
+    def evaluation(self) -> Evaluation:
+        labels = read_labels(self.dataset_json)
+        return Evaluation(self.folder, self.references, labels, labels.regions, self.protocol, TOLERANCE)
+
+    def cache(self) -> Path:
+        # not in the folder itself, which is nnU-Net's
+        return self.folder.parent / f"{self.folder.name}_scores_{self.protocol}.json"
+
+    def key(self) -> str:
+        """Changes whenever a file or what is made of it does."""
+        evaluation = self.evaluation()
+        said = [repr((evaluation.labels.regions, evaluation.labels.ignore, self.protocol, TOLERANCE, self.cases))]
+        for folder in (self.folder, self.references):
+            for case in self.cases:
+                file = folder / f"{case}{evaluation.labels.ending}"
+                stat = file.stat() if file.exists() else None
+                said.append(f"{file.name} {stat and (stat.st_size, stat.st_mtime_ns)}")
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _One:
+    """One case of one folder, for a worker process."""
+
+    place: int
+    case: str
+
+
+@dataclass(frozen=True)
+class _Work:
+    evaluations: tuple[Evaluation, ...]
+
+    def __call__(self, one: _One) -> dict[str, Scores] | str:
+        return self.evaluations[one.place](one.case)
+
+
+def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores, list[str]]]:
+    """Scores of every folder, and one line for every case that has none.
+
+    Args:
+        folders: what to score.
+        workers: processes.
+
+    Raises:
+        UserError: if a dataset.json cannot be read.
+    """
+    results: list[tuple[CaseScores, list[str]] | None] = [_read(folder) for folder in folders]
+    todo = [i for i, result in enumerate(results) if result is None]
+    if todo:
+        work = _Work(tuple(folders[i].evaluation() for i in todo))
+        ones = [_One(place, case) for place, i in enumerate(todo) for case in folders[i].cases]
+        found = dict(for_each(work, ones, workers, "scoring"))
+        for place, i in enumerate(todo):
+            answers = {case: found[_One(place, case)] for case in folders[i].cases}
+            scores = {case: answer for case, answer in answers.items() if not isinstance(answer, str)}
+            problems = [answer for answer in answers.values() if isinstance(answer, str)]
+            results[i] = scores, problems
+            _write(folders[i], scores, problems)
+    return results
+
+
+def _read(folder: Predictions) -> tuple[CaseScores, list[str]] | None:
+    try:
+        kept = json.loads(folder.cache().read_text())
+        return (kept["scores"], kept["problems"]) if kept["key"] == folder.key() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(folder: Predictions, scores: Mapping, problems: Sequence[str]) -> None:
+    content = {"protocol": folder.protocol, "key": folder.key(), "scores": scores, "problems": problems}
+    with contextlib.suppress(UserError):  # results that may only be read are scored again next time
+        write_whole(folder.cache(), json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,72 @@
+"""Parameters and operations of the network that a trainer builds for some plans."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+from functools import cache
+
+from ..errors import UserError
+from .grid import Setting
+from .place import Place
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters, and multiply-adds of convolutions, linear layers and matrix products for one patch."""
+
+    parameters: int
+    macs: int
+
+
+@cache
+def find_trainer(name: str) -> type:
+    """A trainer by nnU-Net's own look-up.
+
+    Raises:
+        UserError: if it finds none; the message has the nearest of this package's names.
+    """
+    import difflib
+
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from ..training.catalogue import catalogue
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net narrates its search
+            return recursive_find_trainer_class_by_name(name)
+    except Exception as error:  # a broken trainer file in the way raises anything
+        near = difflib.get_close_matches(name, ["nnUNetTrainer", *catalogue(lengths=True)], 1)
+        hint = f"did you mean {near[0]}? " if near and near[0] != name else ""
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        why = "" if reason.startswith("Could not find requested") else f" ({reason})"  # which says no more
+        raise UserError(f"nnU-Net finds no trainer {name}{why}: {hint}see xattnres doctor --trainer {name}") from None
+
+
+def measure(setting: Setting, trainer: str, place: Place) -> Size:
+    """Build the network as for prediction, and count.
+
+    Raises:
+        UserError: if the trainer is not found or cannot build it.
+    """
+    import torch
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ..files import read_json
+    from ..plans_file import configuration_of, read_plans
+
+    plans = read_plans(place.plans(setting))
+    configuration = configuration_of(plans, setting.configuration, place.plans(setting))
+    dataset = read_json(place.prepared(setting) / "dataset.json", "nnU-Net's dataset.json")
+    channels = determine_num_input_channels(plans, configuration, dataset)
+    heads = plans.get_label_manager(dataset).num_segmentation_heads
+    trainer_class = find_trainer(trainer)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            network = trainer_class.build_network_architecture(plans, configuration, channels, heads, False).eval()
+        patch = torch.zeros(1, channels, *configuration.patch_size)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(patch)
+    except Exception as error:  # whatever a trainer's own network raises
+        raise UserError(f"{trainer} builds no network for {setting}: {error}") from None
+    return Size(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)

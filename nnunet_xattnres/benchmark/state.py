@@ -1,0 +1,147 @@
+"""How far a run is, from what nnU-Net has written."""
+
+import fcntl
+import json
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import UserError
+from ..files import read_json
+from .grid import Run, Setting
+from .log import read_debug, read_logs
+from .place import Place
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+"""In the order in which nnU-Net's `--c` takes them."""
+
+LOCK = ".benchmark.lock"
+RECORD = "benchmark.jsonl"
+"""In a fold: held while it is being trained, and what was run by whom."""
+
+Stage = Literal["to train", "begun", "to validate", "done", "other splits"]
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run is.
+
+    Attributes:
+        stage: "begun" has a checkpoint to go on from or at least a log; "to validate" is trained; "other splits" was
+            validated on other cases than the fold has now, so that it may have been trained on these.
+        epochs: finished ones, and of how many; None if that is not known.
+        seconds_per_epoch: median so far, None without an epoch.
+        running: whether a process of `xattnres benchmark run` is at it on this machine.
+        broken: files that a kill has left torn, or that are no checkpoint, and why.
+    """
+
+    stage: Stage
+    epochs: int
+    of: int | None
+    seconds_per_epoch: float | None
+    running: bool
+    broken: tuple[str, ...] = ()
+
+
+def read_state(run: Run, place: Place) -> State:
+    """How far a run is; nothing is changed."""
+    fold = place.fold(run)
+    log, debug = read_logs(fold), read_debug(fold)
+    whole = [name for name in CHECKPOINTS if is_checkpoint(fold / name)]
+    broken = [f"{name} is torn" for name in CHECKPOINTS if (fold / name).exists() and name not in whole]
+    summary = place.validation(run) / "summary.json"
+    validated, wanted = summary_cases(summary), validation_cases(run, place)
+    begun_anew = "checkpoint_latest.pth" in whole and "checkpoint_final.pth" not in whole
+    if validated and wanted and validated != wanted:
+        stage = "other splits"
+    elif validated and not begun_anew:
+        stage = "done"
+    elif "checkpoint_final.pth" in whole:
+        stage = "to validate"
+    elif whole or log.epochs:
+        stage = "begun"
+    else:
+        stage = "to train"
+    if validated is None and summary.exists():
+        broken.append("validation/summary.json cannot be read")
+    seconds = sorted(log.series("seconds")[1])
+    return State(
+        stage, max(log.epochs, default=-1) + 1, debug.epochs or epochs_in_name(run.trainer),
+        seconds[len(seconds) // 2] if seconds else None, is_locked(fold / LOCK), tuple(broken),
+    )  # fmt: skip
+
+
+def epochs_in_name(trainer: str) -> int | None:
+    """The length that nnU-Net's naming tells: 50 of nnUNetTrainer_50epochs."""
+    found = re.search(r"_(\d+)epochs?(?:_|$)", trainer)
+    return int(found[1]) if found else None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether this is a whole file of torch.save: its directory of contents is written last."""
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def summary_cases(path: Path) -> set[str] | None:
+    """The cases in nnU-Net's summary.json; None if it is not there or torn."""
+    try:
+        cases = json.loads(path.read_text())["metric_per_case"]
+        return {re.sub(r"\.(nii\.gz|[^.]+)$", "", Path(case["reference_file"]).name) for case in cases}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_splits(setting: Setting, place: Place) -> list[dict[str, list[str]]] | None:
+    """The folds of a prepared dataset, None before nnU-Net has made them.
+
+    Raises:
+        UserError: if the file is there and is none of nnU-Net's.
+    """
+    path = place.prepared(setting) / "splits_final.json"
+    if not path.exists():
+        return None
+    try:
+        splits = json.loads(path.read_text())
+        return [{part: [str(case) for case in fold[part]] for part in ("train", "val")} for fold in splits]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as nnU-Net's splits ({error!r}): mend it or move it away") from None
+
+
+def validation_cases(run: Run, place: Place) -> set[str] | None:
+    """The fold's validation cases, None where nnU-Net has not made its splits yet."""
+    splits = read_splits(run.setting, place)
+    return set(splits[run.fold]["val"]) if splits and run.fold < len(splits) else None
+
+
+def read_plans(setting: Setting, place: Place) -> dict:
+    """The plans of a prepared dataset.
+
+    Raises:
+        UserError: if they cannot be read, or lack the configuration.
+    """
+    path = place.plans(setting)
+    plans = read_json(path, "nnU-Net's plans")
+    configurations = plans.get("configurations")
+    if not isinstance(configurations, dict):
+        raise UserError(f"{path} has no configurations: make the plans anew with nnUNetv2_plan_experiment")
+    if setting.configuration not in configurations:
+        raise UserError(f"{path} has no configuration {setting.configuration}, but {', '.join(configurations)}")
+    return plans

@@ -1,0 +1,169 @@
+"""The tables of a report, as Markdown."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from ..evaluation.metrics import METRICS
+from ..evaluation.report import OVERLAPS, Report
+from ..paper import published
+from .analysis import Paired, means_of_test, regions, validation_means
+from .content import Content, epoch_seconds, peak_memory
+from .results import Results
+from .sizes import Size
+from .statistics import LEVEL
+
+_SHOWN = ("dice", "hd95", "iou")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the first column to the left, the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def means(results: Results, content: Content) -> str:
+    """Means over labels and what each trainer costs, each with its difference to the baseline."""
+    head = [
+        "",
+        *(_title(metric, results.unit) for metric in _SHOWN),
+        "parameters",
+        "GMACs",
+        "s an epoch",
+        "peak memory",
+    ]
+    return table(
+        head, _with_differences(results, lambda t: _means(results, t, content), lambda t: _costs(results, t, content))
+    )
+
+
+def by_label(results: Results) -> str:
+    """Mean of every metric and label."""
+    names = regions(results)
+    blocks = []
+    for metric in _SHOWN:
+
+        def cells(trainer: str, metric: str = metric) -> list["_Cell"]:
+            report = validation_means(results, trainer)
+            return [_cell(report.mean(name), metric, len(report.scores)) for name in names]
+
+        rows = _with_differences(results, cells)
+        blocks.append(table([_title(metric, results.unit), *names], rows))
+    return "\n\n".join(blocks)
+
+
+_Cell = tuple[float | None, int, int]
+"""A mean in print's unit, how many it counts, and of how many."""
+
+
+def _cell(mean: dict, metric: str, of: int) -> _Cell:
+    value = mean[metric]
+    return (None if value is None else 100 * value if metric in OVERLAPS else value), mean[f"{metric}_n"], of
+
+
+def _means(results: Results, trainer: str, content: Content) -> list[_Cell]:
+    return _overall(validation_means(results, trainer))
+
+
+def _overall(report: Report) -> list[_Cell]:
+    """Means over labels of means over cases, and how many of all labels of all cases they count."""
+    overall, cells = report.overall(), []
+    for metric in _SHOWN:
+        counted = sum(report.mean(region)[f"{metric}_n"] for region in report.regions)
+        value, _, _ = _cell(overall, metric, 0)
+        cells.append((value, counted, len(report.scores) * len(report.regions)))
+    return cells
+
+
+def _with_differences(
+    results: Results,
+    cells: Callable[[str], list[_Cell]],
+    further: Callable[[str], list[str]] = lambda trainer: [],
+) -> list[list[str]]:
+    """A row for every trainer, and below it the difference to the baseline where both count all."""
+    rows = []
+    baseline = cells(results.baseline) if results.of(results.baseline) else None
+    for trainer in results.trainers:
+        if not results.of(trainer):
+            continue
+        own, more = cells(trainer), further(trainer)
+        rows.append([trainer, *map(_text, own), *more])
+        if baseline and trainer != results.baseline:
+            differences = [_difference(*pair) for pair in zip(own, baseline, strict=True)]
+            rows.append(["difference", *differences, *[""] * len(more)])
+    return rows
+
+
+def _text(cell: _Cell) -> str:
+    value, counted, of = cell
+    if value is None:
+        return "undefined"
+    return f"{value:.2f}" if counted == of else f"{value:.2f} ({counted} of {of})"
+
+
+def _difference(a: _Cell, b: _Cell) -> str:
+    """Empty unless both are of the same, for a mean over easier cases is no gain."""
+    if a[0] is None or b[0] is None or a[1:] != b[1:] or a[1] != a[2]:
+        return ""
+    return f"{a[0] - b[0]:+.2f}"
+
+
+def _title(metric: str, unit: str) -> str:
+    return f"{METRICS[metric]} {'%' if metric in OVERLAPS else unit}"
+
+
+def _costs(results: Results, trainer: str, content: Content) -> list[str]:
+    size = content.sizes.get((results.setting, trainer))
+    cells = [f"{size.parameters / 1e6:.2f} M", f"{size.macs / 1e9:.2f}"] if isinstance(size, Size) else ["?", "?"]
+    seconds, memory = epoch_seconds(results, trainer), peak_memory(results, trainer)
+    cells.append("?" if seconds is None else f"{seconds:.1f}")
+    cells.append("not recorded" if memory is None else f"{memory / 2**30:.2f} GiB")
+    return cells
+
+
+def comparisons(compared: Sequence[Paired], title: str) -> str:
+    """Differences to the baseline with everything that says how sure they are."""
+    head = [title, "cases", "mean difference", f"{100 * LEVEL:.0f} % over cases", "over folds"]
+    head += ["p", "p (Holm)", "both (Holm)", "effect", "win / tie / loss"]
+    rows = []
+    for paired in compared:
+        c, factor = paired.comparison, 100 if paired.metric in OVERLAPS else 1
+        name = paired.trainer + (f", {paired.region}" if paired.region else "")
+        spans = [_span(interval.low, interval.high, factor) for interval in (c.cases, c.folds)]
+        higher, lower = (c.wins, c.losses) if paired.metric in OVERLAPS else (c.losses, c.wins)
+        p = [_p(value) for value in (c.p, paired.adjusted_p, paired.adjusted_both)]
+        counts = f"{higher} / {c.ties} / {lower}"
+        rows.append([name, str(c.n), f"{factor * c.cases.mean:+.2f}", *spans, *p, f"{c.effect:+.2f}", counts])
+    return table(head, rows)
+
+
+def _span(low: float, high: float, factor: float) -> str:
+    return f"{factor * low:+.2f} to {factor * high:+.2f}" if math.isfinite(low) and math.isfinite(high) else "unknown"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def tested(results: Results, protocol: str, unit: str) -> str:
+    """Means of the test cases; empty if nobody has predicted them."""
+    scores, names = results.test.get(protocol, {}), regions(results)
+    rows = []
+    for trainer in results.trainers:
+        report = means_of_test(scores, trainer)
+        if report.scores:
+            dice = [_cell(report.mean(name), "dice", len(report.scores)) for name in report.regions]
+            rows.append([trainer, *map(_text, (*_overall(report), *dice))])
+            names = report.regions
+    head = ["", *(_title(metric, unit) for metric in _SHOWN), *(f"Dice {name}" for name in names)]
+    return table(head, rows) if rows else ""
+
+
+def printed(name: str) -> str:
+    """What the paper prints for one of its data sets."""
+    found = [figure for figure in published() if figure.metric.startswith(f"{name} ")]
+    metrics = list(dict.fromkeys(figure.metric for figure in found))
+    rows = []
+    for number, method in dict.fromkeys((figure.table, figure.method) for figure in found):
+        values = {f.metric: f"{f.value:.2f}" for f in found if (f.table, f.method) == (number, method)}
+        rows.append([f"{method} (Table {number})", *(values.get(metric, "") for metric in metrics)])
+    return table(["", *(metric.removeprefix(f"{name} ") for metric in metrics)], rows)

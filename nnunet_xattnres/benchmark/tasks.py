@@ -1,0 +1,287 @@
+"""The work of a benchmark as nnU-Net's own commands: prepare, train, predict the test cases."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import UserError
+from ..files import read_json, write_whole
+from .grid import Grid, Run, Setting
+from .place import Place
+from .state import CHECKPOINTS, is_checkpoint, read_plans, read_splits, read_state
+
+_PLANNERS = {
+    "nnUNetPlans": None,
+    "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
+    "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
+    "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
+}
+"""Planners of the plans that nnU-Net makes under names of its own."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What is the same for every command: device ("cuda", "cpu", "mps"), GPUs of a training, processes."""
+
+    device: str = "cuda"
+    num_gpus: int = 1
+    processes: int = 8
+
+
+class Task(Protocol):
+    """Some work with one command at a time.
+
+    `commands` says what is left, so that it is empty when all is done; `begin` is called before and `end` after each
+    that ended well. `needs` says whether it must wait for another task.
+    """
+
+    kind: str
+    uses_gpu: bool
+    repeat: int
+
+    def __str__(self) -> str: ...
+    def needs(self, other: "Task") -> bool: ...
+    def commands(self, place: Place, how: How) -> list[list[str]]: ...
+    def begin(self, place: Place) -> list[str]: ...
+    def end(self, place: Place) -> None: ...
+    def folder(self, place: Place) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Plan and preprocess a dataset, as far as nobody has."""
+
+    dataset: str
+    plans: str
+    configurations: tuple[str, ...]
+    kind = "prepare"
+    uses_gpu = False
+    repeat = 0
+
+    def __str__(self) -> str:
+        return f"prepare {self.dataset}, {self.plans}"
+
+    def needs(self, other: Task) -> bool:
+        return False
+
+    def folder(self, place: Place) -> Path:
+        return place.preprocessed / self.dataset
+
+    def is_for(self, run: Run) -> bool:
+        """Whether a run trains on what this prepares."""
+        return (run.setting.dataset, run.setting.plans) == (self.dataset, self.plans)
+
+    def _settings(self) -> list[Setting]:
+        return [Setting(self.dataset, configuration, self.plans) for configuration in self.configurations]
+
+    def commands(self, place: Place, how: How) -> list[list[str]]:
+        number, n = str(int(self.dataset[7:10])), str(how.processes)
+        if not place.plans(self._settings()[0]).exists():
+            if self.plans not in _PLANNERS:
+                known = ", ".join(_PLANNERS)
+                raise UserError(f"{self.dataset} has no plans {self.plans}: make them first, or choose of {known}")
+            planner = _PLANNERS[self.plans]
+            command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", *self.configurations]
+            command += ["-np", *[n] * len(self.configurations), "-npfp", n, "--verify_dataset_integrity"]
+            return [command + (["-pl", planner] if planner else [])]
+        left = [s.configuration for s in self._settings() if not self._is_preprocessed(s, place)]
+        if not left:
+            return []
+        command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", self.plans, "-c", *left]
+        return [[*command, "-np", *[n] * len(left)]]
+
+    def _is_preprocessed(self, setting: Setting, place: Place) -> bool:
+        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+        plans = read_plans(setting, place)
+        configuration = dict(plans["configurations"][setting.configuration])
+        while "data_identifier" not in configuration and "inherits_from" in configuration:
+            configuration = dict(plans["configurations"][configuration["inherits_from"]])
+        folder = place.prepared(setting) / str(configuration.get("data_identifier"))
+        if not folder.is_dir() or not any(folder.iterdir()) or self._unfinished(place).exists():
+            return False
+        found = set(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
+        return found >= {file.name.removesuffix(".pkl") for file in folder.glob("*.pkl")} and found >= self._cases(
+            place
+        )
+
+    def _cases(self, place: Place) -> set[str]:
+        """Training cases of the raw dataset; none where only the preprocessed one is there."""
+        labels, description = place.raw / self.dataset / "labelsTr", place.raw / self.dataset / "dataset.json"
+        if not labels.is_dir() or not description.is_file():
+            return set()
+        ending = str(read_json(description, "nnU-Net's dataset.json").get("file_ending"))
+        return {file.name.removesuffix(ending) for file in labels.glob(f"[!.]*{ending}")}
+
+    def _unfinished(self, place: Place) -> Path:
+        return self.folder(place) / f".{self.plans}.unfinished"
+
+    def begin(self, place: Place) -> list[str]:
+        # nnU-Net preprocesses from the start whatever is there, and a kill leaves a file torn
+        self._unfinished(place).touch()
+        return []
+
+    def end(self, place: Place) -> None:
+        self._unfinished(place).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Train:
+    """One training with its validation, from wherever it stands."""
+
+    run: Run
+    kind = "train"
+    uses_gpu = True
+
+    def __str__(self) -> str:
+        return str(self.run)
+
+    def needs(self, other: Task) -> bool:
+        return isinstance(other, Prepare) and other.is_for(self.run)
+
+    @property
+    def repeat(self) -> int:
+        return self.run.repeat
+
+    def folder(self, place: Place) -> Path:
+        return place.fold(self.run)
+
+    def commands(self, place: Place, how: How) -> list[list[str]]:
+        stage = read_state(self.run, place).stage
+        if stage == "done":
+            return []
+        if stage == "other splits":
+            fold = place.fold(self.run)
+            raise UserError(
+                f"{fold} was validated on other cases than splits_final.json has for this fold, so it may have been "
+                "trained on these: move it away to train it anew"
+            )
+        # without a checkpoint, --c starts anew; with the final one, it would write that again
+        return [[*self.command(how), "--val" if stage == "to validate" else "--c"]]
+
+    def command(self, how: How) -> list[str]:
+        """The training from its start."""
+        setting = self.run.setting
+        command = ["nnUNetv2_train", str(int(setting.dataset[7:10])), setting.configuration, str(self.run.fold)]
+        command += ["-tr", self.run.trainer, "-p", setting.plans, "-device", how.device]
+        return command + (["-num_gpus", str(how.num_gpus)] if how.num_gpus > 1 else [])
+
+    def begin(self, place: Place) -> list[str]:
+        """Set torn checkpoints aside, and make the splits, which two trainings at once would write over each other."""
+        said = []
+        for name in CHECKPOINTS:
+            file = place.fold(self.run) / name
+            if file.exists() and not is_checkpoint(file):
+                aside = next(p for n in range(1, 1000) if not (p := file.with_suffix(f".broken{n}")).exists())
+                file.rename(aside)
+                said.append(f"{file} is no whole checkpoint: set aside as {aside.name}")
+        make_splits(self.run.setting, place)
+        return said
+
+    def end(self, place: Place) -> None:
+        pass
+
+
+def make_splits(setting: Setting, place: Place) -> None:
+    """Write nnU-Net's own five folds where there are none, with its own function."""
+    if read_splits(setting, place) is not None:
+        return
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    configuration = read_plans(setting, place)["configurations"][setting.configuration]
+    folder = str(place.prepared(setting) / configuration["data_identifier"])
+    cases = sorted(infer_dataset_class(folder).get_identifiers(folder))
+    splits = [{part: [str(c) for c in fold[part]] for part in fold} for fold in generate_crossval_split(cases)]
+    write_whole(place.prepared(setting) / "splits_final.json", json.dumps(splits, indent=4) + "\n")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The test cases, predicted by all folds of a trainer together."""
+
+    runs: tuple[Run, ...]
+    kind = "predict"
+    uses_gpu = True
+
+    def __str__(self) -> str:
+        run = self.runs[0]
+        again = f", repeat {run.repeat}" if run.repeat else ""
+        return f"{run.setting}: {run.trainer}, test cases{again}"
+
+    def needs(self, other: Task) -> bool:
+        if isinstance(other, Train):
+            return other.run in self.runs
+        return isinstance(other, Prepare) and other.is_for(self.runs[0])
+
+    @property
+    def repeat(self) -> int:
+        return self.runs[0].repeat
+
+    @property
+    def folds(self) -> list[str]:
+        return [str(run.fold) for run in self.runs]
+
+    def folder(self, place: Place) -> Path:
+        return place.test(self.runs[0], [run.fold for run in self.runs])
+
+    def commands(self, place: Place, how: How) -> list[list[str]]:
+        run, folder = self.runs[0], self.folder(place)
+        if not find_test_cases(run.setting, place) or self.is_done(place):
+            return []
+        images = place.dataset(run.setting) / "imagesTs"
+        command = ["nnUNetv2_predict", "-i", str(images), "-o", str(folder), "-d", str(int(run.setting.dataset[7:10]))]
+        command += ["-c", run.setting.configuration, "-tr", run.trainer, "-p", run.setting.plans, "-f", *self.folds]
+        n = str(max(1, min(3, how.processes)))
+        return [[*command, "-npp", n, "-nps", n, "-device", how.device]]
+
+    def is_done(self, place: Place) -> bool:
+        """Whether every test case is predicted."""
+        setting = self.runs[0].setting
+        files = [self.folder(place) / f"{case}{_ending(setting, place)}" for case in find_test_cases(setting, place)]
+        return not self._unfinished(place).exists() and all(file.exists() for file in files)
+
+    def _unfinished(self, place: Place) -> Path:
+        return self.folder(place) / ".unfinished"
+
+    def begin(self, place: Place) -> list[str]:
+        self._unfinished(place).touch()
+        return []
+
+    def end(self, place: Place) -> None:
+        self._unfinished(place).unlink(missing_ok=True)
+
+
+def _ending(setting: Setting, place: Place) -> str:
+    return str(read_json(place.dataset(setting) / "dataset.json", "nnU-Net's dataset.json").get("file_ending"))
+
+
+def find_test_cases(setting: Setting, place: Place) -> list[str]:
+    """Cases of imagesTs that have a reference in labelsTs."""
+    folder = place.dataset(setting)
+    if not (folder / "labelsTs").is_dir() or not (folder / "imagesTs").is_dir():
+        return []
+    ending = _ending(setting, place)
+    cases = {file.name.removesuffix(ending) for file in (folder / "labelsTs").glob(f"[!.]*{ending}")}
+    return sorted(case for case in cases if any((folder / "imagesTs").glob(f"{case}_0000{ending}")))
+
+
+def prepare_tasks(grid: Grid) -> Iterator[Prepare]:
+    for dataset in grid.datasets:
+        for plans in grid.plans:
+            yield Prepare(dataset, plans, tuple(grid.configurations))
+
+
+def train_tasks(grid: Grid) -> Iterator[Train]:
+    for run in grid.runs():
+        yield Train(run)
+
+
+def predict_tasks(grid: Grid) -> Iterator[Predict]:
+    models: dict[tuple, list[Run]] = {}
+    for run in grid.runs():
+        models.setdefault((run.setting, run.trainer, run.repeat), []).append(run)
+    for runs in models.values():
+        yield Predict(tuple(runs))

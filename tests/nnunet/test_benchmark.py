@@ -1,0 +1,97 @@
+"""`xattnres benchmark` with nnU-Net's own commands: killed, started again, reported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support.workspace import TRAINER
+
+from nnunet_xattnres.benchmark.log import read_logs
+
+STOCK, LONGER = "nnUNetTrainerTest", "nnUNetTrainerXAttnResTestResume"
+COMMAND = ["-d", "4", "-tr", STOCK, LONGER, "-f", "1", "--out", "benchmark"]
+
+
+def start(workspace, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "nnunet_xattnres", "benchmark", *arguments], env=workspace.env, cwd=workspace.root,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def run(workspace, *arguments, code=0):
+    process = start(workspace, *arguments)
+    try:
+        out, err = process.communicate(timeout=900)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code, err
+    return out, err
+
+
+def processes_of(folder):
+    """Command lines that name a folder."""
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    return [line for line in listing.splitlines() if str(folder) in line and "nnUNetv2_train" in line]
+
+
+@pytest.fixture(scope="module")
+def finished(workspace):
+    """Killed in the second epoch of the second training, and run again to the end; what the second run printed."""
+    process = start(workspace, "run", *COMMAND, "--device", "cpu", "--workers", "1")
+    second = workspace.model(4, "2d", LONGER) / "fold_1"
+    while 0 not in read_logs(second).epochs:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 30
+    while (left := processes_of(workspace.root / "benchmark")) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not left
+    assert not (second / "checkpoint_final.pth").exists()
+    return run(workspace, "run", *COMMAND, "--device", "cpu", "--workers", "1")
+
+
+def test_a_killed_benchmark_goes_on(workspace, finished):
+    out, err = finished
+    (command,) = [line for line in out.splitlines() if line.startswith("$ ")]
+    assert command == f"$ nnUNetv2_train 4 2d 1 -tr {LONGER} -p nnUNetPlans -device cpu --c"
+    assert "warning: " in err and "epochs differ" in err  # of 1 and 3, which is unfair
+    log = read_logs(workspace.model(4, "2d", LONGER) / "fold_1")
+    assert len(log.starts) == 2 and sorted(log.epochs) == [0, 1, 2]
+
+
+def test_the_report_has_nnunets_own_figures(workspace, finished):
+    (setting,) = json.loads((workspace.root / "benchmark/report/results.json").read_text())["settings"]
+    assert not setting["missing"] and set(setting["trainers"]) == {STOCK, LONGER}
+    for trainer in (STOCK, LONGER):
+        file = workspace.model(4, "2d", trainer) / "fold_1" / "validation" / "summary.json"
+        mean = json.loads(file.read_text())["mean"]
+        for label, region in (("1", "Anterior"), ("2", "Posterior")):
+            assert setting["trainers"][trainer]["regions"][region]["dice"] == pytest.approx(mean[label]["Dice"])
+        assert setting["trainers"][trainer]["peak_memory_bytes"] > 2**27
+        assert setting["trainers"][trainer]["seconds_per_epoch"] > 0
+
+
+def test_nothing_is_done_twice(workspace, finished, trained_2d):
+    """Nor what was trained by hand."""
+    files = [*workspace.results.rglob("checkpoint_final.pth"), *workspace.results.rglob("summary.json")]
+    before = {file: file.stat().st_mtime_ns for file in files}
+    out, _ = run(workspace, "run", *COMMAND, "--device", "cpu", "--workers", "1")
+    assert "$ " not in out
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+    dry, _ = run(workspace, "run", "-d", "4", "-tr", LONGER, TRAINER, "-f", "0", "1", "--device", "cpu", "--dry-run")
+    left = [line.split(" -p ")[0].removeprefix("nnUNetv2_train ") for line in dry.splitlines() if "_train" in line]
+    assert f"4 2d 1 -tr {TRAINER}" in left
+    assert f"4 2d 0 -tr {TRAINER}" not in left and f"4 2d 1 -tr {LONGER}" not in left
+
+
+def test_status(workspace, finished):
+    out, _ = run(workspace, "status", "--out", "benchmark")
+    assert out.splitlines()[-1] == "2 trainings: 2 done."
