@@ -49,7 +49,7 @@ def picture(
     Args:
         rows: a text beside it and its arrays: the image, then a label map per further column.
         columns: the titles of the columns.
-        labels: names and values, for the legend; a region of several values is left out.
+        labels: names and values, for the legend; of regions, the later lie over the earlier.
         path: the PNG to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,8 +57,10 @@ def picture(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    foreground = {name: value for name, value in labels.items() if isinstance(value, int) and value != 0}
-    paint = {value: np.array(to_rgba(COLOURS[i % len(COLOURS)])) for i, value in enumerate(foreground.values())}
+    foreground = {
+        n: v if isinstance(v, list) else [v] for n, v in labels.items() if v not in (0, [0]) and n != "ignore"
+    }
+    paint = {name: np.array(to_rgba(COLOURS[i % len(COLOURS)])) for i, name in enumerate(foreground)}
     heights = [arrays[0].shape[0] / arrays[0].shape[1] for _, arrays in rows]
     figure = Figure(figsize=(2.4 * len(columns), 2.4 * sum(heights) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -68,13 +70,13 @@ def picture(
             axis.imshow(image, cmap="gray")
             if label_map is not None:
                 overlay = np.zeros((*label_map.shape, 4))
-                for value, colour in paint.items():
-                    overlay[label_map == value] = colour * (1, 1, 1, 0.65)
+                for name, values in foreground.items():  # as nnU-Net lays regions over each other
+                    overlay[np.isin(label_map, values)] = paint[name] * (1, 1, 1, 0.65)
                 axis.imshow(overlay, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(text, fontsize=8)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=10 if len(title) < 20 else 7)
-    handles = [Patch(color=paint[value], label=name) for name, value in foreground.items()]
+    handles = [Patch(color=colour, label=name) for name, colour in paint.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)

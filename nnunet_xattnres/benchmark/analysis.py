@@ -112,15 +112,35 @@ def regions(results: Results) -> list[str]:
 
 
 def validation_means(results: Results, trainer: str) -> Report:
-    """Means of a trainer over the validation cases of the folds that all trainers have finished."""
-    shared = results.shared()
-    scores = {
-        f"{trained.run.repeat}.{trained.run.fold}.{case}": found
-        for trained in results.of(trainer)
-        if (trained.run.repeat, trained.run.fold) in shared
-        for case, found in trained.scores.items()
-    }
-    return Report(scores, {"unit": "mm"})
+    """Means of a trainer over the validation cases that all trainers have, of folds that all have finished.
+
+    A case that several folds have validated counts once, with its mean.
+    """
+    everyone = [_by_case(results, name) for name in results.trainers if results.of(name)]
+    shared = set.intersection(*map(set, everyone)) if everyone else set()
+    own = _by_case(results, trainer)
+    scores = {f"{repeat}.{case}": _mean(own[repeat, case]) for repeat, case in sorted(own.keys() & shared)}
+    return Report(scores, {"unit": results.unit})
+
+
+def _by_case(results: Results, trainer: str) -> dict[tuple[int, str], list[dict[str, Scores]]]:
+    """What each fold that all have finished says of a repeat's case."""
+    shared, found = results.shared(), {}
+    for trained in results.of(trainer):
+        if (trained.run.repeat, trained.run.fold) in shared:
+            for case, scores in trained.scores.items():
+                found.setdefault((trained.run.repeat, case), []).append(scores)
+    return found
+
+
+def _mean(found: list[dict[str, Scores]]) -> dict[str, Scores]:
+    mean = {}
+    for region, of_one in found[0].items():
+        mean[region] = {}
+        for metric in of_one:
+            values = [scores[region][metric] for scores in found if scores[region][metric] is not None]
+            mean[region][metric] = sum(values) / len(values) if values else None
+    return mean
 
 
 def means_of_test(scores: dict[tuple[str, int], CaseScores], trainer: str) -> Report:

@@ -1,5 +1,6 @@
 """Everything that a report says, before it is text."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -48,8 +49,8 @@ def analyse(grid: Grid, place: Place, results: Sequence[Results]) -> Content:
 
 def epoch_seconds(results: Results, trainer: str) -> float | None:
     """Median over all epochs of all trainings."""
-    seconds = sorted(value for trained in results.of(trainer) for value in trained.log.series("seconds")[1])
-    return seconds[len(seconds) // 2] if seconds else None
+    seconds = [value for trained in results.of(trainer) for value in trained.log.series("seconds")[1]]
+    return statistics.median(seconds) if seconds else None
 
 
 def peak_memory(results: Results, trainer: str) -> int | None:

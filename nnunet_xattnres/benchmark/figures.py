@@ -42,6 +42,8 @@ def learning_curves(results: Results, path: Path) -> bool:
     Returns:
         Whether there was anything to draw.
     """
+    from matplotlib.ticker import MaxNLocator
+
     panels = {"train_loss": "training loss", "val_loss": "validation loss", "dice": "pseudo Dice (mean over labels)"}
     if not any(t.log.epochs for t in results.trained):
         return False
@@ -57,6 +59,7 @@ def learning_curves(results: Results, path: Path) -> bool:
             axis.plot(epochs, means, color=colour, linewidth=2, marker="o" if len(epochs) < 10 else None, markersize=3)
             axis.plot([], [], color=colour, linewidth=2, label=trainer)
         axis.set(title=title, xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     handles, names = axis.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 3), frameon=False)
@@ -107,10 +110,16 @@ def by_case(pairs: Pairs) -> np.ndarray:
     return np.array([np.mean(values) for values in grouped.values()])
 
 
-def boxes(results: Results, path: Path) -> None:
-    """Dice of every case by region and trainer: median, quartiles, whiskers at 1.5 of their distance, outliers."""
+def boxes(results: Results, path: Path) -> bool:
+    """Dice of every case by region and trainer: median, quartiles, whiskers at 1.5 of their distance, outliers.
+
+    Returns:
+        Whether there was anything to draw.
+    """
     from matplotlib.patches import Patch
 
+    if not results.shared():
+        return False
     names, paint = regions(results), {n: c for n, c in colours(results).items() if results.of(n)}
     figure = _figure(max(7, 0.6 * len(names) * len(paint) + 2), 3.6)
     axis = figure.subplots()
@@ -137,6 +146,7 @@ def boxes(results: Results, path: Path) -> None:
     handles = [Patch(color=colour, alpha=0.7, label=name) for name, colour in paint.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2), fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
+    return True
 
 
 def chosen_cases(paired: Paired) -> Mapping[str, tuple[str, tuple[int, int], float]]:

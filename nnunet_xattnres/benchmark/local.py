@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def run_tasks(
         slot = free.get()
         try:
             return None if stop.is_set() else run_task(task, place, how, slot, logs / f"{slug(task)}.txt", tell, stop)
-        except UserError as error:
+        except (UserError, OSError) as error:  # such as a disk that is full
             return Failure(task, str(error))
         finally:
             free.put(slot)
@@ -136,14 +137,19 @@ def _lock(folder: Path) -> Iterator[int | None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield handle
+        yield handle if _take(handle) else None
     finally:
         os.close(handle)
+
+
+def _take(handle: int) -> bool:
+    for _ in range(10):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)  # whoever only looks at it holds it for a moment
+    return False
 
 
 def _run(
@@ -158,13 +164,15 @@ def _run(
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     log.parent.mkdir(parents=True, exist_ok=True)
     lifeline, mine = os.pipe()
+    supervisor = [sys.executable, str(Path(__file__).with_name("supervise.py")), str(lifeline), str(lock)]
     try:
-        supervisor = [sys.executable, str(Path(__file__).with_name("supervise.py")), str(lifeline), str(lock)]
-        process = subprocess.Popen(
-            [*supervisor, str(log), str(task.folder(place) / RECORD), str(executable), *command[1:]],
-            env=env, pass_fds=[lifeline, lock], start_new_session=True, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(lifeline)
+        try:
+            process = subprocess.Popen(
+                [*supervisor, str(log), str(task.folder(place) / RECORD), str(executable), *command[1:]],
+                env=env, pass_fds=[lifeline, lock], start_new_session=True, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        finally:
+            os.close(lifeline)
         while process.poll() is None and not stop.wait(0.2):
             pass
     finally:

@@ -27,11 +27,13 @@ class Log:
             seconds, as far as they were written.
         starts: when training processes started; more than one where it was continued.
         last: when the last line was written.
+        trainings: how many of the processes trained, rather than validated alone.
     """
 
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
     starts: list[datetime] = field(default_factory=list)
     last: datetime | None = None
+    trainings: int = 0
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Epochs, and what they have under a name."""
@@ -62,6 +64,7 @@ def _read(file: Path, log: Log) -> None:
                 log.starts.append(log.last)
                 first = False
         if number := _EPOCH.search(line):
+            log.trainings += epoch is None
             epoch = int(number[1])
             # a continued training starts from its last checkpoint
             log.epochs = {n: values for n, values in log.epochs.items() if n < epoch}

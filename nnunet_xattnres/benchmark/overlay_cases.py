@@ -1,5 +1,6 @@
 """Three cases of a comparison over their images: where a trainer lost, where it was as usual, where it won."""
 
+import glob
 from pathlib import Path
 
 from ..errors import UserError
@@ -22,9 +23,13 @@ def draw_cases(paired: Paired, place: Place, path: Path) -> None:
     if not images.is_dir():
         raise UserError(f"there is no {images}")
     dataset = read_json(place.prepared(results.setting) / "dataset.json", "nnU-Net's dataset.json")
+    if missing := [key for key in ("labels", "file_ending") if key not in dataset]:
+        raise UserError(f"{place.prepared(results.setting) / 'dataset.json'} has no {' and no '.join(missing)}")
     rows = []
     for name, (case, (repeat, fold), difference) in chosen_cases(paired).items():
         runs = [Run(results.setting, trainer, fold, repeat) for trainer in (results.baseline, paired.trainer)]
+        if not any(images.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{dataset['file_ending']}")):
+            raise UserError(f"there is no image of {case} in {images}")
         folders = [place.references(results.setting), *(place.validation(run) for run in runs)]
         rows.append((f"{name}\n{case}\n{100 * difference:+.2f} points", slices(images, folders, case, dataset)))
     columns = ["image", "reference", results.baseline, paired.trainer]

@@ -4,6 +4,7 @@ import base64
 import html
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 _STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -25,7 +26,7 @@ def page(text: str, out: Path) -> str:
     body = markdown.markdown(text, extensions=["tables", "fenced_code", "toc"])
 
     def inline(match: re.Match) -> str:
-        data = base64.b64encode((out / html.unescape(match[1])).read_bytes()).decode()
+        data = base64.b64encode((out / unquote(html.unescape(match[1]))).read_bytes()).decode()
         return f'src="data:image/png;base64,{data}"'
 
     body = re.sub(r'src="(pictures/[^"]+)"', inline, body)

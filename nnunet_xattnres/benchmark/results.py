@@ -1,11 +1,13 @@
 """What lies in nnU-Net's folders of a benchmark: scores, curves and costs, what is missing, and what is unfair."""
 
+import ast
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
+from ..evaluation.folders import read_labels
 from .grid import Grid, Run, Setting
 from .log import Debug, Log, read_debug, read_logs
 from .place import Place
@@ -39,7 +41,7 @@ class Results:
         setting, trainers, baseline: what is compared.
         trained: finished trainings.
         missing: one line for everything that is not there.
-        warnings: one line for everything in which the two sides differ.
+        warnings: one line for everything that makes the comparison unfair, or worth little.
         test: scores of test cases by trainer and repeat, in the default and the published protocol.
         unit: of distances, by the default protocol.
     """
@@ -97,20 +99,32 @@ def _read_setting(setting: Setting, grid: Grid, place: Place, workers: int) -> R
             done.append(run)
         else:
             results.missing.append(f"{_short(run)}: {_left(state)}")
+    description = _description(setting, done, place)
     folders = [
         Predictions(
-            place.validation(run), place.references(setting), place.model(run) / "dataset.json",
-            tuple(sorted(splits[run.fold]["val"])),
+            place.validation(run), place.references(setting), description, tuple(sorted(splits[run.fold]["val"]))
         )
         for run in done
-    ]  # fmt: skip
+    ]
     for run, (scores, problems) in zip(done, _score(folders, results, workers), strict=True):
         results.missing += [f"{_short(run)}: {problem}" for problem in problems]
         if scores:
             fold = place.fold(run)
             results.trained.append(Trained(run, scores, read_logs(fold), read_debug(fold), read_attempts(fold)))
-    results.warnings += unfair(results, place)
+    results.warnings += [*unfair(results, place), *collapsed(results)]
     return results
+
+
+def _description(setting: Setting, runs: Sequence[Run], place: Place) -> Path:
+    """The dataset.json for all of them, so that labels have one name: the prepared one, else a model's."""
+    prepared = place.prepared(setting) / "dataset.json"
+    for path in (prepared, *(place.model(run) / "dataset.json" for run in runs)):
+        try:
+            read_labels(path)
+            return path
+        except UserError:
+            continue
+    return prepared
 
 
 def _score(folders: list[Predictions], results: Results, workers: int) -> list[tuple[CaseScores, list[str]]]:
@@ -122,7 +136,8 @@ def _score(folders: list[Predictions], results: Results, workers: int) -> list[t
             results.unit = "mm" if labels.has_spacing else "voxels"
             readable.append(folder)
         except UserError as error:
-            results.missing.append(str(error))
+            if str(error) not in results.missing:
+                results.missing.append(str(error))
     found = dict(zip(readable, score(readable, workers), strict=True))
     return [found.get(folder, ({}, [])) for folder in folders]
 
@@ -146,7 +161,7 @@ def read_attempts(fold: Path) -> list[dict]:
     """What was recorded of the commands that ran for a fold; torn lines are left out."""
     attempts = []
     try:
-        lines = (fold / RECORD).read_text().splitlines()
+        lines = (fold / RECORD).read_text(errors="replace").splitlines()
     except OSError:
         return []
     for line in lines:
@@ -160,9 +175,16 @@ def read_attempts(fold: Path) -> list[dict]:
 
 
 def _read_test(results: Results, tasks: Sequence[Predict], place: Place, workers: int) -> None:
-    cases = tuple(find_test_cases(results.setting, place))
-    there = [task for task in tasks if cases and task.is_done(place)]
     references, description = (place.dataset(results.setting) / name for name in ("labelsTs", "dataset.json"))
+    if not references.is_dir():
+        return
+    try:
+        read_labels(description)
+        cases = tuple(find_test_cases(results.setting, place))
+    except UserError as error:
+        results.missing.append(str(error))
+        return
+    there = [task for task in tasks if cases and task.is_done(place)]
     for protocol in ("default", "published"):
         folders = [Predictions(task.folder(place), references, description, cases, protocol) for task in there]
         for task, (scores, problems) in zip(there, _score(folders, results, workers), strict=True):
@@ -171,7 +193,7 @@ def _read_test(results: Results, tasks: Sequence[Predict], place: Place, workers
             results.test.setdefault(protocol, {})[run.trainer, run.repeat] = scores
 
 
-_MUST_AGREE = {
+MUST_AGREE = {
     "epochs": "epochs",
     "iterations": "iterations an epoch",
     "batch_size": "batch size",
@@ -181,16 +203,36 @@ _MUST_AGREE = {
 }
 
 
+def collapsed(results: Results) -> list[str]:
+    """One line for every trainer whose networks find hardly anything: what is compared with it says little."""
+    lines = []
+    for trainer in results.trainers:
+        cases = [scores for trained in results.of(trainer) for scores in trained.scores.values()]
+        empty = sum(all(not s["dice"] or s["dice"] < _HARDLY for s in case.values()) for case in cases)
+        if cases and empty > len(cases) / 2:
+            percent = f"{100 * _HARDLY:g} %"
+            lines.append(
+                f"{trainer} has hardly learned: Dice below {percent} in {empty} of {len(cases)} cases; train longer"
+            )
+    return lines
+
+
+_HARDLY = 0.01
+
+
 def unfair(results: Results, place: Place) -> list[str]:
     """One line for everything in which the trainings of a setting differ though they should not."""
     lines = []
-    for name, title in _MUST_AGREE.items():
+    for name, title in MUST_AGREE.items():
         by_value: dict[str, set[str]] = {}
+        by_fold: dict[tuple[int, int], set[str]] = {}
         for trained in results.trained:
-            value = getattr(trained.debug, name)
-            by_value.setdefault("unknown" if value in (None, "") else str(value), set()).add(trained.run.trainer)
-        if len(by_value) > 1:
-            said = [f"{_abbreviated(value)} ({', '.join(sorted(who))})" for value, who in sorted(by_value.items())]
+            value = str(getattr(trained.debug, name) or "unknown")
+            by_value.setdefault(value, set()).add(trained.run.trainer)
+            by_fold.setdefault((trained.run.repeat, trained.run.fold), set()).add(value)
+        if any(len(values) > 1 for values in by_fold.values()):
+            shown = _in_what(list(by_value)) if name == "configuration" else {value: value for value in by_value}
+            said = [f"{shown[value]} ({', '.join(sorted(who))})" for value, who in sorted(by_value.items())]
             lines.append(f"{title} differ between trainings: {'; '.join(said)}")
     for trained in results.trained:
         seconds = trained.log.series("train_loss")[0]
@@ -211,5 +253,14 @@ def unfair(results: Results, place: Place) -> list[str]:
     return lines
 
 
-def _abbreviated(value: str) -> str:
-    return value if len(value) <= 40 else value[:37] + "..."
+def _in_what(configurations: list[str]) -> dict[str, str]:
+    """Of each configuration the entries in which they are not all alike."""
+    try:
+        read = [ast.literal_eval(text) for text in configurations]
+        keys = sorted({key for one in read for key in one if any(other.get(key) != one[key] for other in read)})
+        return {
+            text: ", ".join(f"{key} {one.get(key)}" for key in keys)
+            for text, one in zip(configurations, read, strict=True)
+        }
+    except (ValueError, SyntaxError, AttributeError):
+        return {text: text if len(text) <= 40 else text[:37] + "..." for text in configurations}

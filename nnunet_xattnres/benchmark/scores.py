@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import __version__
 from ..errors import UserError
 from ..evaluation.folders import Evaluation, read_labels
 from ..evaluation.protocols import Scores
@@ -49,7 +50,8 @@ class Predictions:
     def key(self) -> str:
         """Changes whenever a file or what is made of it does."""
         evaluation = self.evaluation()
-        said = [repr((evaluation.labels.regions, evaluation.labels.ignore, self.protocol, TOLERANCE, self.cases))]
+        labels = evaluation.labels
+        said = [repr((__version__, labels.regions, labels.ignore, labels.reader, self.protocol, TOLERANCE, self.cases))]
         for folder in (self.folder, self.references):
             for case in self.cases:
                 file = folder / f"{case}{evaluation.labels.ending}"
@@ -88,6 +90,7 @@ def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores
     todo = [i for i, result in enumerate(results) if result is None]
     if todo:
         work = _Work(tuple(folders[i].evaluation() for i in todo))
+        keys = [folders[i].key() for i in todo]  # of what is read now, whatever lies there afterwards
         ones = [_One(place, case) for place, i in enumerate(todo) for case in folders[i].cases]
         found = dict(for_each(work, ones, workers, "scoring"))
         for place, i in enumerate(todo):
@@ -95,19 +98,20 @@ def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores
             scores = {case: answer for case, answer in answers.items() if not isinstance(answer, str)}
             problems = [answer for answer in answers.values() if isinstance(answer, str)]
             results[i] = scores, problems
-            _write(folders[i], scores, problems)
+            if not problems:  # which may pass without a file's change
+                _write(folders[i], keys[place], scores)
     return results
 
 
 def _read(folder: Predictions) -> tuple[CaseScores, list[str]] | None:
     try:
         kept = json.loads(folder.cache().read_text())
-        return (kept["scores"], kept["problems"]) if kept["key"] == folder.key() else None
+        return (kept["scores"], []) if kept["key"] == folder.key() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write(folder: Predictions, scores: Mapping, problems: Sequence[str]) -> None:
-    content = {"protocol": folder.protocol, "key": folder.key(), "scores": scores, "problems": problems}
+def _write(folder: Predictions, key: str, scores: Mapping) -> None:
+    content = {"protocol": folder.protocol, "key": key, "scores": scores}
     with contextlib.suppress(UserError):  # results that may only be read are scored again next time
         write_whole(folder.cache(), json.dumps(content, indent=1) + "\n")

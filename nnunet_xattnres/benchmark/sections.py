@@ -14,12 +14,13 @@ from . import figures, tables
 from .analysis import Paired
 from .content import Content
 from .overlay_cases import draw_cases
-from .results import Results
+from .results import MUST_AGREE, Results
 from .statistics import ALPHA, FEWEST_CASES, LEVEL, RESAMPLES, TIE
+from .tables import plain
 from .tasks import How, Train
 
-_PAPER = {"synapse": "Synapse", "colondb": "ColonDB", "clinicdb": "ClinicDB", "isic2017": "ISIC2017"}
-"""How the paper's tables call its data sets, by what a dataset's name has in small letters."""
+_PAPER = ("Synapse", "ColonDB", "ClinicDB", "ISIC2017")
+"""The paper's data sets, as its tables and `xattnres convert` call them."""
 
 _PACKAGES = ("nnunetv2", "torch", "dynamic-network-architectures", "numpy", "scipy")
 
@@ -34,16 +35,16 @@ def markdown(content: Content, pictures: Path) -> str:
 
 
 def _short(content: Content) -> str:
-    lines = [f"**{paired.results.setting}**: {paired.in_words()}" for paired in content.primary]
+    lines = [f"**{plain(str(paired.results.setting))}**: {paired.in_words()}" for paired in content.primary]
     compared = {(paired.results.setting, paired.trainer) for paired in content.primary}
     for results in content.results:
         for trainer in results.trainers:
             if trainer != results.baseline and (results.setting, trainer) not in compared:
                 why = f"no fold is finished by both it and {results.baseline}"
-                lines.append(f"**{results.setting}**: nothing can be said of {trainer} yet: {why}.")
+                lines.append(f"**{plain(str(results.setting))}**: nothing can be said of {trainer} yet: {why}.")
     if count := sum(len(results.missing) for results in content.results):
         lines.append(f"**Not complete**: {count} {'thing is' if count == 1 else 'things are'} [missing](#missing).")
-    if any(results.warnings for results in content.results):
+    if any(" differ between trainings" in line for results in content.results for line in results.warnings):
         lines.append("**The sides differ** in what they should share: [see below](#fairness).")
     lines.append(
         "Figures are of validation cases. An interval over cases is about these trained networks; the one over folds, "
@@ -53,11 +54,13 @@ def _short(content: Content) -> str:
 
 
 def _setting(results: Results, content: Content, pictures: Path) -> list[str]:
-    if not results.trained:
-        return [f"## {results.setting}", "Nothing is finished.", *_test(results)]
+    title = f"## {plain(str(results.setting))}"
+    if not results.shared():
+        some = "No fold is finished by all trainers that have any." if results.trained else "Nothing is finished."
+        return [title, some, *_test(results)]
     primary = [paired for paired in content.primary if paired.results is results]
     secondary = [paired for paired in content.secondary if paired.results is results]
-    parts = [f"## {results.setting}", tables.means(results, content), _counted(results)]
+    parts = [title, tables.means(results, content), _counted(results)]
     if primary:
         parts += ["### Case by case", tables.comparisons(primary, "Dice, mean over labels")]
         drawn = "Difference in Dice of every case, sorted"
@@ -106,13 +109,14 @@ def _overlays(paired: Paired, content: Content, pictures: Path) -> str:
     title = "The cases with the lowest, the median and the highest difference"
     try:
         return _picture(pictures, paired, "cases", lambda p, path: draw_cases(p, content.place, path), title)
-    except (UserError, OSError, RuntimeError, ValueError, IndexError) as error:  # images may have been moved away
+    except (UserError, OSError, RuntimeError, ValueError, LookupError) as error:  # images may have been moved away
         return f"No picture: {next(iter(str(error).splitlines()), type(error).__name__)}"
 
 
 def _test(results: Results) -> list[str]:
     """Test cases, and the paper's own figures beside them."""
-    name = next((name for key, name in _PAPER.items() if key in results.setting.dataset.lower()), None)
+    own_name = re.sub(r"^dataset\d+_(cvc-)?", "", results.setting.dataset.lower())
+    name = next((name for name in _PAPER if own_name == name.lower()), None)
     parts = []
     if own := tables.tested(results, "default", results.unit):
         parts = [
@@ -130,14 +134,21 @@ def _test(results: Results) -> list[str]:
 
 
 def _missing(content: Content) -> str:
-    lines = [f"- {results.setting}: {line}" for results in content.results for line in results.missing]
-    lines += [f"- {text}" for text in content.sizes.values() if isinstance(text, str)]
+    lines = [f"{results.setting}: {line}" for results in content.results for line in results.missing]
+    lines += [text for text in content.sizes.values() if isinstance(text, str)]
+    lines = [f"- {plain(line)}" for line in lines]
     return "## Missing\n\n" + ("\n".join(lines) if lines else "Nothing.")
 
 
 def _fairness(content: Content) -> str:
-    lines = [f"- {results.setting}: {line}" for results in content.results for line in results.warnings]
-    same = "Plans, splits, epochs, iterations, batch size, device and PyTorch are the same on both sides."
+    lines = [f"- {plain(f'{results.setting}: {line}')}" for results in content.results for line in results.warnings]
+    trained = [t for results in content.results if results.shared() for t in results.trained]
+    if not any(len({t.run.trainer for t in results.trained}) > 1 for results in content.results):
+        same = "Nothing is finished on both sides."
+    elif all(all(getattr(t.debug, name) for name in MUST_AGREE) for t in trained):
+        same = "Plans, splits, epochs, iterations, batch size, device and PyTorch are the same on both sides."
+    else:
+        same = "What debug.json does not tell of the trainings cannot be compared."
     seeds = "nnU-Net sets no seed, so none is shared; repeats show what chance does."
     return "## Fairness\n\n" + ("\n".join(lines) if lines else same) + f"\n\n{seeds}"
 
@@ -146,7 +157,9 @@ _STATISTICS = f"""\
 ## What the figures mean
 
 - **difference**: trainer - baseline, of the same case in the same fold; a case's Dice is the mean over its labels, and
-  over repeats.
+  over repeats. Of a label that the reference lacks, the side that leaves it empty gets 1 and the other 0; where both
+  do, it does not count. HD95 is compared where both sides have one.
+- **seconds an epoch** depend on what else the machine did: they compare only where the trainings ran alike.
 - **{100 * LEVEL:.0f} % over cases**: BCa bootstrap interval of the mean, {RESAMPLES} resamples.
 - **over folds**: Student's interval of the folds' mean differences. It is rough: folds share training cases.
 - **p**: Wilcoxon's signed-rank test over cases, zeros ranked (Pratt). **p (Holm)**: corrected for all rows of its kind.
@@ -167,22 +180,24 @@ def _how(content: Content) -> str:
     for debug in (t.debug for t in trained):
         key = debug.epochs or "?", debug.iterations or "?", debug.device or "an unknown device", debug.host, debug.torch
         seen[key] = seen.get(key, 0) + 1
-    for (epochs, iterations, device, host, torch), count in seen.items():
+    for (epochs, iterations, device, host, torch), n in seen.items():
         where = f"{device} of {host}" if host else device
-        lines.append(
-            f"{count} trainings of {epochs} epochs of {iterations} iterations on {where}, PyTorch {torch or '?'}"
-        )
-    if continued := sum(len(t.log.starts) > 1 for t in trained):
+        count = "1 training" if n == 1 else f"{n} trainings"
+        lines.append(f"{count} of {epochs} epochs of {iterations} iterations on {where}, PyTorch {torch or '?'}")
+    if continued := sum(t.log.trainings > 1 for t in trained):
         lines.append(f"{continued} of them were interrupted and continued")
     text = "\n".join(f"- {line}" for line in lines)
-    commands = "\n".join(_commands(content))
-    return f"## How it was run\n\n{text}\n\n```bash\n{commands}\n```"
+    parts = ["## How it was run", text]
+    if trained:
+        commands = ['export nnUNet_extTrainer="$(xattnres trainers)"', *_commands(content)]
+        parts.append("\n".join(["```bash", *commands, "```"]))
+    return "\n\n".join(parts)
 
 
 def _commands(content: Content) -> Iterable[str]:
     """What a person would type for these trainings."""
     for results in content.results:
         for trained in results.trained:
-            device = "cpu" if trained.debug.device == "cpu" else "cuda"
+            device = trained.debug.device if trained.debug.device in ("cpu", "mps") else "cuda"
             before = f"nnUNet_results=$nnUNet_results/repeat_{trained.run.repeat} " if trained.run.repeat else ""
             yield before + " ".join(Train(trained.run).command(How(device)))

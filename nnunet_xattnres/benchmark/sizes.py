@@ -58,15 +58,17 @@ def measure(setting: Setting, trainer: str, place: Place) -> Size:
     plans = read_plans(place.plans(setting))
     configuration = configuration_of(plans, setting.configuration, place.plans(setting))
     dataset = read_json(place.prepared(setting) / "dataset.json", "nnU-Net's dataset.json")
-    channels = determine_num_input_channels(plans, configuration, dataset)
-    heads = plans.get_label_manager(dataset).num_segmentation_heads
     trainer_class = find_trainer(trainer)
     try:
+        channels = determine_num_input_channels(plans, configuration, dataset)
+        heads = plans.get_label_manager(dataset).num_segmentation_heads
         with contextlib.redirect_stdout(io.StringIO()):
             network = trainer_class.build_network_architecture(plans, configuration, channels, heads, False).eval()
-        patch = torch.zeros(1, channels, *configuration.patch_size)
+        # "meta" computes shapes alone
+        patch = torch.zeros(1, channels, *configuration.patch_size, device="meta")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(patch)
+            network.to("meta")(patch)
     except Exception as error:  # whatever a trainer's own network raises
-        raise UserError(f"{trainer} builds no network for {setting}: {error}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{trainer} builds no network for {setting}: {reason}") from None
     return Size(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)

@@ -1,6 +1,7 @@
 """The tables of a report, as Markdown."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from ..evaluation.metrics import METRICS
@@ -15,10 +16,19 @@ from .statistics import LEVEL
 _SHOWN = ("dice", "hd95", "iou")
 
 
+def plain(text: str) -> str:
+    """Text that shows as it is, in Markdown and in the page that is made of it."""
+    # between letters, as in nnUNetTrainer_50epochs, an underscore is itself
+    special = r"[\\`*\[\]|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
+    return re.sub(special, lambda found: "\\" + found[0], re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text))
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; the first column to the left, the others to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    lines = [head, rule, *rows]
+    return "\n".join("| " + " | ".join(line if line is rule else map(plain, line)) + " |" for line in lines)
 
 
 def means(results: Results, content: Content) -> str:
@@ -130,7 +140,7 @@ def comparisons(compared: Sequence[Paired], title: str) -> str:
         name = paired.trainer + (f", {paired.region}" if paired.region else "")
         spans = [_span(interval.low, interval.high, factor) for interval in (c.cases, c.folds)]
         higher, lower = (c.wins, c.losses) if paired.metric in OVERLAPS else (c.losses, c.wins)
-        p = [_p(value) for value in (c.p, paired.adjusted_p, paired.adjusted_both)]
+        p = [_p(c.p), _p(paired.adjusted_p), _p(paired.adjusted_both) if c.n_folds > 1 else "unknown"]
         counts = f"{higher} / {c.ties} / {lower}"
         rows.append([name, str(c.n), f"{factor * c.cases.mean:+.2f}", *spans, *p, f"{c.effect:+.2f}", counts])
     return table(head, rows)

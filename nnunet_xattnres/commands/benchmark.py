@@ -8,12 +8,12 @@ on from its checkpoint; trainings made by hand count.
   xattnres benchmark status    what is done, what runs, what is left and how long that may take
   xattnres benchmark report    the report alone, from what lies in nnUNet_results
 
-All three keep what is compared in OUT/benchmark.json (OUT is xattnres_benchmark, or --out), so status and report need
-no options after a run.
+What is compared is kept in OUT/benchmark.json (OUT is xattnres_benchmark, or --out), so status and report need no
+options after a run.
 
 examples:
   xattnres benchmark run -d 4 -tr nnUNetTrainer_50epochs nnUNetTrainerXAttnRes_50epochs
-  xattnres benchmark run -d 4 501 -c 2d 3d_fullres -p nnUNetResEncUNetMPlans -tr nnUNetTrainer nnUNetTrainerXAttnRes
+  xattnres benchmark run -d 4 27 -c 2d 3d_fullres -p nnUNetResEncUNetMPlans -tr nnUNetTrainer nnUNetTrainerXAttnRes
   xattnres benchmark run --grid benchmark.yaml --dry-run      print the commands and do nothing
   xattnres benchmark status
   xattnres benchmark report -d 4 -tr nnUNetTrainer nnUNetTrainerXAttnRes --out report_of_old_trainings
@@ -136,7 +136,9 @@ def run(arguments: argparse.Namespace) -> int:
     kept = arguments.out / "benchmark.json"
     given = {name: value for name in _GRID if (value := getattr(arguments, name)) is not None}
     if arguments.grid:
-        options, source = read_options(arguments.grid) | given, str(arguments.grid)
+        options, source = read_options(arguments.grid), str(arguments.grid)
+        from_options({"datasets": "any", "trainers": "any"} | given, "the command line")
+        options |= given
     elif given or arguments.action == "run":
         options, source = given, "the command line"
         if "datasets" not in given or "trainers" not in given:
@@ -174,14 +176,16 @@ def _check(grid, place) -> None:
         find_trainer(trainer)
 
 
-def _keep(grid, out: Path) -> None:
+def _keep(grid, out: Path, anew: bool = True) -> None:
+    """Keep what is compared, for status and report; unless `anew`, only where nothing is kept."""
     from ..files import write_whole
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): choose another folder with --out") from None
-    write_whole(out / "benchmark.json", json.dumps(grid.options(), indent=1) + "\n")
+    if anew or not (out / "benchmark.json").exists():
+        write_whole(out / "benchmark.json", json.dumps(grid.options(), indent=1) + "\n")
 
 
 def _run(grid, place, arguments) -> int:
@@ -251,6 +255,7 @@ def _status(grid, place, arguments) -> int:
     from ..benchmark.progress import status
     from ..benchmark.slurm import active_jobs, read_jobs
 
+    _keep(grid, arguments.out, anew=False)
     jobs = read_jobs(arguments.out)
     active = active_jobs() if jobs else {}
     print(status(grid, place, {name: active[job].lower() for name, job in jobs.items() if job in active}))
@@ -262,7 +267,7 @@ def _report(grid, place, arguments) -> int:
     from ..benchmark.report import write_report
     from ..benchmark.results import read_results
 
-    _keep(grid, arguments.out)
+    _keep(grid, arguments.out, anew=False)
     results = read_results(grid, place, arguments.workers)
     content = analyse(grid, place, results)
     page = write_report(content, arguments.out / "report")
