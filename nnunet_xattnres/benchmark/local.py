@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import queue
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from ..errors import UserError
@@ -57,7 +59,9 @@ def slots(device: str, gpus: Sequence[str] | None, num_gpus: int, jobs: int) -> 
 
 def _visible_gpus() -> list[str]:
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return [gpu for gpu in visible.split(",") if gpu.strip()]
+        return list(
+            takewhile(lambda gpu: gpu != "-1", filter(None, map(str.strip, visible.split(","))))
+        )  # as CUDA does
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
@@ -86,6 +90,8 @@ def run_tasks(
         slot = free.get()
         try:
             return None if stop.is_set() else run_task(task, place, how, slot, logs / f"{slug(task)}.txt", tell, stop)
+        except BrokenPipeError:  # nobody reads what is told: the end of everything
+            raise
         except (UserError, OSError) as error:  # such as a disk that is full
             return Failure(task, str(error))
         finally:
@@ -192,5 +198,5 @@ def last_line(log: Path) -> str:
     """The last line of a log that is not empty."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 20_000))
-        lines = file.read().decode(errors="replace").split("\n")
+        lines = re.split(r"[\r\n]", file.read().decode(errors="replace"))  # progress bars return
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

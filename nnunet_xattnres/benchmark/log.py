@@ -57,7 +57,8 @@ def _started(file: Path) -> list[int]:
 def _read(file: Path, log: Log) -> None:
     epoch = None
     first = True
-    for line in file.read_text(errors="replace").splitlines():
+    whole_lines, _, _ = file.read_text(errors="replace").rpartition("\n")
+    for line in whole_lines.splitlines():
         if time := _TIME.match(line):
             log.last = datetime.fromisoformat(time[1])
             if first:

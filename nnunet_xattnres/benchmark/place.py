@@ -88,7 +88,8 @@ def find_dataset(name: str, place: Place) -> str:
     Raises:
         UserError: if there is none, or more than one.
     """
-    folders = {f.name for root in (place.raw, place.preprocessed) for f in root.glob("Dataset[0-9][0-9][0-9]_*")}
+    roots = (place.raw, place.preprocessed)
+    folders = {f.name for root in roots for f in root.glob("Dataset[0-9][0-9][0-9]_*") if f.is_dir()}
     if name in folders:
         return name
     prefix = f"Dataset{int(name):03d}_" if name.isascii() and name.isdecimal() else None

@@ -54,14 +54,16 @@ def read_state(run: Run, place: Place) -> State:
     broken = [f"{name} is torn" for name in CHECKPOINTS if (fold / name).exists() and name not in whole]
     summary = place.validation(run) / "summary.json"
     validated, wanted = summary_cases(summary), validation_cases(run, place)
-    begun_anew = "checkpoint_latest.pth" in whole and "checkpoint_final.pth" not in whole
+    # nnU-Net keeps an old summary until the next validation
+    under_way = any((fold / name).exists() for name in ("checkpoint_final.pth", "checkpoint_latest.pth"))
+    begun_anew = under_way and "checkpoint_final.pth" not in whole
     if validated and wanted and validated != wanted:
         stage = "other splits"
     elif validated and not begun_anew:
         stage = "done"
     elif "checkpoint_final.pth" in whole:
         stage = "to validate"
-    elif whole or log.epochs:
+    elif whole or log.epochs or (validated and begun_anew):
         stage = "begun"
     else:
         stage = "to train"
@@ -92,7 +94,7 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

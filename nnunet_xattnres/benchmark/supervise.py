@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 _SECONDS_BETWEEN_LOOKS = 2
+_CANNOT_START = 127  # as shells say it
 
 
 def main(lifeline: int, lock: int, log: Path, record: Path, command: list[str]) -> int:
@@ -31,10 +32,14 @@ def main(lifeline: int, lock: int, log: Path, record: Path, command: list[str]) 
     with log.open("a") as out:
         out.write(f"$ {shlex.join(command)}\n")
         out.flush()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            pass_fds=[lock],  # so that it outlives this process if the command does
-        )  # fmt: skip
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                pass_fds=[lock],  # so that it outlives this process if the command does
+            )  # fmt: skip
+        except OSError as error:
+            out.write(f"{command[0]} cannot be started ({error.strerror})\n")
+            return _CANNOT_START
     watch = _GPUMemory(process.pid)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: _kill(process))

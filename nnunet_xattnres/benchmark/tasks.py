@@ -1,6 +1,7 @@
 """The work of a benchmark as nnU-Net's own commands: prepare, train, predict the test cases."""
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,19 +94,12 @@ class Prepare:
         return [[*command, "-np", *[n] * len(left)]]
 
     def _is_preprocessed(self, setting: Setting, place: Place) -> bool:
-        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-
-        plans = read_plans(setting, place)
-        configuration = dict(plans["configurations"][setting.configuration])
-        while "data_identifier" not in configuration and "inherits_from" in configuration:
-            configuration = dict(plans["configurations"][configuration["inherits_from"]])
-        folder = place.prepared(setting) / str(configuration.get("data_identifier"))
+        folder = _preprocessed(setting, place)
         if not folder.is_dir() or not any(folder.iterdir()) or self._unfinished(place).exists():
             return False
-        found = set(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
-        return found >= {file.name.removesuffix(".pkl") for file in folder.glob("*.pkl")} and found >= self._cases(
-            place
-        )
+        found = set(_identifiers(folder))
+        whole = {case for case in found if (folder / f"{case}.pkl").exists()}  # which is written last
+        return bool(found) and found == whole and found >= self._cases(place)
 
     def _cases(self, place: Place) -> set[str]:
         """Training cases of the raw dataset; none where only the preprocessed one is there."""
@@ -164,7 +158,7 @@ class Train:
     def command(self, how: How) -> list[str]:
         """The training from its start."""
         setting = self.run.setting
-        command = ["nnUNetv2_train", str(int(setting.dataset[7:10])), setting.configuration, str(self.run.fold)]
+        command = ["nnUNetv2_train", setting.dataset, setting.configuration, str(self.run.fold)]
         command += ["-tr", self.run.trainer, "-p", setting.plans, "-device", how.device]
         return command + (["-num_gpus", str(how.num_gpus)] if how.num_gpus > 1 else [])
 
@@ -186,16 +180,39 @@ class Train:
 
 def make_splits(setting: Setting, place: Place) -> None:
     """Write nnU-Net's own five folds where there are none, with its own function."""
-    if read_splits(setting, place) is not None:
-        return
-    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    configuration = read_plans(setting, place)["configurations"][setting.configuration]
-    folder = str(place.prepared(setting) / configuration["data_identifier"])
-    cases = sorted(infer_dataset_class(folder).get_identifiers(folder))
-    splits = [{part: [str(c) for c in fold[part]] for part in fold} for fold in generate_crossval_split(cases)]
-    write_whole(place.prepared(setting) / "splits_final.json", json.dumps(splits, indent=4) + "\n")
+    with _SPLITTING:
+        if read_splits(setting, place) is not None:
+            return
+        folder = _preprocessed(setting, place)
+        try:
+            found = generate_crossval_split(sorted(_identifiers(folder)))
+        except ValueError as error:
+            raise UserError(f"{folder} cannot be split into five folds ({error}): write a splits_final.json") from None
+        splits = [{part: [str(case) for case in fold[part]] for part in fold} for fold in found]
+        write_whole(place.prepared(setting) / "splits_final.json", json.dumps(splits, indent=4) + "\n")
+
+
+_SPLITTING = threading.Lock()  # trainings start in threads of one process
+
+
+def _preprocessed(setting: Setting, place: Place) -> Path:
+    """Where nnU-Net keeps the cases of a configuration, which may be those of another."""
+    configurations = read_plans(setting, place)["configurations"]
+    configuration = configurations[setting.configuration]
+    while "data_identifier" not in configuration and configuration.get("inherits_from") in configurations:
+        configuration = configurations[configuration["inherits_from"]]
+    return place.prepared(setting) / str(configuration.get("data_identifier"))
+
+
+def _identifiers(folder: Path) -> list[str]:
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    try:
+        return infer_dataset_class(str(folder)).get_identifiers(str(folder))
+    except AssertionError:
+        raise UserError(f"{folder} has files that nnU-Net does not know: move them away") from None
 
 
 @dataclass(frozen=True)
@@ -232,7 +249,7 @@ class Predict:
         if not find_test_cases(run.setting, place) or self.is_done(place):
             return []
         images = place.dataset(run.setting) / "imagesTs"
-        command = ["nnUNetv2_predict", "-i", str(images), "-o", str(folder), "-d", str(int(run.setting.dataset[7:10]))]
+        command = ["nnUNetv2_predict", "-i", str(images), "-o", str(folder), "-d", run.setting.dataset]
         command += ["-c", run.setting.configuration, "-tr", run.trainer, "-p", run.setting.plans, "-f", *self.folds]
         n = str(max(1, min(3, how.processes)))
         return [[*command, "-npp", n, "-nps", n, "-device", how.device]]
@@ -265,7 +282,7 @@ def find_test_cases(setting: Setting, place: Place) -> list[str]:
         return []
     ending = _ending(setting, place)
     cases = {file.name.removesuffix(ending) for file in (folder / "labelsTs").glob(f"[!.]*{ending}")}
-    return sorted(case for case in cases if any((folder / "imagesTs").glob(f"{case}_0000{ending}")))
+    return sorted(case for case in cases if (folder / "imagesTs" / f"{case}_0000{ending}").exists())
 
 
 def prepare_tasks(grid: Grid) -> Iterator[Prepare]:

@@ -315,7 +315,7 @@ class TestHow:
         results = trainings(
             spread(0.01, 2), setting=Setting("Dataset007_Cells", "3d_fullres", "nnUNetResEncUNetMPlans")
         )
-        train = "nnUNetv2_train 7 3d_fullres {} -tr {} -p nnUNetResEncUNetMPlans -device cuda"
+        train = "nnUNetv2_train Dataset007_Cells 3d_fullres {} -tr {} -p nnUNetResEncUNetMPlans -device cuda"
         expected = [train.format(fold, trainer) for fold in (0, 1) for trainer in (BASELINE, OTHER)]
         assert [line for line in self.commands(text(results)) if "nnUNetv2_train" in line] == expected
 
@@ -328,7 +328,7 @@ class TestHow:
     def test_repeats(self, text):
         results = in_memory({(BASELINE, 0, 1): {"x": {"organ": row(0.5)}}}, debug=DEBUG)
         assert self.commands(text(results))[-1].startswith(
-            "nnUNet_results=$nnUNet_results/repeat_1 nnUNetv2_train 7 2d 0 "
+            "nnUNet_results=$nnUNet_results/repeat_1 nnUNetv2_train Dataset007_Cells 2d 0 "
         )
 
     def test_trainings(self, text):

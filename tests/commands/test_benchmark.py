@@ -270,10 +270,10 @@ class TestRun:
         images = finished.place.dataset(finished.setting) / "imagesTs"
         model = finished.place.model(finished.run(THEIRS, 0))
         assert [shlex.split(command) for command in commands[:-1]] == [
-            f"nnUNetv2_train 7 2d 1 -tr {THEIRS} -p nnUNetPlans -device cpu --c".split(),
-            f"nnUNetv2_train 7 2d 2 -tr {OURS} -p nnUNetPlans -device cpu --val".split(),
-            shlex.split(f"nnUNetv2_predict -i {images} -o {model}/test_folds_0_1_2 -d 7 -c 2d -tr {THEIRS} "
-                        "-p nnUNetPlans -f 0 1 2 -npp 2 -nps 2 -device cpu"),
+            f"nnUNetv2_train Dataset007_Cells 2d 1 -tr {THEIRS} -p nnUNetPlans -device cpu --c".split(),
+            f"nnUNetv2_train Dataset007_Cells 2d 2 -tr {OURS} -p nnUNetPlans -device cpu --val".split(),
+            shlex.split(f"nnUNetv2_predict -i {images} -o {model}/test_folds_0_1_2 -d Dataset007_Cells -c 2d "
+                        f"-tr {THEIRS} -p nnUNetPlans -f 0 1 2 -npp 2 -nps 2 -device cpu"),
         ]  # fmt: skip
         assert commands[-1] == "# 6 of 9 are done already"
 

@@ -61,7 +61,7 @@ def finished(workspace):
 def test_a_killed_benchmark_goes_on(workspace, finished):
     out, err = finished
     (command,) = [line for line in out.splitlines() if line.startswith("$ ")]
-    assert command == f"$ nnUNetv2_train 4 2d 1 -tr {LONGER} -p nnUNetPlans -device cpu --c"
+    assert command == f"$ nnUNetv2_train {workspace.dataset(4)} 2d 1 -tr {LONGER} -p nnUNetPlans -device cpu --c"
     assert "warning: " in err and "epochs differ" in err  # of 1 and 3, which is unfair
     log = read_logs(workspace.model(4, "2d", LONGER) / "fold_1")
     assert len(log.starts) == 2 and sorted(log.epochs) == [0, 1, 2]
@@ -88,8 +88,11 @@ def test_nothing_is_done_twice(workspace, finished, trained_2d):
     assert {file: file.stat().st_mtime_ns for file in files} == before
     dry, _ = run(workspace, "run", "-d", "4", "-tr", LONGER, TRAINER, "-f", "0", "1", "--device", "cpu", "--dry-run")
     left = [line.split(" -p ")[0].removeprefix("nnUNetv2_train ") for line in dry.splitlines() if "_train" in line]
-    assert f"4 2d 1 -tr {TRAINER}" in left
-    assert f"4 2d 0 -tr {TRAINER}" not in left and f"4 2d 1 -tr {LONGER}" not in left
+    assert f"{workspace.dataset(4)} 2d 1 -tr {TRAINER}" in left
+    assert (
+        f"{workspace.dataset(4)} 2d 0 -tr {TRAINER}" not in left
+        and f"{workspace.dataset(4)} 2d 1 -tr {LONGER}" not in left
+    )
 
 
 def test_status(workspace, finished):

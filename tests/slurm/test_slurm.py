@@ -101,7 +101,9 @@ def test_a_killed_training_is_submitted_again(workspace, cluster):
     benchmark(workspace, cluster, "run", *command)
     wait(cluster, lambda: 0 in epochs(workspace, LONGER, 4))
     time.sleep(random.Random(0).random())
-    pids = subprocess.run(["pgrep", "-f", f"nnUNetv2_train 4 2d 4 -tr {LONGER}"], capture_output=True, text=True).stdout
+    pids = subprocess.run(
+        ["pgrep", "-f", f"nnUNetv2_train {workspace.dataset(4)} 2d 4 -tr {LONGER}"], capture_output=True, text=True
+    ).stdout
     for pid in pids.split():
         os.kill(int(pid), signal.SIGKILL)
     finish(cluster)

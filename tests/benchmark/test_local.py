@@ -1,0 +1,597 @@
+"""Tasks on this machine, with commands like nnU-Net's: to their end, or ended with whoever started them."""
+
+import collections
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support import miniature
+from support.benchmark import (
+    DATASET,
+    SETTING,
+    alive,
+    finish,
+    make_place,
+    run_of,
+    write_checkpoint,
+    write_data,
+    write_plans,
+    write_raw,
+    write_splits,
+)
+from support.trees import contents, snapshot
+
+from nnunet_xattnres.benchmark import local
+from nnunet_xattnres.benchmark.grid import Grid
+from nnunet_xattnres.benchmark.local import last_line, run_tasks, slots, slug
+from nnunet_xattnres.benchmark.state import LOCK, RECORD, is_locked, read_state
+from nnunet_xattnres.benchmark.tasks import How, Predict, Prepare, Train, predict_tasks, prepare_tasks, train_tasks
+from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.paths import trainers_path
+
+CASES, TESTS = [f"case_{number}" for number in range(6)], ["test_1", "test_2"]
+GRID = Grid((DATASET,), ("T", "U"), folds=(0, 1))
+RUNS = [f"{run.trainer} {run.fold}" for run in GRID.runs()]
+EPOCHS = 4
+COMMANDS = ("nnUNetv2_train", "nnUNetv2_plan_and_preprocess", "nnUNetv2_preprocess", "nnUNetv2_predict")
+
+
+class Workplace:
+    """nnU-Net's folders and commands that work in them."""
+
+    def __init__(self, root: Path):
+        self.root, self.place, self.scripts = root, make_place(root), root / "bin"
+        self.folder, self.logs = root / "miniature", root / "out" / "logs"
+        self.entry = f"WORKPLACE={root}"
+        self.told: list[str] = []
+        self.scripts.mkdir()
+        for name in COMMANDS:
+            program = self.scripts / name
+            command = f'{sys.executable} -I -S {miniature.__file__} {self.folder} {name} "$@"'
+            program.write_text(f"#!/bin/sh\nexec {command}\n")
+            program.chmod(0o755)
+        for epoch in range(EPOCHS + 1):
+            write_checkpoint(self.folder / "checkpoints" / f"{epoch}.pth", epoch)
+        self.set()
+
+    def set(self, seconds=0.0, fail=()):
+        content = {"epochs": EPOCHS, "save_every": 2, "seconds": seconds, "fail": dict(fail)}
+        (self.folder / "settings.json").write_text(json.dumps(content))
+
+    def prepare(self):
+        write_raw(self.place, CASES, TESTS)
+        write_plans(self.place)
+        write_data(self.place, CASES)
+        write_splits(self.place, [CASES[:3], CASES[3:]])
+
+    def journal(self, event):
+        path = self.folder / "journal.jsonl"
+        lines = map(json.loads, path.read_text().splitlines()) if path.exists() else []
+        return [line for line in lines if line["event"] == event]
+
+    def starts(self):
+        """How often every training was started."""
+        assert not self.journal("wrong")
+        return collections.Counter(line["run"] for line in self.journal("start"))
+
+    def run(self, tasks=None, where=(None,), how=None):
+        tasks = list(train_tasks(GRID)) if tasks is None else tasks
+        return run_tasks(tasks, self.place, how or How("cpu"), where, self.logs, self.told.append)
+
+    def wait_until_all_are_gone(self):
+        end = time.monotonic() + 60
+        while (left := alive(self.entry)) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not left
+
+    def check_done(self, grid=GRID):
+        """By what the commands wrote, and by what they need no more."""
+        self.wait_until_all_are_gone()
+        final = (self.folder / "checkpoints" / f"{EPOCHS}.pth").read_bytes()
+        for run in grid.runs():
+            fold = self.place.fold(run)
+            assert (fold / "checkpoint_final.pth").read_bytes() == final
+            assert not (fold / "checkpoint_latest.pth").exists()
+            summary = json.loads((fold / "validation" / "summary.json").read_text())["metric_per_case"]
+            assert [Path(case["prediction_file"]).stem for case in summary] == [CASES[:3], CASES[3:]][run.fold]
+            assert not is_locked(fold / LOCK)
+        assert not self.journal("wrong")
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """A workplace without datasets; what is started in it is ended after the test."""
+    workplace = Workplace(tmp_path)
+    monkeypatch.setattr(local.sysconfig, "get_path", lambda name: str(workplace.scripts))
+    monkeypatch.setenv("WORKPLACE", str(tmp_path))
+    for name in ("CUDA_VISIBLE_DEVICES", "nnUNet_extTrainer"):
+        monkeypatch.delenv(name, raising=False)
+    yield workplace
+    for pid in alive(workplace.entry):
+        if pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def workplace(empty):
+    """With a dataset that is prepared."""
+    empty.prepare()
+    return empty
+
+
+def test_all_are_done(workplace):
+    assert workplace.run() == []
+    workplace.check_done()
+    assert workplace.starts() == dict.fromkeys(RUNS, 1)
+    assert [line["flags"] for line in workplace.journal("start")] == [["c"]] * len(RUNS)
+    epochs = collections.Counter(line["epoch"] for line in workplace.journal("epoch"))
+    assert epochs == dict.fromkeys(range(EPOCHS), len(RUNS))
+    train = "{} -tr {} -p nnUNetPlans -device cpu --c"
+    assert workplace.told == [
+        f"$ nnUNetv2_train {DATASET} 2d " + train.format(run.fold, run.trainer) for run in GRID.runs()
+    ]
+
+
+def test_a_second_time_does_nothing(workplace):
+    workplace.run()
+    before = snapshot(workplace.root)
+    workplace.told.clear()
+    assert workplace.run() == []
+    assert workplace.told == []
+    assert snapshot(workplace.root) == before
+
+
+def test_what_the_commands_find(workplace, monkeypatch):
+    """nnU-Net's folders, those of repeats apart, and this package's trainers after the user's."""
+    monkeypatch.setenv("nnUNet_extTrainer", "/my/trainers")
+    monkeypatch.setenv("nnUNet_results", "/elsewhere")
+    grid = replace(GRID, trainers=("T",), folds=(0,), repeats=2)
+    assert workplace.run(list(train_tasks(grid))) == []
+    workplace.check_done(grid)
+    first, second = workplace.journal("start")
+    fold = f"{DATASET}/T__nnUNetPlans__2d/fold_0"
+    assert first["folder"] == str(workplace.place.results / fold)
+    assert second["folder"] == str(workplace.place.results / "repeat_1" / fold)
+    assert first["trainers"] == f"/my/trainers{os.pathsep}{trainers_path()}"
+    assert first["gpus"] is None
+
+
+def test_what_is_kept_of_a_training(workplace):
+    (task,) = train_tasks(replace(GRID, trainers=("T",), folds=(0,)))
+    workplace.run([task])
+    (log,) = workplace.logs.iterdir()
+    assert log.read_text().startswith(f"$ {workplace.scripts}/nnUNetv2_train {DATASET} 2d 0 -tr T ")
+    assert log.read_text().endswith("Training done.\n")
+    (record,) = (workplace.place.fold(task.run) / RECORD).read_text().splitlines()
+    assert json.loads(record)["command"][1:4] == [DATASET, "2d", "0"]
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_failure_does_not_end_the_others(workplace, where):
+    workplace.set(fail={"T 1": where})
+    (failure,) = workplace.run(where=[None, None])
+    (log,) = workplace.logs.glob("*_T_fold_1.txt")
+    name = f"{DATASET}, 2d, nnUNetPlans: T, fold 1"
+    assert str(failure) == f"{name}: nnUNetv2_train failed (exit code 1), see {log}: RuntimeError: CUDA out of memory"
+    assert {line["run"] for line in workplace.journal("end")} == {*RUNS} - {"T 1"}
+    workplace.set()
+    assert workplace.run() == []
+    workplace.check_done()
+    assert workplace.starts() == dict.fromkeys(RUNS, 1) | {"T 1": 2}
+    assert workplace.journal("start")[-1]["flags"] == [{"training": "c", "validation": "val"}[where]]
+
+
+def test_a_command_that_ends_well_without_its_work(workplace):
+    workplace.set(fail={"U 0": "summary"})
+    (failure,) = workplace.run()
+    assert failure.task.run == run_of("U")
+    (log,) = workplace.logs.glob("*_U_fold_0.txt")
+    assert failure.reason == f"nnUNetv2_train ended well, but not all is there: see {log}"
+
+
+def test_a_command_that_is_not_installed(workplace):
+    (workplace.scripts / "nnUNetv2_train").unlink()
+    failures = workplace.run()
+    assert len(failures) == len(RUNS)
+    told = f"nnUNetv2_train is not installed beside {sys.executable}: pip install nnunetv2"
+    assert {failure.reason for failure in failures} == {told}
+
+
+def test_a_wrong_folder_does_not_end_the_others(workplace):
+    """Trained on other splits: what is told to the user is the failure."""
+    finish(workplace.place, run_of("T"), CASES[1:4])
+    (failure,) = workplace.run()
+    assert failure.task.run == run_of("T") and "other cases" in failure.reason
+    workplace.check_done(replace(GRID, folds=(1,)))
+    assert set(workplace.starts()) == {*RUNS} - {"T 0"}
+
+
+def test_a_folder_that_cannot_be_written_does_not_end_the_others(workplace):
+    """As where nnUNet_results has a link to a disk that is not there."""
+    model = workplace.place.model(run_of("T"))
+    model.parent.mkdir()
+    model.symlink_to("/no/such/disk")
+    failures = workplace.run()
+    assert [failure.task.run for failure in failures] == [run_of("T"), run_of("T", 1)]
+    assert all(failure.reason and "\n" not in failure.reason for failure in failures)
+    workplace.check_done(replace(GRID, trainers=("U",)))
+
+
+@pytest.mark.parametrize(
+    ("there", "flags", "epochs"),
+    [
+        ({}, ["c"], [0, 1, 2, 3]),
+        ({"latest": 2, "best": 1}, ["c"], [2, 3]),
+        ({"latest": -2, "best": 1}, ["c"], [1, 2, 3]),
+        ({"final": -4, "latest": 2, "best": 4}, ["c"], [2, 3]),
+        ({"final": -4, "best": 4}, ["c"], []),
+        ({"latest": -2, "best": -1}, ["c"], [0, 1, 2, 3]),
+        ({"final": 4, "latest": 2, "best": 4}, ["val"], []),
+    ],
+)
+def test_a_training_goes_on_where_it_stands(workplace, there, flags, epochs):
+    """From the checkpoints after these epochs; a negative number is a torn one."""
+    fold, torn = workplace.place.fold(run_of("T")), {}
+    fold.mkdir(parents=True)
+    for name, epoch in there.items():
+        content = (workplace.folder / "checkpoints" / f"{abs(epoch)}.pth").read_bytes()
+        (fold / f"checkpoint_{name}.pth").write_bytes(content if epoch > 0 else content[: len(content) // 2])
+        if epoch < 0:
+            torn[f"checkpoint_{name}.broken1"] = content[: len(content) // 2]
+    assert workplace.run([Train(run_of("T"))]) == []
+    assert [line["flags"] for line in workplace.journal("start")] == [flags]
+    assert [line["epoch"] for line in workplace.journal("epoch")] == epochs
+    assert torn.items() <= contents(fold).items()
+    assert len(workplace.told) == 1 + len(torn)
+    if flags == ["c"]:
+        workplace.check_done(replace(GRID, trainers=("T",), folds=(0,)))
+
+
+def test_from_planning_to_prediction(empty):
+    write_raw(empty.place, CASES, TESTS)
+    (empty.folder / "plans.json").write_text(write_plans(empty.place).read_text())
+    empty.place.plans(SETTING).unlink()
+    write_splits(empty.place, [CASES[:3], CASES[3:]])
+    for tasks in (prepare_tasks, train_tasks, predict_tasks):
+        assert empty.run(list(tasks(GRID))) == []
+    started = [line.get("command") or line["run"] for line in empty.journal("start")]
+    assert started == ["nnUNetv2_plan_and_preprocess", *RUNS, "nnUNetv2_predict", "nnUNetv2_predict"]
+    empty.check_done()
+    before = snapshot(empty.root)
+    for tasks in (prepare_tasks, train_tasks, predict_tasks):
+        assert empty.run(list(tasks(GRID))) == []
+    assert snapshot(empty.root) == before
+
+
+# slots
+
+
+def test_every_gpu_is_used_by_one_training_at_a_time(workplace):
+    workplace.set(seconds=0.005)
+    grid = replace(GRID, trainers=("T", "U", "V"))
+    where = slots("cuda", ["0", "7"], 1, 1)
+    assert workplace.run(list(train_tasks(grid)), where, How("cuda")) == []
+    workplace.check_done(grid)
+    used = [line["gpus"] for line in workplace.journal("start")]
+    assert len(used) == 6 and {*used[:2]} == {*used} == {"0", "7"}
+
+
+def test_several_gpus_for_a_training(workplace):
+    where = slots("cuda", ["0", "1", "2", "3", "4"], 2, 1)
+    assert workplace.run(None, where, How("cuda", 2)) == []
+    workplace.check_done()
+    assert {line["gpus"] for line in workplace.journal("start")} == {"0,1", "2,3"}
+    assert {line["num_gpus"] for line in workplace.journal("start")} == {"2"}
+
+
+def test_a_slot_is_free_again_after_a_failure(workplace):
+    workplace.set(fail={"T 0": "training", "U 0": "validation"})
+    assert len(workplace.run(None, slots("cuda", ["0"], 1, 1), How("cuda"))) == 2
+    assert len(workplace.journal("end")) == 2
+    assert not workplace.journal("wrong")
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "gpus", "num_gpus", "expected"),
+    [
+        (None, 2, None, 1, [("0",), ("1",)]),
+        (None, 5, None, 2, [("0", "1"), ("2", "3")]),
+        ("", 1, None, 1, [("0",)]),
+        ("3,1", 2, None, 1, [("3",), ("1",)]),
+        ("GPU-7d2c,GPU-9a", 2, None, 2, [("GPU-7d2c", "GPU-9a")]),
+        ("3,1", 2, ["5"], 1, [("5",)]),
+        (None, 0, ["0", "1", "2"], 3, [("0", "1", "2")]),
+    ],
+)
+def test_slots_of_gpus(monkeypatch, visible, count, gpus, num_gpus, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert slots("cuda", gpus, num_gpus, 7) == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "gpus", "num_gpus", "here"),
+    [(None, 0, None, 1, 0), ("", 0, None, 1, 0), ("-1", 0, None, 1, 0), ("2", 8, None, 2, 1), (None, 8, ["1"], 2, 1)],
+)
+def test_too_few_gpus(monkeypatch, visible, count, gpus, num_gpus, here):
+    """CUDA itself takes -1 for none."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    told = rf"^a training needs {num_gpus} GPU\(s\), {here} are here: use --device cpu, or --num-gpus$"
+    with pytest.raises(UserError, match=told):
+        slots("cuda", gpus, num_gpus, 1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_slots_without_gpus(device):
+    assert slots(device, None, 1, 3) == [None, None, None]
+
+
+# locks
+
+
+def test_what_another_process_is_at_is_left_to_it(workplace):
+    fold = workplace.place.fold(run_of("T"))
+    fold.mkdir(parents=True)
+    program = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program, fold / LOCK], **pipes) as other:
+        other.stdout.readline()
+        (failure,) = workplace.run()
+        assert str(failure) == f"{DATASET}, 2d, nnUNetPlans: T, fold 0: another process is at it: left to that"
+        assert set(workplace.starts()) == {*RUNS} - {"T 0"}
+        other.communicate("\n")
+    assert workplace.run() == []
+    workplace.check_done()
+
+
+def test_a_training_is_running_while_its_command_is(workplace):
+    seen = []
+
+    class Watched(Train):
+        def end(self, place):
+            seen.append(read_state(self.run, place).running)
+
+    workplace.run([Watched(run_of("T"))])
+    assert seen == [True]
+    assert not read_state(run_of("T"), workplace.place).running
+
+
+def test_looking_never_keeps_a_training_from_its_lock(tmp_path):
+    """`xattnres benchmark status`, or the progress bar, may look at the very moment at which it starts."""
+    program = "from pathlib import Path; from nnunet_xattnres.benchmark.state import is_locked\nprint(flush=True)\n"
+    program += f"while True: is_locked(Path({str(tmp_path / LOCK)!r}))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as looker:
+        try:
+            looker.stdout.readline()
+            for _ in range(1000):
+                time.sleep(0.0005)
+                with local._lock(tmp_path) as lock:
+                    assert lock is not None
+        finally:
+            looker.kill()
+
+
+# ends
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from nnunet_xattnres import commands
+from nnunet_xattnres.benchmark import local, tasks
+from nnunet_xattnres.benchmark.grid import from_options
+from nnunet_xattnres.benchmark.place import Place
+
+scripts, options, jobs, logs = sys.argv[1:]
+local.sysconfig.get_path = lambda name: scripts
+
+def run(arguments):
+    trainings = list(tasks.train_tasks(from_options(json.loads(options), "")))
+    place = Place.from_environment()
+    failures = local.run_tasks(trainings, place, tasks.How("cpu"), [None] * int(jobs), Path(logs), print)
+    print(*failures, sep="\\n")
+    return int(bool(failures))
+
+commands.trainers.run = run
+raise SystemExit(commands.main(["trainers"]))
+"""
+
+
+def heed_signals():
+    """Tests in the background of a shell, or under nohup, hand down signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture
+def start(workplace):
+    """Train the grid in a process of its own."""
+    started = []
+
+    def run(jobs=2):
+        command = [
+            sys.executable,
+            "-c",
+            DRIVER,
+            workplace.scripts,
+            json.dumps(GRID.options()),
+            str(jobs),
+            workplace.logs,
+        ]
+        process = subprocess.Popen(
+            command, env=os.environ | workplace.place.environment(), start_new_session=True, preexec_fn=heed_signals,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def test_random_kills(workplace, start):
+    """No process is left, no file is lost, and the same command goes on until all is done."""
+    workplace.set(seconds=0.003)
+    began, process = time.monotonic(), start()
+    assert process.wait() == 0, process.communicate()
+    seconds, rng, killed = time.monotonic() - began, random.Random(0), 0
+    workplace.check_done()
+    for number in range(10):
+        if all(read_state(run, workplace.place).stage == "done" for run in GRID.runs()):
+            (workplace.place.results / DATASET).rename(workplace.root / f"results {number}")
+        process = start(1 + number % 2)
+        time.sleep(seconds * rng.random())
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+        workplace.wait_until_all_are_gone()
+        assert not workplace.journal("wrong")
+    assert killed > 5
+    process = start()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    workplace.check_done()
+    before = snapshot(workplace.root)
+    process = start()
+    assert process.communicate(timeout=120) == ("\n", "")
+    assert snapshot(workplace.root) == before
+
+
+@pytest.mark.parametrize("moment", ["epoch", "validated"])
+def test_a_kill_loses_no_more_than_the_epochs_since_a_checkpoint(workplace, start, moment):
+    workplace.set(seconds=0.05)
+    process = start(1)
+    wait_for(lambda: workplace.journal(moment), process)
+    process.kill()
+    process.wait()
+    workplace.wait_until_all_are_gone()
+    assert len(workplace.journal("end")) <= (moment == "validated")
+    workplace.set()
+    assert workplace.run() == []
+    workplace.check_done()
+    per_epoch = collections.Counter((line["run"], line["epoch"]) for line in workplace.journal("epoch"))
+    assert len(per_epoch) == len(RUNS) * EPOCHS
+    assert sum(per_epoch.values()) <= len(per_epoch) + 1 + (moment == "validated")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)], ids=["term", "hup", "int"]
+)
+@pytest.mark.parametrize("to_group", [False, True])
+def test_polite_kill(workplace, start, number, code, to_group):
+    workplace.set(seconds=0.1)
+    process = start()
+    wait_for(lambda: len(workplace.journal("start")) == 2 and workplace.journal("epoch"), process)
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    workplace.wait_until_all_are_gone()
+    assert "Traceback" not in err
+    assert len(workplace.journal("start")) == 2 and not workplace.journal("end")
+    workplace.set()
+    assert workplace.run(where=[None, None]) == []
+    workplace.check_done()
+
+
+def test_a_command_that_lost_its_supervisor_is_left_alone(workplace, start):
+    """It still trains, so nobody else may."""
+    workplace.set(seconds=0.1)
+    process = start(1)
+    wait_for(lambda: workplace.journal("start"), process)
+    (supervisor,) = [pid for pid, command in alive(workplace.entry).items() if "supervise.py" in command]
+    os.kill(supervisor, signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    os.kill(supervisor, signal.SIGKILL)
+    (failure,) = workplace.run([Train(run_of("T"))])
+    assert failure.reason == "another process is at it: left to that"
+    workplace.wait_until_all_are_gone()
+    assert workplace.starts() == {"T 0": 1}
+    workplace.check_done(replace(GRID, trainers=("T",), folds=(0,)))
+
+
+def test_two_at_once(workplace, start):
+    """Each does what the other does not, and no training is begun twice."""
+    workplace.set(seconds=0.02)
+    processes = [start(2), start(2)]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        failures = [line for line in out.splitlines() if line and not line.startswith("$ ")]
+        assert all(line.endswith(": another process is at it: left to that") for line in failures), err
+        assert process.returncode == bool(failures)
+    assert workplace.starts() == dict.fromkeys(RUNS, 1)
+    workplace.check_done()
+
+
+def test_an_error_of_the_caller_ends_the_commands(workplace):
+    """As of a terminal that is gone."""
+    workplace.set(seconds=0.05)
+
+    def tell(line):
+        workplace.told.append(line)
+        if len(workplace.told) == 2:
+            while len(workplace.journal("start")) < 1:
+                time.sleep(0.01)
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run_tasks(list(train_tasks(GRID)), workplace.place, How("cpu"), [None, None], workplace.logs, tell)
+    workplace.wait_until_all_are_gone()
+    assert len(workplace.told) < len(RUNS) and not workplace.journal("end")
+
+
+# names and lines
+
+
+def test_every_task_has_a_log_of_its_own():
+    grid = Grid((DATASET, "Dataset005_B"), ("T", "U", "T_1"), ("2d", "3d_fullres"), ("P", "Q"), (0, 1, 10), 3)
+    tasks = [*prepare_tasks(grid), *train_tasks(grid), *predict_tasks(grid)]
+    names = {slug(task) for task in tasks}
+    assert len(names) == len(tasks)
+    assert all(name.replace("_", "").isalnum() for name in names)
+    assert slug(Train(run_of("T"))) == f"{DATASET}_2d_nnUNetPlans_T_fold_0"
+    assert slug(Prepare(DATASET, "P", ("2d",))) == f"prepare_{DATASET}_P"
+    assert slug(Predict((run_of("T", repeat=1),))) == f"{DATASET}_2d_nnUNetPlans_T_test_cases_repeat_1"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", ""),
+        (b"\n\n", ""),
+        (b"$ nnUNetv2_train\n", "$ nnUNetv2_train"),
+        (b"first\nRuntimeError: broken\n\n  \n", "RuntimeError: broken"),
+        (b"no end", "no end"),
+        (b"1\xff2\n", "1\ufffd2"),
+        (b"old\n" + b"x" * 50_000 + b"\nlast\n", "last"),
+        (b"a\r\nKilled\r\n", "Killed"),
+        (b"  0%|  | 0/9\r 50%|# | 5/9\r100%|##| 9/9 ", "100%|##| 9/9"),
+    ],
+)
+def test_the_last_line(tmp_path, content, line):
+    """Progress bars go back to the beginning of theirs."""
+    log = tmp_path / "log.txt"
+    log.write_bytes(content)
+    assert last_line(log) == line

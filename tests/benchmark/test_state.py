@@ -1,0 +1,399 @@
+"""How far a run is, whatever kills and people have done to its folder."""
+
+import fcntl
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from support.benchmark import (
+    SETTING,
+    epoch_lines,
+    finish,
+    make_place,
+    run_of,
+    write_checkpoint,
+    write_debug,
+    write_log,
+    write_plans,
+    write_splits,
+    write_summary,
+)
+from support.trees import snapshot
+
+from nnunet_xattnres.benchmark.state import (
+    CHECKPOINTS,
+    LOCK,
+    State,
+    epochs_in_name,
+    is_checkpoint,
+    is_locked,
+    read_plans,
+    read_splits,
+    read_state,
+    validation_cases,
+)
+from nnunet_xattnres.errors import UserError
+
+RUN = run_of()
+FINAL, LATEST, BEST = CHECKPOINTS
+CASES, OTHERS = ["a", "b", "c"], ["d", "e"]
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = make_place(tmp_path)
+    write_splits(place, [CASES, OTHERS])
+    return place
+
+
+def tear(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def fill(place, *there):
+    """Make the named things in the fold of `RUN`; "torn" before a name tears it."""
+    fold, summary = place.fold(RUN), place.validation(RUN) / "summary.json"
+    fold.mkdir(parents=True)
+    for what in there:
+        name = what.removeprefix("torn ")
+        if name == "log":
+            write_log(fold, epoch_lines(0) + epoch_lines(1))
+        elif name == "empty log":
+            write_log(fold, [])
+        elif name in CHECKPOINTS:
+            write_checkpoint(fold / name)
+        else:
+            write_summary(place, RUN, CASES)
+        if what != name:
+            tear(summary if name == "summary" else fold / name)
+
+
+TORN_SUMMARY = "validation/summary.json cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("there", "stage", "broken"),
+    [
+        ([], "to train", []),
+        (["empty log"], "to train", []),
+        (["torn " + BEST, "empty log"], "to train", [BEST]),
+        (["log"], "begun", []),
+        (["log", "torn " + BEST], "begun", [BEST]),
+        (["log", BEST], "begun", []),
+        ([BEST], "begun", []),
+        (["log", LATEST, BEST], "begun", []),
+        (["log", LATEST, "torn " + BEST], "begun", [BEST]),
+        (["log", "torn " + LATEST, BEST], "begun", [LATEST]),
+        (["log", "torn " + LATEST, "torn " + BEST], "begun", [LATEST, BEST]),
+        # the final one is written before the latest is removed
+        (["log", "torn " + FINAL, LATEST, BEST], "begun", [FINAL]),
+        (["log", "torn " + FINAL, BEST], "begun", [FINAL]),
+        (["log", FINAL, LATEST, BEST], "to validate", []),
+        (["log", FINAL, BEST], "to validate", []),
+        ([FINAL], "to validate", []),
+        (["log", FINAL, BEST, "torn summary"], "to validate", [TORN_SUMMARY]),
+        (["log", FINAL, BEST, "summary"], "done", []),
+        (["log", FINAL, LATEST, BEST, "summary"], "done", []),
+        (["log", FINAL, "torn " + BEST, "summary"], "done", [BEST]),
+    ],
+)
+def test_every_stage_of_a_training(place, there, stage, broken):
+    fill(place, *there)
+    state = read_state(RUN, place)
+    assert state.stage == stage
+    assert state.broken == tuple(f"{name} is torn" if name in CHECKPOINTS else name for name in broken)
+    assert not state.running
+
+
+def test_no_folder(place):
+    assert read_state(RUN, place) == State("to train", 0, 5, None, False)
+    assert not place.fold(RUN).exists()
+
+
+def test_trainings_by_hand_count_without_their_checkpoints(place):
+    """They take gigabytes, and are not needed once the validation is there."""
+    fill(place, "log", "summary")
+    assert read_state(RUN, place).stage == "done"
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ["log", LATEST, BEST, "summary"],
+        ["log", LATEST, "summary"],
+        ["log", LATEST, "torn " + BEST, "summary"],
+        ["log", "torn " + FINAL, LATEST, BEST, "summary"],
+        ["log", "torn " + FINAL, BEST, "summary"],
+        ["log", "torn " + LATEST, BEST, "summary"],
+        ["log", "torn " + FINAL, "torn " + LATEST, "summary"],
+    ],
+)
+def test_a_training_that_is_begun_anew(place, there):
+    """The summary is still that of the old one: nnU-Net keeps it until the next validation."""
+    fill(place, *there)
+    assert read_state(RUN, place).stage == "begun"
+
+
+@pytest.mark.parametrize("found", [OTHERS, CASES[:2], CASES + OTHERS, ["A", "b", "c"]])
+@pytest.mark.parametrize("there", [["log"], ["log", FINAL, BEST], ["log", LATEST, BEST]])
+def test_a_summary_of_other_cases(place, there, found):
+    """It was trained on other splits, perhaps on what this fold validates now: neither done nor to be validated."""
+    fill(place, *there)
+    write_summary(place, RUN, found)
+    assert read_state(RUN, place).stage == "other splits"
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".png", ".tif", ".nrrd", ".mha"])
+def test_cases_whose_names_have_dots(place, ending):
+    """As those of DICOM have, which begin alike."""
+    cases = ["1.3.6.1", "1.3.6.2", "1.3.6.3"]
+    write_splits(place, [cases, OTHERS])
+    write_checkpoint(place.fold(RUN) / FINAL)
+    write_summary(place, RUN, cases, ending)
+    assert read_state(RUN, place).stage == "done"
+    write_summary(place, RUN, cases[:1], ending)
+    assert read_state(RUN, place).stage == "other splits"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "null", "{}", '{"metric_per_case": 5}', '{"metric_per_case": [1]}', '{"metric_per_case": [{}]}',
+     '{"metric_per_case": [{"reference_file": null}]}', "\udcff"],
+)  # fmt: skip
+def test_summaries_of_another_kind(place, content):
+    fill(place, FINAL, "summary")
+    (place.validation(RUN) / "summary.json").write_bytes(content.encode(errors="surrogateescape"))
+    state = read_state(RUN, place)
+    assert (state.stage, state.broken) == ("to validate", (TORN_SUMMARY,))
+
+
+def test_a_summary_that_ends_anywhere(place):
+    fill(place, FINAL, "summary")
+    path = place.validation(RUN) / "summary.json"
+    text = path.read_text()
+    for end in range(0, len(text), 7):
+        path.write_text(text[:end])
+        assert read_state(RUN, place).stage == "to validate"
+
+
+def test_before_there_are_splits(place):
+    (place.prepared(SETTING) / "splits_final.json").unlink()
+    assert validation_cases(RUN, place) is None
+    fill(place, FINAL, "torn summary")
+    assert read_state(RUN, place).stage == "to validate"
+    write_summary(place, RUN, ["whatever"])
+    assert read_state(RUN, place).stage == "done"
+
+
+def test_validation_cases(place):
+    assert [validation_cases(run_of(fold=fold), place) for fold in range(3)] == [set(CASES), set(OTHERS), None]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "5", "null", '{"train": [], "val": []}', '[{"train": ["a"]}]', "[[]]", '[{"train": 1, "val": 2}]'],
+)
+def test_splits_of_another_kind(place, content):
+    path = place.prepared(SETTING) / "splits_final.json"
+    path.write_text(content)
+    for read in (lambda: read_splits(SETTING, place), lambda: read_state(RUN, place)):
+        with pytest.raises(UserError, match=f"^{path} cannot be read as nnU-Net's splits .*: mend it or move") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def test_splits(place):
+    assert read_splits(SETTING, place) == [{"train": OTHERS, "val": CASES}, {"train": CASES, "val": OTHERS}]
+    (place.prepared(SETTING) / "splits_final.json").write_text('[{"train": [1, 2], "val": [3], "test": [4]}]')
+    assert read_splits(SETTING, place) == [{"train": ["1", "2"], "val": ["3"]}]
+
+
+def test_epochs(place):
+    seconds = [10.0, 3.0, 2.0, 1.0]
+    write_log(
+        place.fold(RUN), [line for n, s in enumerate(seconds) for line in epoch_lines(n, seconds=s)] + ["", "Epoch 4"]
+    )
+    write_debug(place.fold(RUN), num_epochs=50)
+    state = read_state(RUN, place)
+    assert (state.epochs, state.of) == (4, 50)
+    assert state.seconds_per_epoch in (2.0, 3.0)
+
+
+def test_length_in_the_name_until_there_is_a_better_one(place):
+    run = run_of("nnUNetTrainer_20epochs")
+    assert read_state(run, place).of == 20
+    write_debug(place.fold(run), num_epochs=7)
+    assert read_state(run, place).of == 7
+    assert read_state(run_of("nnUNetTrainer"), place).of is None
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [
+        ("nnUNetTrainer_1epoch", 1), ("nnUNetTrainer_50epochs", 50), ("nnUNetTrainerXAttnRes_2000epochs", 2000),
+        ("nnUNetTrainer_250epochs_NoMirroring", 250), ("nnUNetTrainer", None), ("nnUNetTrainerDiceLoss", None),
+        ("nnUNetTrainer50epochs", None), ("nnUNetTrainer_5epochsWarm", None), ("nnUNetTrainer_epochs", None),
+    ],
+)  # fmt: skip
+def test_lengths_in_names(name, epochs):
+    assert epochs_in_name(name) == epochs
+
+
+def test_nothing_is_changed_by_looking(place, tmp_path):
+    fold = finish(place, RUN, CASES)
+    write_checkpoint(fold / LATEST)
+    tear(fold / LATEST)
+    (fold / LOCK).touch()
+    before = snapshot(tmp_path)
+    read_state(RUN, place)
+    assert snapshot(tmp_path) == before
+
+
+# checkpoints
+
+
+def loads(path):
+    try:
+        torch.load(path, weights_only=False)
+    except Exception:
+        return False
+    return True
+
+
+def test_a_checkpoint_that_ends_anywhere(tmp_path):
+    path = write_checkpoint(tmp_path / FINAL)
+    assert is_checkpoint(path) and loads(path)
+    for end in reversed(range(path.stat().st_size)):
+        os.truncate(path, end)
+        assert not is_checkpoint(path), f"{end} bytes"
+
+
+def test_a_large_checkpoint_that_ends_anywhere(tmp_path):
+    path, rng = tmp_path / FINAL, random.Random(0)
+    torch.save({"network_weights": {str(n): torch.rand(1000, 60) for n in range(10)}}, path)
+    size = path.stat().st_size
+    assert size > 2_000_000
+    ends = [*range(size - 200, size), *(rng.randrange(size - 200) for _ in range(300))]
+    for end in sorted(ends, reverse=True):
+        os.truncate(path, end)
+        assert not is_checkpoint(path), f"{end} of {size} bytes"
+
+
+def test_a_checkpoint_whose_end_never_reached_the_disk(tmp_path):
+    """After a power cut a file may have its length, but zeros instead of its end."""
+    path = write_checkpoint(tmp_path / FINAL)
+    content = path.read_bytes()
+    for lost in range(22, len(content), 101):
+        path.write_bytes(content[:-lost] + bytes(lost))
+        assert not loads(path)
+        assert not is_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK", b"PK\x05\x06", b"no checkpoint", b"\x80\x02}q\x00."])
+def test_no_checkpoints(tmp_path, content):
+    path = tmp_path / FINAL
+    if content is not None:
+        path.write_bytes(content)
+    assert not is_checkpoint(path)
+    assert not is_checkpoint(tmp_path)
+
+
+# locks
+
+HOLDER = (
+    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+)
+
+
+def test_a_run_that_another_process_is_at(place):
+    fold = finish(place, RUN, CASES)
+    lock = fold / LOCK
+    assert not is_locked(lock)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], **pipes) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert is_locked(lock)
+        assert read_state(RUN, place).running
+        assert not read_state(run_of(fold=1), place).running
+        holder.communicate("\n")
+    assert lock.exists()
+    assert not is_locked(lock)
+    assert not read_state(RUN, place).running
+
+
+def test_looking_at_a_lock_does_not_take_it(tmp_path):
+    lock = tmp_path / LOCK
+    lock.touch()
+    assert not is_locked(lock)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert is_locked(lock)
+
+
+def test_two_that_look_do_not_see_each_other(tmp_path):
+    """As `xattnres benchmark status` twice at once."""
+    lock = tmp_path / LOCK
+    lock.touch()
+    program = (
+        f"from pathlib import Path; from nnunet_xattnres.benchmark.state import is_locked; p = Path({str(lock)!r}); "
+    )
+    program += "print(sum(is_locked(p) for _ in range(20000)))"
+    lookers = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [looker.communicate()[0] for looker in lookers] == ["0\n", "0\n"]
+
+
+# plans
+
+
+def test_plans(place):
+    path = write_plans(place)
+    assert read_plans(SETTING, place) == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, " cannot be read as nnU-Net's plans .*No such file"),
+        ("{", " cannot be read as nnU-Net's plans"),
+        ("[]", " cannot be read as nnU-Net's plans: expected an object, got list"),
+        ("{}", " has no configurations: make the plans anew with nnUNetv2_plan_experiment"),
+        ('{"configurations": ["2d"]}', " has no configurations: make the plans anew"),
+        (
+            '{"configurations": {"3d_lowres": {}, "3d_fullres": {}}}',
+            " has no configuration 2d, but 3d_lowres, 3d_fullres$",
+        ),
+    ],
+)
+def test_plans_of_another_kind(place, content, told):
+    path = place.plans(SETTING)
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"^{path}{told}") as error:
+        read_plans(SETTING, place)
+    assert "\n" not in str(error.value)
+
+
+def test_every_combination_has_a_stage(place):
+    """No mixture of files makes it fail, and only one with a summary of the fold's cases is done."""
+    parts = [["", name, f"torn {name}"] for name in (*CHECKPOINTS, "summary")]
+    for number, chosen in enumerate(itertools.product(*parts)):
+        other = make_place_in(place, number)
+        fill(other, *filter(None, chosen))
+        state = read_state(RUN, other)
+        assert state.stage in ("to train", "begun", "to validate", "done")
+        assert state.stage != "done" or "summary" in chosen
+        assert state.stage != "to validate" or FINAL in chosen
+        assert len(state.broken) == sum(name.startswith("torn") for name in chosen)
+
+
+def make_place_in(place, number):
+    root = place.raw.parent / str(number)
+    root.mkdir()
+    other = make_place(root)
+    write_splits(other, [CASES, OTHERS])
+    return other

@@ -1,0 +1,570 @@
+"""The commands that are left in every state, and what is done before and after them."""
+
+import inspect
+import json
+import shlex
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+from nnunetv2.experiment_planning import plan_and_preprocess_entrypoints
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.run import run_training
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from support.benchmark import (
+    DATASET,
+    SETTING,
+    epoch_lines,
+    finish,
+    make_place,
+    run_of,
+    write_checkpoint,
+    write_data,
+    write_log,
+    write_plans,
+    write_raw,
+    write_splits,
+    write_summary,
+)
+from support.trees import contents, snapshot
+
+from nnunet_xattnres.benchmark.grid import Grid
+from nnunet_xattnres.benchmark.place import find_dataset
+from nnunet_xattnres.benchmark.tasks import (
+    How,
+    Predict,
+    Prepare,
+    Train,
+    find_test_cases,
+    make_splits,
+    predict_tasks,
+    prepare_tasks,
+    train_tasks,
+)
+from nnunet_xattnres.errors import UserError
+
+CASES = [f"case_{n:02d}" for n in range(12)]
+HOW = How("cpu", processes=3)
+RESENC = "nnUNetResEncUNetMPlans"
+NAMED = DATASET
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Empty folders that nnU-Net's variables name."""
+    place = make_place(tmp_path)
+    for name, value in place.environment().items():
+        monkeypatch.setenv(name, value)
+    return place
+
+
+@pytest.fixture
+def prepared(place):
+    """A dataset that is planned, and preprocessed for 2d."""
+    write_raw(place, CASES)
+    write_plans(place)
+    write_data(place, CASES)
+    return place
+
+
+def commands(task, place, how=HOW):
+    return [shlex.join(command) for command in task.commands(place, how)]
+
+
+# prepare
+
+PREPARE = Prepare(DATASET, "nnUNetPlans", ("2d",))
+BOTH = Prepare(DATASET, "nnUNetPlans", ("2d", "3d_fullres"))
+
+
+def test_plan_a_new_dataset(place):
+    write_raw(place, CASES)
+    plan = "nnUNetv2_plan_and_preprocess -d 4 -c 2d -np 3 -npfp 3 --verify_dataset_integrity"
+    assert commands(PREPARE, place) == [plan]
+    both = "nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres -np 3 3 -npfp 3 --verify_dataset_integrity"
+    assert commands(BOTH, place) == [both]
+    assert commands(replace(PREPARE, plans=RESENC), place) == [f"{plan} -pl nnUNetPlannerResEncM"]
+
+
+@pytest.mark.parametrize("plans", ["nnUNetPlans", RESENC, "nnUNetResEncUNetLPlans", "nnUNetResEncUNetXLPlans"])
+def test_the_planner_makes_the_plans(place, monkeypatch, plans):
+    """By nnU-Net's own command line and planners."""
+    (command,) = Prepare(DATASET, plans, ("2d", "3d_fullres")).commands(place, HOW)
+    calls = called(
+        monkeypatch, plan_and_preprocess_entrypoints, "plan_and_preprocess_entry", command,
+        "extract_fingerprints", "plan_experiments", "preprocess",
+    )  # fmt: skip
+    fingerprints, planning, preprocessing = calls
+    folder = Path(plan_and_preprocess_entrypoints.__file__).parent
+    planner = recursive_find_python_class(str(folder), planning.args[1], "nnunetv2.experiment_planning")
+    assert inspect.signature(planner).parameters["plans_name"].default == plans
+    assert fingerprints.args[0] == planning.args[0] == preprocessing.args[0] == [4]
+    assert fingerprints.args[2:5] == (3, True, False)
+    assert preprocessing.args[2:4] == (["2d", "3d_fullres"], [3, 3])
+
+
+def called(monkeypatch, module, entry, command, *replaced):
+    """The calls that a command of nnU-Net makes to functions of its module."""
+    calls = mock.Mock()
+    monkeypatch.setattr(sys, "argv", command)
+    for name in replaced:
+        monkeypatch.setattr(module, name, getattr(calls, name))
+    for name in ("set_num_threads", "set_num_interop_threads"):
+        monkeypatch.setattr(torch, name, mock.Mock())
+    getattr(module, entry)()
+    return [getattr(calls, name).call_args for name in replaced]
+
+
+def test_plans_that_nobody_makes(place):
+    task = replace(PREPARE, plans="MyPlans")
+    known = "nnUNetPlans, nnUNetResEncUNetMPlans, nnUNetResEncUNetLPlans, nnUNetResEncUNetXLPlans"
+    with pytest.raises(UserError) as error:
+        task.commands(place, HOW)
+    assert str(error.value) == f"{DATASET} has no plans MyPlans: make them first, or choose of {known}"
+
+
+def test_plans_are_never_made_again(prepared):
+    before = contents(prepared.preprocessed)
+    assert commands(PREPARE, prepared) == []
+    assert commands(BOTH, prepared) == ["nnUNetv2_preprocess -d 4 -plans_name nnUNetPlans -c 3d_fullres -np 3"]
+    assert contents(prepared.preprocessed) == before
+
+
+def test_plans_under_names_of_their_own(place):
+    """As nnU-Net's users make them; those are preprocessed only."""
+    setting = replace(SETTING, plans="MyPlans")
+    write_plans(place, setting)
+    task = Prepare(DATASET, "MyPlans", ("2d",))
+    assert commands(task, place) == ["nnUNetv2_preprocess -d 4 -plans_name MyPlans -c 2d -np 3"]
+    write_data(place, CASES, setting)
+    assert commands(task, place) == []
+
+
+def test_nnunet_takes_the_command(place, monkeypatch):
+    write_plans(place)
+    (command,) = BOTH.commands(place, HOW)
+    ((args, named),) = called(monkeypatch, plan_and_preprocess_entrypoints, "preprocess_entry", command, "preprocess")
+    assert args == ([4], "nnUNetPlans")
+    assert (named["configurations"], named["num_processes"]) == (["2d", "3d_fullres"], [3, 3])
+
+
+def test_a_configuration_that_the_plans_lack(prepared):
+    with pytest.raises(
+        UserError, match=r"nnUNetPlans\.json has no configuration 3d_lowres, but 2d, 3d_fullres, 2d_bs4"
+    ):
+        replace(PREPARE, configurations=("2d", "3d_lowres")).commands(prepared, HOW)
+
+
+def test_a_configuration_that_inherits_its_data(prepared):
+    assert commands(replace(PREPARE, configurations=("2d_bs4",)), prepared) == []
+
+
+LEFT = ["nnUNetv2_preprocess -d 4 -plans_name nnUNetPlans -c 2d -np 3"]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["*"],
+        ["case_03*"],
+        ["case_03.b2nd"],
+        ["case_11.pkl"],  # which nnU-Net writes after the data
+        ["case_*.pkl"],
+        ["case_11.pkl", "case_11_seg.b2nd"],
+    ],
+)
+def test_what_a_killed_preprocessing_leaves(prepared, lost):
+    folder = prepared.prepared(SETTING) / "nnUNetPlans_2d"
+    for pattern in lost:
+        for file in folder.glob(pattern):
+            file.unlink()
+    assert commands(PREPARE, prepared) == LEFT
+
+
+def test_a_preprocessing_that_began_counts_once_it_ended(prepared):
+    """nnU-Net writes over what is there: that a file is there says nothing then."""
+    assert PREPARE.begin(prepared) == []
+    assert commands(PREPARE, prepared) == LEFT
+    PREPARE.end(prepared)
+    assert commands(PREPARE, prepared) == []
+
+
+def test_a_case_that_was_added_later(prepared):
+    (prepared.dataset(SETTING) / "labelsTr" / "case_12.png").touch()
+    assert commands(PREPARE, prepared) == LEFT
+
+
+def test_files_that_are_no_cases(prepared):
+    for name in (".case_99.png", "._case_99.png", "notes.txt"):
+        (prepared.dataset(SETTING) / "labelsTr" / name).touch()
+    assert commands(PREPARE, prepared) == []
+
+
+def test_a_preprocessed_dataset_without_the_raw_one(place):
+    write_plans(place)
+    write_data(place, CASES)
+    assert commands(PREPARE, place) == []
+
+
+def test_the_older_format_of_preprocessed_cases(prepared):
+    """npz, and npy where a training has unpacked it."""
+    folder = prepared.prepared(SETTING) / "nnUNetPlans_2d"
+    for case in CASES:
+        for name in (f"{case}.b2nd", f"{case}_seg.b2nd"):
+            (folder / name).unlink()
+        for name in (f"{case}.npz", f"{case}.npy", f"{case}_seg.npy"):
+            (folder / name).touch()
+    assert commands(PREPARE, prepared) == []
+    (folder / "case_05.npz").unlink()
+    assert commands(PREPARE, prepared) == LEFT
+
+
+def test_a_folder_with_other_files(prepared):
+    """nnU-Net itself would end with an AssertionError."""
+    folder = prepared.prepared(SETTING) / "nnUNetPlans_2d"
+    (folder / "Thumbs.db").touch()
+    with pytest.raises(UserError, match=str(folder)) as error:
+        PREPARE.commands(prepared, HOW)
+    assert "\n" not in str(error.value)
+
+
+# train
+
+
+def test_a_training_from_its_start(place):
+    write_splits(place, [CASES[:6], CASES[6:]])
+    train = f"nnUNetv2_train {NAMED} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device"
+    assert commands(Train(run_of()), place) == [f"{train} cpu --c"]
+    assert commands(Train(run_of()), place, How("cuda", 2)) == [f"{train} cuda -num_gpus 2 --c"]
+    assert commands(Train(run_of(repeat=1)), place) == [f"{train} cpu --c"]
+    other = run_of("T", 1, setting=replace(SETTING, configuration="3d_fullres", plans="MyPlans"))
+    assert commands(Train(other), place) == [f"nnUNetv2_train {NAMED} 3d_fullres 1 -tr T -p MyPlans -device cpu --c"]
+
+
+@pytest.mark.parametrize(
+    ("there", "flag"),
+    [
+        (["log"], "--c"),
+        (["checkpoint_best.pth"], "--c"),
+        (["log", "checkpoint_latest.pth", "checkpoint_best.pth"], "--c"),
+        (["log", "checkpoint_latest.pth", "checkpoint_best.pth", "summary"], "--c"),
+        (["log", "checkpoint_final.pth", "checkpoint_best.pth"], "--val"),
+        (["log", "checkpoint_final.pth", "checkpoint_latest.pth"], "--val"),
+        (["log", "checkpoint_final.pth", "checkpoint_best.pth", "summary"], None),
+        (["log", "summary"], None),
+    ],
+)
+def test_a_training_goes_on_where_it_stands(place, there, flag):
+    write_splits(place, [CASES[:6], CASES[6:]])
+    run = run_of()
+    for what in there:
+        if what == "log":
+            write_log(place.fold(run), epoch_lines(0))
+        elif what == "summary":
+            write_summary(place, run, CASES[:6])
+        else:
+            write_checkpoint(place.fold(run) / what)
+    train = f"nnUNetv2_train {NAMED} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device cpu"
+    assert commands(Train(run), place) == ([f"{train} {flag}"] if flag else [])
+
+
+def test_a_training_on_other_splits_is_not_touched(place):
+    """Its network may have learned from the cases that this fold validates now."""
+    write_splits(place, [CASES[:6], CASES[6:]])
+    fold = finish(place, run_of(), CASES[3:9])
+    before = snapshot(place.results)
+    told = f"^{fold} was validated on other cases than splits_final.json has .*: move it away to train it anew$"
+    with pytest.raises(UserError, match=told):
+        Train(run_of()).commands(place, HOW)
+    assert snapshot(place.results) == before
+
+
+RUN_TRAINING = inspect.signature(run_training.run_training)
+
+
+@pytest.mark.parametrize("stage", ["begun", "trained"])
+def test_nnunet_takes_the_command_of_a_training(place, monkeypatch, stage):
+    run = run_of("T", 3)
+    if stage == "trained":
+        write_checkpoint(place.fold(run) / "checkpoint_final.pth")
+    (command,) = Train(run).commands(place, How("cpu", 2))
+    ((args, named),) = called(monkeypatch, run_training, "run_training_entry", command, "run_training")
+    assert RUN_TRAINING.bind(*args, **named).arguments == {
+        "dataset_name_or_id": NAMED, "configuration": "2d", "fold": "3", "trainer_class_name": "T",
+        "plans_identifier": "nnUNetPlans", "pretrained_weights": None, "num_gpus": 2,
+        "export_validation_probabilities": False, "continue_training": stage == "begun",
+        "only_run_validation": stage == "trained", "disable_checkpointing": False, "val_with_best": False,
+        "device": torch.device("cpu"),
+    }  # fmt: skip
+
+
+def tear(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def test_torn_checkpoints_are_set_aside(place):
+    write_splits(place, [CASES[:6], CASES[6:]])
+    fold = place.fold(run_of())
+    kept = write_checkpoint(fold / "checkpoint_latest.pth").read_bytes()
+    torn = {}
+    for name in ("checkpoint_final", "checkpoint_best"):
+        tear(write_checkpoint(fold / f"{name}.pth"))
+        torn[name] = (fold / f"{name}.pth").read_bytes()
+    said = Train(run_of()).begin(place)
+    assert contents(fold) == {
+        "checkpoint_latest.pth": kept,
+        "checkpoint_final.broken1": torn["checkpoint_final"],
+        "checkpoint_best.broken1": torn["checkpoint_best"],
+    }
+    assert said == [f"{fold / f'{name}.pth'} is no whole checkpoint: set aside as {name}.broken1" for name in torn]
+    assert Train(run_of()).begin(place) == []
+
+
+def test_no_torn_checkpoint_takes_the_place_of_another(place):
+    write_splits(place, [CASES[:6], CASES[6:]])
+    fold = place.fold(run_of())
+    fold.mkdir(parents=True)
+    for number in range(12):
+        (fold / "checkpoint_latest.pth").write_text(f"torn {number}")
+        Train(run_of()).begin(place)
+    assert sorted(contents(fold).values()) == sorted(f"torn {number}".encode() for number in range(12))
+
+
+def test_whole_checkpoints_stay(place):
+    write_splits(place, [CASES[:6], CASES[6:]])
+    fold = finish(place, run_of(), CASES[:6])
+    before = snapshot(fold)
+    assert Train(run_of()).begin(place) == []
+    Train(run_of()).end(place)
+    assert snapshot(fold) == before
+
+
+@pytest.mark.parametrize("task", [Train(run_of()), Predict((run_of(),))])
+def test_a_number_of_two_datasets(place, monkeypatch, task):
+    """Of two datasets with a number the user gives the full name, so that must be what nnU-Net is told."""
+    write_raw(place, CASES, ["test_1"])
+    write_raw(place, CASES, dataset="Dataset004_Other")
+    assert find_dataset(DATASET, place) == DATASET
+    (command,) = task.commands(place, HOW)
+    name = command[1] if isinstance(task, Train) else command[command.index("-d") + 1]
+    assert maybe_convert_to_dataset_name(name) == DATASET
+
+
+# splits
+
+
+def splits_of_nnunet(place, folder):
+    """What nnU-Net's trainer writes where there are none."""
+    trainer = SimpleNamespace(
+        dataset_class=None, preprocessed_dataset_folder=str(folder), fold=0, folder_with_segs_from_previous_stage=None,
+        preprocessed_dataset_folder_base=str(folder.parent), print_to_log_file=lambda *_: None,
+    )  # fmt: skip
+    nnUNetTrainer.do_split(trainer)
+    path = folder.parent / "splits_final.json"
+    splits = json.loads(path.read_text())
+    path.unlink()
+    return splits
+
+
+@pytest.mark.parametrize(
+    "cases", [CASES, [f"{n}" for n in range(23)], ["b", "B", "a_1", "a", "ä"], ["1.10", "1.9", "1.2", "1.1", "2", "10"]]
+)
+def test_splits_are_those_of_nnunet(place, cases):
+    write_plans(place)
+    folder = write_data(place, cases)
+    expected = splits_of_nnunet(place, folder)
+    make_splits(SETTING, place)
+    assert json.loads((folder.parent / "splits_final.json").read_text()) == expected
+    assert sorted(case for fold in expected for case in fold["val"]) == sorted(cases)
+
+
+def test_splits_of_a_configuration_that_inherits_its_data(prepared):
+    expected = splits_of_nnunet(prepared, prepared.prepared(SETTING) / "nnUNetPlans_2d")
+    make_splits(replace(SETTING, configuration="2d_bs4"), prepared)
+    assert json.loads((prepared.prepared(SETTING) / "splits_final.json").read_text()) == expected
+
+
+def test_splits_are_made_before_the_first_training(prepared):
+    Train(run_of()).begin(prepared)
+    assert len(json.loads((prepared.prepared(SETTING) / "splits_final.json").read_text())) == 5
+
+
+@pytest.mark.parametrize("content", ['[{"train": ["case_00"], "val": ["case_01"]}]', "[]", "no splits"])
+def test_splits_that_are_there_stay(prepared, content):
+    path = prepared.prepared(SETTING) / "splits_final.json"
+    path.write_text(content)
+    before = snapshot(prepared.preprocessed)
+    if content == "no splits":
+        with pytest.raises(UserError, match="cannot be read as nnU-Net's splits"):
+            make_splits(SETTING, prepared)
+    else:
+        make_splits(SETTING, prepared)
+    assert snapshot(prepared.preprocessed) == before
+
+
+def test_too_few_cases_for_five_folds(place):
+    write_plans(place)
+    write_data(place, CASES[:4])
+    with pytest.raises(UserError) as error:
+        make_splits(SETTING, place)
+    assert "\n" not in str(error.value)
+    assert not (place.prepared(SETTING) / "splits_final.json").exists()
+
+
+def test_splits_that_many_slots_make_at_once(prepared):
+    """The first trainings all begin together."""
+    path, wrong = prepared.prepared(SETTING) / "splits_final.json", []
+    make_splits(SETTING, prepared)
+    expected = path.read_text()
+
+    def make():
+        barrier.wait()
+        try:
+            make_splits(SETTING, prepared)
+            wrong.extend([path.read_text()] if path.read_text() != expected else [])
+        except Exception as error:
+            wrong.append(error)
+
+    for _ in range(30):
+        path.unlink()
+        barrier = threading.Barrier(8)
+        threads = [threading.Thread(target=make) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert sorted(p.name for p in path.parent.iterdir()) == ["nnUNetPlans.json", "nnUNetPlans_2d", "splits_final.json"]
+
+
+# predict
+
+PREDICT = Predict((run_of(), run_of(fold=2)))
+TESTS = ["test_1", "test_2"]
+
+
+@pytest.fixture
+def tested(place):
+    """A dataset with test cases."""
+    write_raw(place, CASES, TESTS)
+    return place
+
+
+def test_test_cases_are_predicted_once(tested):
+    folder = tested.model(run_of()) / "test_folds_0_2"
+    predict = f"nnUNetv2_predict -i {tested.raw / DATASET / 'imagesTs'} -o {folder} -d {NAMED} -c 2d"
+    predict += " -tr nnUNetTrainer_5epochs -p nnUNetPlans -f 0 2 -npp 3 -nps 3 -device cpu"
+    assert commands(PREDICT, tested) == [predict]
+    folder.mkdir(parents=True)
+    for case in TESTS:
+        assert commands(PREDICT, tested) == [predict]
+        (folder / f"{case}.png").touch()
+    assert PREDICT.is_done(tested) and commands(PREDICT, tested) == []
+
+
+@pytest.mark.parametrize(("processes", "used"), [(1, "1"), (2, "2"), (3, "3"), (64, "3")])
+def test_processes_of_a_prediction(tested, processes, used):
+    """Each holds whole volumes: nnU-Net's own default is 3."""
+    (command,) = PREDICT.commands(tested, How("cpu", processes=processes))
+    assert [command[command.index(option) + 1] for option in ("-npp", "-nps")] == [used, used]
+
+
+def test_a_prediction_that_began_counts_once_it_ended(tested):
+    folder = PREDICT.folder(tested)
+    folder.mkdir(parents=True)
+    for case in TESTS:
+        (folder / f"{case}.png").touch()
+    assert PREDICT.begin(tested) == []
+    assert not PREDICT.is_done(tested) and len(commands(PREDICT, tested)) == 1
+    PREDICT.end(tested)
+    assert PREDICT.is_done(tested) and commands(PREDICT, tested) == []
+
+
+def test_nnunet_takes_the_command_of_a_prediction(tested, monkeypatch):
+    (command,) = PREDICT.commands(tested, HOW)
+    (tested.results / DATASET).mkdir()
+    (predictor,) = called(monkeypatch, predict_from_raw_data, "predict_entry_point", command, "nnUNetPredictor")
+    assert predictor.kwargs["device"] == torch.device("cpu")
+    made = predict_from_raw_data.nnUNetPredictor.return_value
+    assert made.initialize_from_trained_model_folder.call_args.args[:2] == (str(tested.model(run_of())), [0, 2])
+    files = made.predict_from_files.call_args
+    assert files.args[:2] == (str(tested.raw / DATASET / "imagesTs"), str(PREDICT.folder(tested)))
+    assert (files.kwargs["num_processes_preprocessing"], files.kwargs["num_processes_segmentation_export"]) == (3, 3)
+    assert files.kwargs["overwrite"]
+
+
+def test_test_cases_need_an_image_and_a_reference(tested):
+    folder = tested.raw / DATASET
+    (folder / "imagesTs" / "only_an_image_0000.png").touch()
+    (folder / "labelsTs" / "only_a_reference.png").touch()
+    (folder / "labelsTs" / ".test_3.png").touch()
+    (folder / "imagesTs" / ".test_3_0000.png").touch()
+    (folder / "labelsTs" / "notes.txt").touch()
+    assert find_test_cases(SETTING, tested) == TESTS
+
+
+@pytest.mark.parametrize("name", ["scan[1]", "scan?", "scan*", "1.2.3", "a b", "ä"])
+def test_any_name_of_a_test_case(place, name):
+    write_raw(place, CASES, [name])
+    assert find_test_cases(SETTING, place) == [name]
+
+
+def test_no_test_cases(place):
+    write_raw(place, CASES)
+    assert find_test_cases(SETTING, place) == [] == commands(PREDICT, place)
+    (place.raw / DATASET / "imagesTs").mkdir()
+    assert find_test_cases(SETTING, place) == [] == commands(PREDICT, place)
+    (place.raw / DATASET / "labelsTs").mkdir()
+    assert find_test_cases(SETTING, place) == [] == commands(PREDICT, place)
+
+
+# all of a grid
+
+GRID = Grid((DATASET, "Dataset005_B"), ("T", "U"), ("2d", "3d_fullres"), ("nnUNetPlans", RESENC), (0, 1), 2)
+
+
+def test_tasks_of_a_grid():
+    prepare, train, predict = (list(tasks(GRID)) for tasks in (prepare_tasks, train_tasks, predict_tasks))
+    assert prepare == [
+        Prepare(dataset, plans, ("2d", "3d_fullres")) for dataset in GRID.datasets for plans in GRID.plans
+    ]
+    assert [task.run for task in train] == list(GRID.runs())
+    assert sorted(run for task in predict for run in task.runs) == sorted(GRID.runs())
+    for task in predict:
+        assert [run.fold for run in task.runs] == [0, 1]
+        assert len({(run.setting, run.trainer, run.repeat) for run in task.runs}) == 1
+        assert task.repeat == task.runs[0].repeat
+
+
+def test_what_waits_for_what():
+    prepare, train, predict = (list(tasks(GRID)) for tasks in (prepare_tasks, train_tasks, predict_tasks))
+    assert not any(task.needs(other) for task in prepare for other in [*prepare, *train, *predict])
+    for task in train:
+        (needed,) = [other for other in [*prepare, *train, *predict] if task.needs(other)]
+        assert (needed.dataset, needed.plans) == (task.run.setting.dataset, task.run.setting.plans)
+    for task in predict:
+        needed = [other for other in [*prepare, *train, *predict] if task.needs(other)]
+        assert [other.kind for other in needed] == ["prepare", "train", "train"]
+        assert [other.run for other in needed[1:]] == list(task.runs)
+
+
+def test_in_words():
+    grid = replace(
+        GRID, datasets=(DATASET,), trainers=("T",), configurations=("2d",), plans=("nnUNetPlans",), folds=(0,)
+    )
+    said = [str(task) for tasks in (prepare_tasks, train_tasks, predict_tasks) for task in tasks(grid)]
+    name = f"{DATASET}, 2d, nnUNetPlans: T"
+    assert said == [
+        f"prepare {DATASET}, nnUNetPlans",
+        f"{name}, fold 0",
+        f"{name}, fold 0, repeat 1",
+        f"{name}, test cases",
+        f"{name}, test cases, repeat 1",
+    ]
