@@ -98,7 +98,7 @@ def from_options(options: dict, source: str) -> Grid:
             values[name] = _whole(value, 1, f"{source}: repeats")
             continue
         entries = value if isinstance(value, list | tuple) else [value]
-        if not entries or not all(isinstance(e, str | int) and not isinstance(e, bool) for e in entries):
+        if not entries or not all(isinstance(e, str | int) and e != "" and not isinstance(e, bool) for e in entries):
             raise UserError(f"{source}: {name} must be a name or a list of names, got {value!r}")
         if name == "folds":
             entries = [_whole(entry, 0, f"{source}: a fold") for entry in entries]

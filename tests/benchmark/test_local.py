@@ -19,6 +19,7 @@ from support.benchmark import (
     DATASET,
     SETTING,
     alive,
+    eventually,
     finish,
     make_place,
     run_of,
@@ -88,10 +89,7 @@ class Workplace:
         return run_tasks(tasks, self.place, how or How("cpu"), where, self.logs, self.told.append)
 
     def wait_until_all_are_gone(self):
-        end = time.monotonic() + 60
-        while (left := alive(self.entry)) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert not left
+        assert eventually(lambda: not alive(self.entry)), alive(self.entry)
 
     def check_done(self, grid=GRID):
         """By what the commands wrote, and by what they need no more."""
@@ -103,7 +101,7 @@ class Workplace:
             assert not (fold / "checkpoint_latest.pth").exists()
             summary = json.loads((fold / "validation" / "summary.json").read_text())["metric_per_case"]
             assert [Path(case["prediction_file"]).stem for case in summary] == [CASES[:3], CASES[3:]][run.fold]
-            assert not is_locked(fold / LOCK)
+            assert eventually(lambda lock=fold / LOCK: not is_locked(lock))
         assert not self.journal("wrong")
 
 
@@ -489,7 +487,7 @@ def test_a_kill_loses_no_more_than_the_epochs_since_a_checkpoint(workplace, star
     workplace.wait_until_all_are_gone()
     assert len(workplace.journal("end")) <= (moment == "validated")
     workplace.set()
-    assert workplace.run() == []
+    assert workplace.run(where=[None, None]) == []
     workplace.check_done()
     per_epoch = collections.Counter((line["run"], line["epoch"]) for line in workplace.journal("epoch"))
     assert len(per_epoch) == len(RUNS) * EPOCHS

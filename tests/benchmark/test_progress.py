@@ -4,13 +4,13 @@ import contextlib
 import fcntl
 import io
 import threading
-import time
 from dataclasses import replace
 
 import pytest
 from support.benchmark import (
     DATASET,
     epoch_lines,
+    eventually,
     finish,
     make_place,
     run_of,
@@ -223,10 +223,7 @@ class Terminal(io.StringIO):
         return True
 
     def wait_for(self, text):
-        end = time.monotonic() + 60
-        while text not in self.getvalue():
-            assert time.monotonic() < end, self.getvalue()
-            time.sleep(0.01)
+        assert eventually(lambda: text in self.getvalue()), self.getvalue()
 
 
 @pytest.fixture
@@ -254,6 +251,16 @@ def test_a_bar_over_all_epochs(place, terminal, capsys):
         assert watchers()
     assert not watchers()
     assert capsys.readouterr() == ("$ nnUNetv2_train\n", "")
+
+
+def test_a_training_counts_in_full_without_its_logs(place, terminal):
+    a, b, *_ = SHORT.runs()
+    for file in finish(place, a, CASES[:2]).glob("training_log_*"):
+        file.unlink()
+    write_checkpoint(place.fold(b) / "checkpoint_final.pth")
+    with contextlib.redirect_stderr(terminal), progress(SHORT, place, shown=True):
+        terminal.wait_for("10/20")
+        assert "1 of 4 trainings done" in terminal.getvalue()
 
 
 def test_the_bar_ends_with_an_error(place, terminal):

@@ -131,6 +131,7 @@ def test_trainings_by_hand_count_without_their_checkpoints(place):
         ["log", "torn " + FINAL, BEST, "summary"],
         ["log", "torn " + LATEST, BEST, "summary"],
         ["log", "torn " + FINAL, "torn " + LATEST, "summary"],
+        ["torn " + FINAL, "summary"],
     ],
 )
 def test_a_training_that_is_begun_anew(place, there):

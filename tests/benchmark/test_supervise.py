@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from support.benchmark import alive
+from support.benchmark import alive, eventually
 
 from nnunet_xattnres.benchmark import supervise
 from nnunet_xattnres.benchmark.state import is_locked
@@ -62,10 +62,10 @@ class Supervised:
         return alive(self.entry)
 
     def wait_until_all_are_gone(self):
-        end = time.monotonic() + 60
-        while self.alive() and time.monotonic() < end:
-            time.sleep(0.01)
-        assert not self.alive()
+        assert eventually(lambda: not self.alive()), self.alive()
+
+    def wait_until_it_is_free(self):
+        assert eventually(lambda: not is_locked(self.lock))
 
     def attempts(self):
         return [json.loads(line) for line in self.record.read_text().splitlines()]
@@ -180,7 +180,7 @@ def test_nothing_outlives_the_parent(start):
     assert supervised.end() == 137
     supervised.wait_until_all_are_gone()
     assert supervised.attempts()[0]["exit_code"] == -signal.SIGKILL
-    assert not is_locked(supervised.lock)
+    supervised.wait_until_it_is_free()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -215,7 +215,7 @@ def test_what_a_command_leaves_behind_is_ended(start):
     supervised = start(LEAVER)
     assert supervised.end() == 5
     supervised.wait_until_all_are_gone()
-    assert not is_locked(supervised.lock)
+    supervised.wait_until_it_is_free()
 
 
 def test_the_lock_lasts_as_long_as_the_command(start):
@@ -229,14 +229,14 @@ def test_the_lock_lasts_as_long_as_the_command(start):
     assert list(supervised.alive()) == [command]
     os.kill(command, signal.SIGKILL)
     supervised.wait_until_all_are_gone()
-    assert not is_locked(supervised.lock)
+    supervised.wait_until_it_is_free()
 
 
 def test_the_lock_ends_with_the_command(start):
     supervised = start("print('held')")
     assert supervised.end() == 0
     supervised.wait_until_all_are_gone()
-    assert not is_locked(supervised.lock)
+    supervised.wait_until_it_is_free()
 
 
 @pytest.mark.parametrize("content", [None, "#!/no/such/interpreter\n", "\x7fELF"])

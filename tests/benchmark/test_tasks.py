@@ -53,7 +53,6 @@ from nnunet_xattnres.errors import UserError
 CASES = [f"case_{n:02d}" for n in range(12)]
 HOW = How("cpu", processes=3)
 RESENC = "nnUNetResEncUNetMPlans"
-NAMED = DATASET
 
 
 @pytest.fixture
@@ -240,12 +239,12 @@ def test_a_folder_with_other_files(prepared):
 
 def test_a_training_from_its_start(place):
     write_splits(place, [CASES[:6], CASES[6:]])
-    train = f"nnUNetv2_train {NAMED} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device"
+    train = f"nnUNetv2_train {DATASET} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device"
     assert commands(Train(run_of()), place) == [f"{train} cpu --c"]
     assert commands(Train(run_of()), place, How("cuda", 2)) == [f"{train} cuda -num_gpus 2 --c"]
     assert commands(Train(run_of(repeat=1)), place) == [f"{train} cpu --c"]
     other = run_of("T", 1, setting=replace(SETTING, configuration="3d_fullres", plans="MyPlans"))
-    assert commands(Train(other), place) == [f"nnUNetv2_train {NAMED} 3d_fullres 1 -tr T -p MyPlans -device cpu --c"]
+    assert commands(Train(other), place) == [f"nnUNetv2_train {DATASET} 3d_fullres 1 -tr T -p MyPlans -device cpu --c"]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +270,7 @@ def test_a_training_goes_on_where_it_stands(place, there, flag):
             write_summary(place, run, CASES[:6])
         else:
             write_checkpoint(place.fold(run) / what)
-    train = f"nnUNetv2_train {NAMED} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device cpu"
+    train = f"nnUNetv2_train {DATASET} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device cpu"
     assert commands(Train(run), place) == ([f"{train} {flag}"] if flag else [])
 
 
@@ -297,7 +296,7 @@ def test_nnunet_takes_the_command_of_a_training(place, monkeypatch, stage):
     (command,) = Train(run).commands(place, How("cpu", 2))
     ((args, named),) = called(monkeypatch, run_training, "run_training_entry", command, "run_training")
     assert RUN_TRAINING.bind(*args, **named).arguments == {
-        "dataset_name_or_id": NAMED, "configuration": "2d", "fold": "3", "trainer_class_name": "T",
+        "dataset_name_or_id": DATASET, "configuration": "2d", "fold": "3", "trainer_class_name": "T",
         "plans_identifier": "nnUNetPlans", "pretrained_weights": None, "num_gpus": 2,
         "export_validation_probabilities": False, "continue_training": stage == "begun",
         "only_run_validation": stage == "trained", "disable_checkpointing": False, "val_with_best": False,
@@ -459,7 +458,7 @@ def tested(place):
 
 def test_test_cases_are_predicted_once(tested):
     folder = tested.model(run_of()) / "test_folds_0_2"
-    predict = f"nnUNetv2_predict -i {tested.raw / DATASET / 'imagesTs'} -o {folder} -d {NAMED} -c 2d"
+    predict = f"nnUNetv2_predict -i {tested.raw / DATASET / 'imagesTs'} -o {folder} -d {DATASET} -c 2d"
     predict += " -tr nnUNetTrainer_5epochs -p nnUNetPlans -f 0 2 -npp 3 -nps 3 -device cpu"
     assert commands(PREDICT, tested) == [predict]
     folder.mkdir(parents=True)

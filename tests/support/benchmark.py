@@ -2,7 +2,8 @@
 
 import json
 import pickle
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -196,6 +197,16 @@ def finish(place: Place, run: Run, cases: Iterable[str], epochs: int = 5) -> Pat
 
 
 # processes
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether a condition comes true within a minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def alive(entry: str) -> dict[int, str]:
