@@ -122,7 +122,7 @@ def run_task(
     """
     if not task.commands(place, how):
         return None
-    with _lock(task.folder(place)) as lock:
+    with _lock(task.folder(place), stop if task.kind == "prepare" else None) as lock:
         if lock is None:
             return Failure(task, "another process is at it: left to that")
         for command in task.commands(place, how):  # which are known for sure only now
@@ -138,12 +138,18 @@ def run_task(
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[int | None]:
-    """A lock for the commands to inherit, so that it lasts as long as any of them; None if it is taken."""
+def _lock(folder: Path, wait: threading.Event | None = None) -> Iterator[int | None]:
+    """A lock for the commands to inherit, so that it lasts as long as any of them; None if it is taken.
+
+    With `wait`, it is waited for until that is set: two plans of a dataset are prepared one after the other.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        yield handle if _take(handle) else None
+        taken = _take(handle)
+        while wait and not taken and not wait.is_set():
+            taken = _take(handle)
+        yield handle if taken else None
     finally:
         os.close(handle)
 

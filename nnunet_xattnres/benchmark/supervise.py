@@ -16,6 +16,7 @@ import platform
 import resource
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,8 @@ class _GPUMemory:
         self.group, self.peak = group, 0
 
     def look(self) -> None:
+        if not shutil.which("nvidia-smi"):
+            return
         query = ["nvidia-smi", "--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader,nounits"]
         while True:
             try:

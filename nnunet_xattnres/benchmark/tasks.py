@@ -70,10 +70,6 @@ class Prepare:
     def folder(self, place: Place) -> Path:
         return place.preprocessed / self.dataset
 
-    def is_for(self, run: Run) -> bool:
-        """Whether a run trains on what this prepares."""
-        return (run.setting.dataset, run.setting.plans) == (self.dataset, self.plans)
-
     def _settings(self) -> list[Setting]:
         return [Setting(self.dataset, configuration, self.plans) for configuration in self.configurations]
 
@@ -133,7 +129,8 @@ class Train:
         return str(self.run)
 
     def needs(self, other: Task) -> bool:
-        return isinstance(other, Prepare) and other.is_for(self.run)
+        # plans share folders of cases, which nnU-Net empties before it fills them
+        return isinstance(other, Prepare) and other.dataset == self.run.setting.dataset
 
     @property
     def repeat(self) -> int:
@@ -231,7 +228,7 @@ class Predict:
     def needs(self, other: Task) -> bool:
         if isinstance(other, Train):
             return other.run in self.runs
-        return isinstance(other, Prepare) and other.is_for(self.runs[0])
+        return isinstance(other, Prepare) and other.dataset == self.runs[0].setting.dataset
 
     @property
     def repeat(self) -> int:

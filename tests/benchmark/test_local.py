@@ -271,6 +271,18 @@ def test_from_planning_to_prediction(empty):
     assert snapshot(empty.root) == before
 
 
+def test_two_plans_of_a_dataset_at_once(empty):
+    """As two jobs of a cluster; nnU-Net keeps the cases of both in the same folder, which it empties first."""
+    write_raw(empty.place, CASES)
+    (empty.folder / "plans.json").write_text(write_plans(empty.place).read_text())
+    empty.place.plans(SETTING).unlink()
+    empty.set(seconds=0.01)
+    tasks = list(prepare_tasks(replace(GRID, plans=("nnUNetPlans", "nnUNetResEncUNetMPlans"))))
+    assert empty.run(tasks, [None, None]) == []
+    assert not empty.journal("wrong")
+    assert not any(task.commands(empty.place, How("cpu")) for task in tasks)
+
+
 # slots
 
 
@@ -394,13 +406,13 @@ from nnunet_xattnres.benchmark import local, tasks
 from nnunet_xattnres.benchmark.grid import from_options
 from nnunet_xattnres.benchmark.place import Place
 
-scripts, options, jobs, logs = sys.argv[1:]
+scripts, options, phase, jobs, logs = sys.argv[1:]
 local.sysconfig.get_path = lambda name: scripts
 
 def run(arguments):
-    trainings = list(tasks.train_tasks(from_options(json.loads(options), "")))
+    todo = list(getattr(tasks, f"{phase}_tasks")(from_options(json.loads(options), "")))
     place = Place.from_environment()
-    failures = local.run_tasks(trainings, place, tasks.How("cpu"), [None] * int(jobs), Path(logs), print)
+    failures = local.run_tasks(todo, place, tasks.How("cpu"), [None] * int(jobs), Path(logs), print)
     print(*failures, sep="\\n")
     return int(bool(failures))
 
@@ -417,19 +429,12 @@ def heed_signals():
 
 @pytest.fixture
 def start(workplace):
-    """Train the grid in a process of its own."""
+    """Do a phase of the grid in a process of its own."""
     started = []
 
-    def run(jobs=2):
-        command = [
-            sys.executable,
-            "-c",
-            DRIVER,
-            workplace.scripts,
-            json.dumps(GRID.options()),
-            str(jobs),
-            workplace.logs,
-        ]
+    def run(jobs=2, phase="train"):
+        grid = json.dumps(GRID.options())
+        command = [sys.executable, "-c", DRIVER, workplace.scripts, grid, phase, str(jobs), workplace.logs]
         process = subprocess.Popen(
             command, env=os.environ | workplace.place.environment(), start_new_session=True, preexec_fn=heed_signals,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -492,6 +497,34 @@ def test_a_kill_loses_no_more_than_the_epochs_since_a_checkpoint(workplace, star
     per_epoch = collections.Counter((line["run"], line["epoch"]) for line in workplace.journal("epoch"))
     assert len(per_epoch) == len(RUNS) * EPOCHS
     assert sum(per_epoch.values()) <= len(per_epoch) + 1 + (moment == "validated")
+
+
+@pytest.mark.parametrize("phase", ["prepare", "predict"])
+def test_other_commands_that_are_killed_begin_anew(workplace, start, phase):
+    """They have no checkpoints, and a file that is there may be torn."""
+    data = workplace.place.prepared(SETTING) / "nnUNetPlans_2d"
+    folder = data if phase == "prepare" else workplace.place.model(run_of("T")) / "test_folds_0_1"
+    for run in GRID.runs():
+        finish(workplace.place, run, [CASES[:3], CASES[3:]][run.fold])
+    if phase == "prepare":
+        (data / f"{CASES[0]}.pkl").unlink()
+    names = [f"{case}{ending}" for case in CASES for ending in (".b2nd", "_seg.b2nd", ".pkl")]
+    names = names if phase == "prepare" else [f"{case}.png" for case in TESTS]
+    workplace.set(seconds=0.1)
+    process = start(1, phase)
+    wait_for(lambda: (folder / names[0]).exists() and (folder / names[0]).read_bytes() == b"12", process)
+    process.kill()
+    process.wait()
+    workplace.wait_until_all_are_gone()
+    assert not all((folder / name).exists() and (folder / name).read_bytes() == b"12" for name in names)
+    for name in names:  # whatever was there before, or is torn
+        (folder / name).write_bytes(b"1")
+    workplace.set()
+    process = start(1, phase)
+    assert process.wait() == 0, process.communicate()
+    assert all((folder / name).read_bytes() == b"12" for name in names)
+    process = start(1, phase)
+    assert process.communicate() == ("\n", "")
 
 
 @pytest.mark.parametrize(

@@ -187,19 +187,23 @@ def worker():
         os.waitpid(pid, 0)
 
 
+PLANS = {None: "nnUNetPlans", "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans"}
+
+
 def preprocess(name, arguments):
     folder = Path(os.environ["nnUNet_preprocessed"]) / dataset_of(arguments.d)
     cases = [file.stem for file in (Path(os.environ["nnUNet_raw"]) / folder.name / "labelsTr").iterdir()]
     if name == "nnUNetv2_plan_and_preprocess":
-        (folder / "nnUNetPlans.json").write_text((FOLDER / "plans.json").read_text())
+        (folder / f"{PLANS[arguments.pl]}.json").write_text((FOLDER / "plans.json").read_text())
     for configuration in arguments.c:
-        data = folder / f"nnUNetPlans_{configuration}"
-        data.mkdir(exist_ok=True)
-        for file in list(data.iterdir()):
-            file.unlink()
-        for case in sorted(cases):
-            for ending in (".b2nd", "_seg.b2nd", ".pkl"):
-                write_slowly(data / f"{case}{ending}", b"12")
+        data = folder / f"nnUNetPlans_{configuration}"  # of all plans
+        with alone(str(data)):
+            data.mkdir(exist_ok=True)
+            for file in list(data.iterdir()):
+                file.unlink()
+            for case in sorted(cases):
+                for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+                    write_slowly(data / f"{case}{ending}", b"12")
 
 
 def predict(arguments):
