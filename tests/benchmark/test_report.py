@@ -321,7 +321,7 @@ class TestBroken:
         ours, theirs = SHORT
         summary = Path("validation/summary.json")
         shutil.copyfile(broken.fold(ours, 0) / summary, broken.fold(ours, 1) / summary)
-        damage(broken.fold(ours, 0) / "checkpoint_final.pth")
+        damage(broken.fold(ours, 0) / "checkpoint_best.pth")
         (log,) = broken.fold(theirs, 0).glob("training_log_*.txt")
         log.write_text(log.read_text().split("Epoch 1 ")[0])
         (broken.fold(theirs, 0) / "benchmark.jsonl").write_text('{"peak_gpu_memory_bytes": 1073741824}\n{"peak_gpu_')
@@ -333,7 +333,7 @@ class TestBroken:
         assert f"- **{broken.setting}**: " in text and "9 cases" in text
         missing, fairness = (text.split(f"## {title}\n\n")[1].split("\n\n")[0] for title in ("Missing", "Fairness"))
         for told in (
-            f"{ours}, fold 0: checkpoint_final.pth is torn",
+            f"{ours}, fold 0: checkpoint_best.pth is torn",
             f"{ours}, fold 1: ",
             f"{theirs}, fold 2: {case}: ",
         ):

@@ -127,7 +127,7 @@ class TestMissing:
         told = [f"{trainer}, fold 2: splits_final.json has only 2 folds" for trainer in (BASELINE, OTHER)]
         assert self.left(finished) == ([(BASELINE, 2), (OTHER, 2)], told)
 
-    @pytest.mark.parametrize("name", ["checkpoint_final.pth", "checkpoint_best.pth"])
+    @pytest.mark.parametrize("name", ["checkpoint_best.pth"])
     def test_a_torn_checkpoint(self, finished, name):
         """It is named; what was validated counts."""
         path = finished.fold(OTHER, 1) / name
