@@ -5,16 +5,17 @@ python benchmarks/hippocampus.py WORK --data Task04_Hippocampus               on
 python benchmarks/hippocampus.py WORK --data Task04_Hippocampus --slurm       through Slurm
 
 Converts and plans the dataset into WORK where that has not been done, starts `xattnres benchmark run` (2d, five folds,
-stock and XAttnRes for 5 epochs of 25 iterations on the CPU), ends it with SIGKILL at random moments, and starts it
-again; the last time it may finish. On Slurm a training is killed once, and once another is requeued by Slurm itself.
-Says what happened and ends with 0 if the report is complete, if every training was trained once and only once to its
-end, and if at least one went on from a checkpoint.
+stock and XAttnRes for 6 epochs of 50 iterations on the CPU, a quarter of the width), ends it with
+SIGKILL at random moments, and starts it again; the last time it may finish. On Slurm a training is killed once, and
+once another is requeued by Slurm itself. Says what happened and ends with 0 if the report is complete, if every
+training was trained once and only once to its end, and if at least one went on from a checkpoint.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -26,13 +27,15 @@ from pathlib import Path
 from nnunet_xattnres.benchmark.grid import from_options, read_options
 from nnunet_xattnres.benchmark.log import read_logs
 from nnunet_xattnres.benchmark.place import Place
+from nnunet_xattnres.files import read_json, write_whole
 from nnunet_xattnres.nnunet import environment
 from nnunet_xattnres.nnunet import run as run_nnunet
 
 TRAINERS = ("nnUNetTrainerShort", "nnUNetTrainerXAttnResShort")
+EPOCHS = 6
 PLANS = "nnUNetPlansCPU"
 MEMORY_TARGET = 0.07  # GB: nnU-Net fills the memory of a GPU, and a processor would take minutes for such a batch
-FOLDS = 5
+WIDTH = 8
 XATTNRES = str(Path(sysconfig.get_path("scripts")) / "xattnres")
 
 
@@ -44,33 +47,40 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     arguments = parser.parse_args()
-    work = arguments.work.resolve()
+    work, how = arguments.work.resolve(), "slurm" if arguments.slurm else "local"
     env = environment(work, 1)
+    env["nnUNet_results"] = str(work / f"nnUNet_results_{how}")
     env["nnUNet_extTrainer"] += os.pathsep + str(Path(__file__).resolve().parent / "trainers")
+    env["OMP_WAIT_POLICY"] = "passive"  # or two trainings on the same cores wait busily for each other
+    Path(env["nnUNet_results"]).mkdir(exist_ok=True)
     os.environ |= env
     prepare(work, arguments.data.resolve(), env)
     rng = random.Random(arguments.seed)
-    out = work / ("report_slurm" if arguments.slurm else "report_local")
+    out = work / f"benchmark_{how}"
     command = [XATTNRES, "benchmark", "run", "-d", "4", "-tr", *TRAINERS, "-p", PLANS, "--device", "cpu"]
     command += ["--workers", "1", "--out", str(out)]
     started = time.monotonic()
-    (on_slurm if arguments.slurm else on_this_machine)(command, out, arguments.kills, rng)
+    (on_slurm if arguments.slurm else on_this_machine)(command, arguments.kills, rng)
     print(f"took {(time.monotonic() - started) / 60:.1f} minutes")
     return check(out)
 
 
 def prepare(work: Path, data: Path, env: dict[str, str]) -> None:
-    """Convert and plan, with batches for a CPU."""
+    """Convert and plan, with batches and widths for a CPU."""
+    prepared = work / "nnUNet_preprocessed" / "Dataset004_Hippocampus"
     if not (work / "nnUNet_raw" / "Dataset004_Hippocampus").exists():
-        run_nnunet(
-            ["nnUNetv2_convert_MSD_dataset", "-i", str(data), "-overwrite_id", "4", "-np", "1"], env, work / "1.txt"
-        )
-    if not (work / "nnUNet_preprocessed" / "Dataset004_Hippocampus" / f"{PLANS}.json").exists():
-        plan = f"nnUNetv2_plan_and_preprocess -d 4 -c 2d -np 1 -npfp 1 -gpu_memory_target {MEMORY_TARGET}"
-        run_nnunet([*shlex.split(plan), "-overwrite_plans_name", PLANS, "--no_pp"], env, work / "plan.txt")
+        convert = ["nnUNetv2_convert_MSD_dataset", "-i", str(data), "-overwrite_id", "4", "-np", "1"]
+        run_nnunet(convert, env, work / "convert.txt")
+    if not (prepared / f"{PLANS}.json").exists():
+        plan = f"nnUNetv2_plan_and_preprocess -d 4 -c 2d -np 1 -npfp 1 -gpu_memory_target {MEMORY_TARGET} --no_pp"
+        run_nnunet(shlex.split(plan), env, work / "plan.txt")
+        plans = read_json(prepared / "nnUNetPlans.json", "nnU-Net's plans")
+        network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+        network["features_per_stage"] = [WIDTH * 2**stage for stage in range(network["n_stages"])]
+        write_whole(prepared / f"{PLANS}.json", json.dumps(plans | {"plans_name": PLANS}, indent=4))
 
 
-def on_this_machine(command: list[str], out: Path, kills: int, rng: random.Random) -> None:
+def on_this_machine(command: list[str], kills: int, rng: random.Random) -> None:
     """Start, kill with SIGKILL, start again; what the killed one had started must be gone."""
     for n in range(kills):
         process = subprocess.Popen(command)
@@ -88,16 +98,16 @@ def on_this_machine(command: list[str], out: Path, kills: int, rng: random.Rando
 
 
 def trainings_alive() -> list[str]:
-    found = subprocess.run(["pgrep", "-f", "nnUNetv2_train"], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(["pgrep", "-f", "bin/nnUNetv2_train"], capture_output=True, text=True).stdout.split()
     return [pid for pid in found if int(pid) != os.getpid()]
 
 
-def on_slurm(command: list[str], out: Path, kills: int, rng: random.Random) -> None:
+def on_slurm(command: list[str], kills: int, rng: random.Random) -> None:
     """Submit; kill trainings of running jobs, have Slurm requeue others; submit what failed, until all is done."""
     command = [*command, "--slurm", "--time", "2:00", "--cpus", "1", "--parallel", "2"]
     subprocess.run(command, check=True)
     for n in range(kills):
-        time.sleep(rng.uniform(60, 240))
+        time.sleep(rng.uniform(60, 300))
         running = [line.split() for line in slurm("squeue", "--me", "-h", "-r", "-t", "R", "-o", "%i %j")]
         trainings = [job for job, name in running if name == "xattnres-train"]
         if n % 2 and trainings:
@@ -105,11 +115,17 @@ def on_slurm(command: list[str], out: Path, kills: int, rng: random.Random) -> N
             slurm("scontrol", "requeue", job)
             print(f"requeued job {job}", flush=True)
         elif pids := trainings_alive():
-            os.kill(int(rng.choice(pids)), signal.SIGKILL)
-            print("killed a training", flush=True)
-    while slurm("squeue", "--me", "-h"):
-        time.sleep(5)
+            pid = rng.choice(pids)
+            what = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[2:5]
+            os.kill(int(pid), signal.SIGKILL)
+            print(f"killed nnUNetv2_train {' '.join(what)}", flush=True)
+    wait_for_jobs()
+    print("submitting what is left", flush=True)
     subprocess.run(command, check=True)
+    wait_for_jobs()
+
+
+def wait_for_jobs() -> None:
     while slurm("squeue", "--me", "-h"):
         time.sleep(5)
 
@@ -123,16 +139,21 @@ def check(out: Path) -> int:
     results = json.loads((out / "report" / "results.json").read_text())
     (setting,) = results["settings"]
     grid, place = from_options(read_options(out / "benchmark.json"), "benchmark.json"), Place.from_environment()
-    continued = 0
-    for run in grid.runs():
-        log = read_logs(place.fold(run))
-        assert sorted(log.epochs) == list(range(5)), f"{run}: epochs {sorted(log.epochs)}"
-        continued += len(log.starts) > 1
+    runs = list(grid.runs())
+    for run in runs:
+        assert sorted(read_logs(place.fold(run)).epochs) == list(range(EPOCHS)), f"{run}: epochs are missing"
     assert not setting["missing"], setting["missing"]
     assert set(setting["trainers"]) == set(TRAINERS)
     assert len(results["comparisons"]) == 5
-    print(f"complete: {len(list(grid.runs()))} trainings, {continued} of them interrupted and continued")
+    continued = sum(went_on(place.fold(run)) for run in runs)
+    print(f"complete: {len(runs)} trainings, {continued} of them went on from a checkpoint")
     return 0 if continued else 1
+
+
+def went_on(fold: Path) -> bool:
+    """Whether a process started with another epoch than the first."""
+    firsts = [re.search(r": Epoch (\d+)", log.read_text()) for log in fold.glob("training_log_*.txt")]
+    return any(first and int(first[1]) for first in firsts)
 
 
 if __name__ == "__main__":
