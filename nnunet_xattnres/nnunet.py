@@ -1,6 +1,7 @@
 """nnU-Net's own commands, run as a person would type them."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -25,6 +26,31 @@ def environment(root: Path, processes: int) -> dict[str, str]:
     return env
 
 
+def executable(command: str) -> str:
+    """The path of a command of nnU-Net's, which lies beside this Python.
+
+    Raises:
+        UserError: if it does not.
+    """
+    path = Path(sysconfig.get_path("scripts")) / command
+    if not path.exists():
+        raise UserError(f"{command} is not installed beside {sys.executable}: pip install nnunetv2")
+    return str(path)
+
+
+def failed(command: str, code: int, log: Path) -> str:
+    """Why a command failed, as far as its log tells."""
+    return f"{command} failed (exit code {code}), see {log}: {last_line(log)}"
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 20_000))
+        lines = re.split(r"[\r\n]", file.read().decode(errors="replace"))  # progress bars return
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 def run(command: list[str], env: dict[str, str], log: Path) -> float:
     """Run one `nnUNetv2_*` command, its output going to `log`; returns the seconds it took.
 
@@ -32,16 +58,14 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
         UserError: if the command is not installed beside this Python.
         StepFailedError: if it fails; the message ends with the last line it wrote.
     """
-    executable = Path(sysconfig.get_path("scripts")) / command[0]
-    if not executable.exists():
-        raise UserError(f"{command[0]} is not installed beside {sys.executable}: pip install nnunetv2")
+    path = executable(command[0])
     start = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:
         out.write(f"$ {shlex.join(command)}\n")
         out.flush()
         process = subprocess.Popen(
-            [str(executable), *command[1:]], env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            [path, *command[1:]], env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             while process.poll() is None:
@@ -52,8 +76,7 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
             process.wait()
             raise
     if process.returncode:
-        last = log.read_text(errors="replace").strip().splitlines()[-1]
-        raise StepFailedError(f"{command[0]} failed (exit code {process.returncode}), see {log}: {last}")
+        raise StepFailedError(failed(command[0], process.returncode, log))
     return time.monotonic() - start
 
 

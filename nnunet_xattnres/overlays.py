@@ -1,9 +1,13 @@
 """Label maps over their images, side by side."""
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from .drawing import new_figure
+from .errors import UserError
 
 COLOURS = (
     "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442",
@@ -23,11 +27,16 @@ def slices(images: Path, folders: Sequence[Path], case: str, dataset: Mapping) -
 
     Returns:
         The image (H, W), or (H, W, 3) where it has three channels, then label maps (H, W).
+
+    Raises:
+        UserError: if there is no image of it.
     """
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json as reader_for
 
     ending = dataset["file_ending"]
-    files = sorted(map(str, images.glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}")))
+    files = sorted(map(str, images.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{ending}")))
+    if not files:
+        raise UserError(f"there is no image of {case} in {images}")
     reader = reader_for(dataset, files[0], verbose=False)()
     channels = reader.read_images(files)[0]
     maps = [reader.read_seg(str(folder / f"{case}{ending}"))[0][0] for folder in folders]
@@ -52,9 +61,7 @@ def picture(
         labels: names and values, for the legend; of regions, the later lie over the earlier.
         path: the PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_rgba
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     foreground = {
@@ -62,8 +69,7 @@ def picture(
     }
     paint = {name: np.array(to_rgba(COLOURS[i % len(COLOURS)])) for i, name in enumerate(foreground)}
     heights = [arrays[0].shape[0] / arrays[0].shape[1] for _, arrays in rows]
-    figure = Figure(figsize=(2.4 * len(columns), 2.4 * sum(heights) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.4 * len(columns), 2.4 * sum(heights) + 0.6)
     axes = figure.subplots(len(rows), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     for (text, (image, *maps)), line in zip(rows, axes, strict=True):
         for axis, label_map in zip(line, [None, *maps], strict=True):

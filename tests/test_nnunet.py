@@ -89,3 +89,24 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
     ignore = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
     run = subprocess.run([sys.executable, "-c", program], preexec_fn=ignore, capture_output=True, text=True)
     assert run.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", ""),
+        (b"\n\n", ""),
+        (b"$ nnUNetv2_train\n", "$ nnUNetv2_train"),
+        (b"first\nRuntimeError: broken\n\n  \n", "RuntimeError: broken"),
+        (b"no end", "no end"),
+        (b"1\xff2\n", "1\ufffd2"),
+        (b"old\n" + b"x" * 50_000 + b"\nlast\n", "last"),
+        (b"a\r\nKilled\r\n", "Killed"),
+        (b"  0%|  | 0/9\r 50%|# | 5/9\r100%|##| 9/9 ", "100%|##| 9/9"),
+    ],
+)
+def test_the_last_line(tmp_path, content, line):
+    """Progress bars go back to the beginning of theirs."""
+    log = tmp_path / "log.txt"
+    log.write_bytes(content)
+    assert nnunet.last_line(log) == line

@@ -13,7 +13,7 @@ class nnUNetTrainerShort(nnUNetTrainerVanillaAdam):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 6, 50, 5
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
         found = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None  # with it, four predictions instead of one
         return found

@@ -39,8 +39,17 @@ class Run:
     repeat: int = 0
 
     def __str__(self) -> str:
-        again = f", repeat {self.repeat}" if self.repeat else ""
-        return f"{self.setting}: {self.trainer}, fold {self.fold}{again}"
+        return f"{self.setting}: {self.within_setting}"
+
+    @property
+    def within_setting(self) -> str:
+        """The run where its setting is known."""
+        return f"{self.trainer}, fold {self.fold}{self.again}"
+
+    @property
+    def again(self) -> str:
+        """ ", repeat 1", or nothing for the first training."""
+        return f", repeat {self.repeat}" if self.repeat else ""
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ import contextlib
 import fcntl
 import os
 import queue
-import re
 import shlex
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..errors import UserError
+from ..nnunet import executable, failed
 from .place import Place
 from .state import LOCK, RECORD
 from .tasks import How, Task
@@ -59,9 +58,8 @@ def slots(device: str, gpus: Sequence[str] | None, num_gpus: int, jobs: int) -> 
 
 def _visible_gpus() -> list[str]:
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return list(
-            takewhile(lambda gpu: gpu != "-1", filter(None, map(str.strip, visible.split(","))))
-        )  # as CUDA does
+        named = [gpu.strip() for gpu in visible.split(",") if gpu.strip()]
+        return list(takewhile(lambda gpu: gpu != "-1", named))  # as CUDA does
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
@@ -168,9 +166,10 @@ def _run(
     command: Sequence[str], task: Task, place: Place, gpus: Slot, log: Path, lock: int, stop: threading.Event
 ) -> str | None:
     """Run one command under `supervise.py`; returns why it failed, None if it did not."""
-    executable = Path(sysconfig.get_path("scripts")) / command[0]
-    if not executable.exists():
-        return f"{command[0]} is not installed beside {sys.executable}: pip install nnunetv2"
+    try:
+        path = executable(command[0])
+    except UserError as error:
+        return str(error)
     env = dict(os.environ) | place.environment(task.repeat)
     if gpus is not None:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -180,7 +179,7 @@ def _run(
     try:
         try:
             process = subprocess.Popen(
-                [*supervisor, str(log), str(task.folder(place) / RECORD), str(executable), *command[1:]],
+                [*supervisor, str(log), str(task.folder(place) / RECORD), path, *command[1:]],
                 env=env, pass_fds=[lifeline, lock], start_new_session=True, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         finally:
@@ -192,17 +191,9 @@ def _run(
     code = process.wait()
     if stop.is_set():
         return "stopped"
-    return f"{command[0]} failed (exit code {code}), see {log}: {last_line(log)}" if code else None
+    return failed(command[0], code, log) if code else None
 
 
 def slug(task: Task) -> str:
     """A file name for a task."""
     return "".join(c if c.isalnum() else "_" for c in str(task)).replace("__", "_")
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 20_000))
-        lines = re.split(r"[\r\n]", file.read().decode(errors="replace"))  # progress bars return
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

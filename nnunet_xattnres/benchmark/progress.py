@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from statistics import median_high
 
 from ..errors import UserError
 from ..text import aligned
@@ -63,9 +64,9 @@ def _pace(run: Run, states: dict[Run, State]) -> float | None:
         lambda other: (other.setting, other.trainer) == (run.setting, run.trainer),
         lambda other: other.setting == run.setting,
     ):
-        found = sorted(s.seconds_per_epoch for r, s in states.items() if alike(r) and s.seconds_per_epoch is not None)
+        found = [s.seconds_per_epoch for r, s in states.items() if alike(r) and s.seconds_per_epoch is not None]
         if found:
-            return found[len(found) // 2]
+            return median_high(found)
     return None
 
 
@@ -81,7 +82,7 @@ def status(grid: Grid, place: Place, jobs: Mapping[str, str] | None = None) -> s
     rows = [["", "trainer", "fold", "state", "epochs", "s an epoch"]]
     previous = None
     for run, state in sorted(states.items(), key=lambda item: (item[0].setting, item[0].repeat)):
-        setting = f"{run.setting}" + (f", repeat {run.repeat}" if run.repeat else "")
+        setting = f"{run.setting}{run.again}"
         title, previous = "" if setting == previous else setting, setting
         if isinstance(state, str):
             rows.append([title, run.trainer, str(run.fold), state])

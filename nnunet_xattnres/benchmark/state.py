@@ -7,6 +7,7 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import Literal
 
 from ..errors import UserError
@@ -69,10 +70,10 @@ def read_state(run: Run, place: Place) -> State:
         stage = "to train"
     if validated is None and summary.exists():
         broken.append("validation/summary.json cannot be read")
-    seconds = sorted(log.series("seconds")[1])
+    seconds = log.series("seconds")[1]
     return State(
         stage, max(log.epochs, default=-1) + 1, debug.epochs or epochs_in_name(run.trainer),
-        seconds[len(seconds) // 2] if seconds else None, is_locked(fold / LOCK), tuple(broken),
+        median_high(seconds) if seconds else None, is_locked(fold / LOCK), tuple(broken),
     )  # fmt: skip
 
 

@@ -50,8 +50,24 @@ class Task(Protocol):
     def folder(self, place: Place) -> Path: ...
 
 
+class _Marked:
+    """A task whose folder shows between begin and end that it is unfinished, so that a kill is noticed."""
+
+    marker = ".unfinished"
+
+    def _marker(self, place: Place) -> Path:
+        return self.folder(place) / self.marker
+
+    def begin(self, place: Place) -> list[str]:
+        self._marker(place).touch()
+        return []
+
+    def end(self, place: Place) -> None:
+        self._marker(place).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
-class Prepare:
+class Prepare(_Marked):
     """Plan and preprocess a dataset, as far as nobody has."""
 
     dataset: str
@@ -69,6 +85,10 @@ class Prepare:
 
     def folder(self, place: Place) -> Path:
         return place.preprocessed / self.dataset
+
+    @property
+    def marker(self) -> str:
+        return f".{self.plans}.unfinished"
 
     def _settings(self) -> list[Setting]:
         return [Setting(self.dataset, configuration, self.plans) for configuration in self.configurations]
@@ -91,30 +111,18 @@ class Prepare:
 
     def _is_preprocessed(self, setting: Setting, place: Place) -> bool:
         folder = _preprocessed(setting, place)
-        if not folder.is_dir() or not any(folder.iterdir()) or self._unfinished(place).exists():
-            return False
+        if not folder.is_dir() or not any(folder.iterdir()) or self._marker(place).exists():
+            return False  # nnU-Net preprocesses from the start whatever is there, and a kill leaves a file torn
         found = set(_identifiers(folder))
         whole = {case for case in found if (folder / f"{case}.pkl").exists()}  # which is written last
         return bool(found) and found == whole and found >= self._cases(place)
 
     def _cases(self, place: Place) -> set[str]:
         """Training cases of the raw dataset; none where only the preprocessed one is there."""
-        labels, description = place.raw / self.dataset / "labelsTr", place.raw / self.dataset / "dataset.json"
-        if not labels.is_dir() or not description.is_file():
+        raw = place.raw / self.dataset
+        if not (raw / "labelsTr").is_dir() or not (raw / "dataset.json").is_file():
             return set()
-        ending = str(read_json(description, "nnU-Net's dataset.json").get("file_ending"))
-        return {file.name.removesuffix(ending) for file in labels.glob(f"[!.]*{ending}")}
-
-    def _unfinished(self, place: Place) -> Path:
-        return self.folder(place) / f".{self.plans}.unfinished"
-
-    def begin(self, place: Place) -> list[str]:
-        # nnU-Net preprocesses from the start whatever is there, and a kill leaves a file torn
-        self._unfinished(place).touch()
-        return []
-
-    def end(self, place: Place) -> None:
-        self._unfinished(place).unlink(missing_ok=True)
+        return _cases(raw / "labelsTr", _ending(raw))
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ def _identifiers(folder: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(_Marked):
     """The test cases, predicted by all folds of a trainer together."""
 
     runs: tuple[Run, ...]
@@ -222,8 +230,7 @@ class Predict:
 
     def __str__(self) -> str:
         run = self.runs[0]
-        again = f", repeat {run.repeat}" if run.repeat else ""
-        return f"{run.setting}: {run.trainer}, test cases{again}"
+        return f"{run.setting}: {run.trainer}, test cases{run.again}"
 
     def needs(self, other: Task) -> bool:
         if isinstance(other, Train):
@@ -243,7 +250,7 @@ class Predict:
 
     def commands(self, place: Place, how: How) -> list[list[str]]:
         run, folder = self.runs[0], self.folder(place)
-        if not find_test_cases(run.setting, place) or self.is_done(place):
+        if self.is_done(place):
             return []
         images = place.dataset(run.setting) / "imagesTs"
         command = ["nnUNetv2_predict", "-i", str(images), "-o", str(folder), "-d", run.setting.dataset]
@@ -252,24 +259,21 @@ class Predict:
         return [[*command, "-npp", n, "-nps", n, "-device", how.device]]
 
     def is_done(self, place: Place) -> bool:
-        """Whether every test case is predicted."""
-        setting = self.runs[0].setting
-        files = [self.folder(place) / f"{case}{_ending(setting, place)}" for case in find_test_cases(setting, place)]
-        return not self._unfinished(place).exists() and all(file.exists() for file in files)
-
-    def _unfinished(self, place: Place) -> Path:
-        return self.folder(place) / ".unfinished"
-
-    def begin(self, place: Place) -> list[str]:
-        self._unfinished(place).touch()
-        return []
-
-    def end(self, place: Place) -> None:
-        self._unfinished(place).unlink(missing_ok=True)
+        """Whether every test case is predicted; where there is none, there is nothing to do."""
+        setting, folder = self.runs[0].setting, self.folder(place)
+        cases = find_test_cases(setting, place)
+        if not cases:
+            return True
+        ending = _ending(place.dataset(setting))
+        return not self._marker(place).exists() and all((folder / f"{case}{ending}").exists() for case in cases)
 
 
-def _ending(setting: Setting, place: Place) -> str:
-    return str(read_json(place.dataset(setting) / "dataset.json", "nnU-Net's dataset.json").get("file_ending"))
+def _ending(dataset: Path) -> str:
+    return str(read_json(dataset / "dataset.json", "nnU-Net's dataset.json").get("file_ending"))
+
+
+def _cases(label_maps: Path, ending: str) -> set[str]:
+    return {file.name.removesuffix(ending) for file in label_maps.glob(f"[!.]*{ending}")}
 
 
 def find_test_cases(setting: Setting, place: Place) -> list[str]:
@@ -277,9 +281,9 @@ def find_test_cases(setting: Setting, place: Place) -> list[str]:
     folder = place.dataset(setting)
     if not (folder / "labelsTs").is_dir() or not (folder / "imagesTs").is_dir():
         return []
-    ending = _ending(setting, place)
-    cases = {file.name.removesuffix(ending) for file in (folder / "labelsTs").glob(f"[!.]*{ending}")}
-    return sorted(case for case in cases if (folder / "imagesTs" / f"{case}_0000{ending}").exists())
+    ending = _ending(folder)
+    images = folder / "imagesTs"
+    return sorted(case for case in _cases(folder / "labelsTs", ending) if (images / f"{case}_0000{ending}").exists())
 
 
 def prepare_tasks(grid: Grid) -> Iterator[Prepare]:

@@ -34,6 +34,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from ..arguments import positive
@@ -41,7 +42,6 @@ from ..errors import UserError
 from ..workers import default_workers
 
 _OUT = Path("xattnres_benchmark")
-_GRID = ("datasets", "trainers", "configurations", "plans", "folds", "repeats")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -128,13 +128,13 @@ def _option(text: str) -> tuple[str, str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..benchmark.grid import from_options, read_options
+    from ..benchmark.grid import Grid, from_options, read_options
     from ..benchmark.place import Place, find_dataset
 
     place = Place.from_environment()
     os.environ["nnUNet_extTrainer"] = place.environment()["nnUNet_extTrainer"]
     kept = arguments.out / "benchmark.json"
-    given = {name: value for name in _GRID if (value := getattr(arguments, name)) is not None}
+    given = {field.name: value for field in fields(Grid) if (value := getattr(arguments, field.name)) is not None}
     if arguments.grid:
         options, source = read_options(arguments.grid), str(arguments.grid)
         from_options({"datasets": "any", "trainers": "any"} | given, "the command line")
@@ -159,8 +159,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(grid, place) -> None:
     """Names that nothing knows, before anything is started."""
-    from ..benchmark.sizes import find_trainer
     from ..benchmark.state import read_plans, read_splits
+    from ..training.lookup import find_trainer
 
     for setting in grid.settings():
         if place.plans(setting).exists():
@@ -263,9 +263,9 @@ def _status(grid, place, arguments) -> int:
 
 
 def _report(grid, place, arguments) -> int:
-    from ..benchmark.content import analyse
-    from ..benchmark.report import write_report
-    from ..benchmark.results import read_results
+    from ..benchmark.report.content import analyse
+    from ..benchmark.report.results import read_results
+    from ..benchmark.report.write import write_report
 
     _keep(grid, arguments.out, anew=False)
     results = read_results(grid, place, arguments.workers)

@@ -8,10 +8,7 @@ Exit code 1 if something is broken; warnings alone leave it at 0.
 """
 
 import argparse
-import contextlib
-import difflib
 import importlib.metadata
-import io
 import os
 import platform
 import shutil
@@ -141,17 +138,14 @@ def environment_variables() -> Iterator[Finding]:
 
 def trainers(only: str | None = None) -> Iterator[Finding]:
     """Every trainer in the box through nnU-Net's own look-up."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
     from ..training.catalogue import catalogue
+    from ..training.lookup import look_up, nearest
 
     names = list(catalogue(lengths=only is not None))
     resolved, failed = [], {}
     for name in [only] if only else names:
-        talk = io.StringIO()  # nnU-Net narrates its search
         try:
-            with contextlib.redirect_stdout(talk):
-                recursive_find_trainer_class_by_name(name)
+            look_up(name)
         except Exception as error:  # a trainer file may break in any way
             failed[name] = _reason(error)
         else:
@@ -166,8 +160,8 @@ def trainers(only: str | None = None) -> Iterator[Finding]:
         )  # fmt: skip
         return
     for name, reason in failed.items():
-        near = difflib.get_close_matches(name, names, 1)
-        cure = f"did you mean {near[0]}?" if near and near[0] != name else "see nnUNet_extTrainer above"
+        near = nearest(name, names)
+        cure = f"did you mean {near}?" if near else "see nnUNet_extTrainer above"
         yield Finding("broken", f"{name}: {reason}", cure)
 
 

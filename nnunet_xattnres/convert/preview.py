@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..drawing import new_figure
 from ..overlays import COLOURS
 
 COLUMNS, ROWS = 4, 2
@@ -21,14 +22,11 @@ def save_preview(
         title: above all.
         path: the PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     columns = min(COLUMNS, len(cases))
     rows = -(-len(cases) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.6 * columns, 2.6 * rows + 0.9)
     paint = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(v for v in labels.values() if v)}
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:

@@ -29,11 +29,12 @@ from support.benchmark import (
     write_raw,
     write_splits,
 )
+from support.jobs import heed_signals
 from support.trees import contents, snapshot
 
 from nnunet_xattnres.benchmark import local
 from nnunet_xattnres.benchmark.grid import Grid
-from nnunet_xattnres.benchmark.local import last_line, run_tasks, slots, slug
+from nnunet_xattnres.benchmark.local import run_tasks, slots, slug
 from nnunet_xattnres.benchmark.state import LOCK, RECORD, is_locked, read_state
 from nnunet_xattnres.benchmark.tasks import How, Predict, Prepare, Train, predict_tasks, prepare_tasks, train_tasks
 from nnunet_xattnres.errors import UserError
@@ -421,12 +422,6 @@ raise SystemExit(commands.main(["trainers"]))
 """
 
 
-def heed_signals():
-    """Tests in the background of a shell, or under nohup, hand down signals that are ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 @pytest.fixture
 def start(workplace):
     """Do a phase of the grid in a process of its own."""
@@ -605,24 +600,3 @@ def test_every_task_has_a_log_of_its_own():
     assert slug(Train(run_of("T"))) == f"{DATASET}_2d_nnUNetPlans_T_fold_0"
     assert slug(Prepare(DATASET, "P", ("2d",))) == f"prepare_{DATASET}_P"
     assert slug(Predict((run_of("T", repeat=1),))) == f"{DATASET}_2d_nnUNetPlans_T_test_cases_repeat_1"
-
-
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        (b"", ""),
-        (b"\n\n", ""),
-        (b"$ nnUNetv2_train\n", "$ nnUNetv2_train"),
-        (b"first\nRuntimeError: broken\n\n  \n", "RuntimeError: broken"),
-        (b"no end", "no end"),
-        (b"1\xff2\n", "1\ufffd2"),
-        (b"old\n" + b"x" * 50_000 + b"\nlast\n", "last"),
-        (b"a\r\nKilled\r\n", "Killed"),
-        (b"  0%|  | 0/9\r 50%|# | 5/9\r100%|##| 9/9 ", "100%|##| 9/9"),
-    ],
-)
-def test_the_last_line(tmp_path, content, line):
-    """Progress bars go back to the beginning of theirs."""
-    log = tmp_path / "log.txt"
-    log.write_bytes(content)
-    assert last_line(log) == line

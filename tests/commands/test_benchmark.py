@@ -15,8 +15,8 @@ from support.finished import SHORT, Finished, change_debug, write_finished
 from support.label_maps import damage
 from support.trees import snapshot
 
-from nnunet_xattnres.benchmark import figures, sections, statistics
 from nnunet_xattnres.benchmark.grid import from_options
+from nnunet_xattnres.benchmark.report import figures, sections, statistics
 from nnunet_xattnres.commands import benchmark, main
 
 OURS, THEIRS = SHORT

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import downloads
+from support.jobs import heed_signals
 from support.trees import contents, snapshot
 
 NAME = "Dataset007_Killed"
@@ -31,12 +32,6 @@ def no_processes_left():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def heed_signals():
-    """Tests in the background of a shell, or under nohup, hand down signals that are ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Place:

@@ -19,7 +19,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
 from nnunet_xattnres.benchmark.grid import Grid, Run, Setting
 from nnunet_xattnres.benchmark.log import Debug, Log
 from nnunet_xattnres.benchmark.place import Place
-from nnunet_xattnres.benchmark.results import Results, Trained, read_results
+from nnunet_xattnres.benchmark.report.results import Results, Trained, read_results
 
 from .label_maps import write_dataset_json, write_label_map
 from .plans import arch_kwargs

@@ -31,3 +31,9 @@ def sleep(seconds):
     """Says that it began, then sleeps."""
     print("asleep", flush=True)
     time.sleep(seconds)
+
+
+def heed_signals():
+    """For preexec_fn: tests in the background of a shell, or under nohup, hand down signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

@@ -9,9 +9,9 @@ from skimage.io import imread
 from support.finished import BASELINE, CASES, LABELS, OTHER, Finished, prediction, reference, write_finished
 from support.label_maps import write_dataset_json
 
-from nnunet_xattnres.benchmark import overlay_cases, statistics
-from nnunet_xattnres.benchmark.analysis import Paired, compare_all
-from nnunet_xattnres.benchmark.overlay_cases import draw_cases
+from nnunet_xattnres.benchmark.report import overlay_cases, statistics
+from nnunet_xattnres.benchmark.report.analysis import Paired, compare_all
+from nnunet_xattnres.benchmark.report.overlay_cases import draw_cases
 from nnunet_xattnres.errors import UserError
 
 

@@ -26,11 +26,11 @@ from support.finished import (
 from support.label_maps import damage, write_dataset_json, write_label_map
 from support.trees import snapshot
 
-from nnunet_xattnres.benchmark import scores
-from nnunet_xattnres.benchmark.content import Content
-from nnunet_xattnres.benchmark.data import cases_csv
 from nnunet_xattnres.benchmark.grid import Grid
-from nnunet_xattnres.benchmark.results import Results, collapsed, read_attempts, read_results
+from nnunet_xattnres.benchmark.report import scores
+from nnunet_xattnres.benchmark.report.content import Content
+from nnunet_xattnres.benchmark.report.data import cases_csv
+from nnunet_xattnres.benchmark.report.results import Results, collapsed, read_attempts, read_results
 from nnunet_xattnres.errors import UserError
 
 

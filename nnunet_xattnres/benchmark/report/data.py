@@ -5,8 +5,8 @@ import io
 import math
 from dataclasses import asdict
 
-from .. import __version__
-from ..evaluation.metrics import METRICS
+from ... import __version__
+from ...evaluation.metrics import METRICS
 from .analysis import means_of_test, validation_means
 from .content import Content, epoch_seconds, peak_memory
 from .results import Results

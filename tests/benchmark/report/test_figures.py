@@ -9,9 +9,10 @@ from matplotlib.colors import to_rgb
 from skimage.io import imread
 from support.finished import BASELINE, OTHER, in_memory, row
 
-from nnunet_xattnres.benchmark import statistics
-from nnunet_xattnres.benchmark.analysis import Pairs, compare_all, find_pairs
-from nnunet_xattnres.benchmark.figures import (
+from nnunet_xattnres.benchmark.log import Log
+from nnunet_xattnres.benchmark.report import statistics
+from nnunet_xattnres.benchmark.report.analysis import Pairs, compare_all, find_pairs
+from nnunet_xattnres.benchmark.report.figures import (
     boxes,
     by_case,
     chosen_cases,
@@ -20,7 +21,6 @@ from nnunet_xattnres.benchmark.figures import (
     learning_curves,
     mean_curve,
 )
-from nnunet_xattnres.benchmark.log import Log
 
 THIRD = "nnUNetTrainerEMCAD"
 

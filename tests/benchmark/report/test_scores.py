@@ -16,8 +16,8 @@ from support.finished import BASELINE, LABELS, OTHER, SPACING, Finished, summari
 from support.label_maps import damage, write_dataset_json, write_label_map
 from support.trees import snapshot
 
-from nnunet_xattnres.benchmark import scores as module
-from nnunet_xattnres.benchmark.scores import TOLERANCE, Predictions, score
+from nnunet_xattnres.benchmark.report import scores as module
+from nnunet_xattnres.benchmark.report.scores import TOLERANCE, Predictions, score
 from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.evaluation import PROTOCOLS, compare
 from nnunet_xattnres.evaluation.folders import Evaluation

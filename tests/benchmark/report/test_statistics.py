@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from nnunet_xattnres.benchmark import statistics
-from nnunet_xattnres.benchmark.statistics import Comparison, Interval, compare, holm, in_words, verdict
+from nnunet_xattnres.benchmark.report import statistics
+from nnunet_xattnres.benchmark.report.statistics import Comparison, Interval, compare, holm, in_words, verdict
 
 MAIZE = [6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75]
 DEPRESSION = (

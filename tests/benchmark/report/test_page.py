@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from skimage.io import imread, imsave
 
-from nnunet_xattnres.benchmark.page import page
+from nnunet_xattnres.benchmark.report.page import page
 
 _VOID = {"meta", "img", "br", "hr"}
 

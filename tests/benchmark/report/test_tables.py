@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from support.finished import BASELINE, OTHER, in_memory, row
 
-from nnunet_xattnres.benchmark import statistics, tables
-from nnunet_xattnres.benchmark.analysis import Paired
-from nnunet_xattnres.benchmark.content import Content, epoch_seconds, peak_memory
 from nnunet_xattnres.benchmark.grid import Grid
 from nnunet_xattnres.benchmark.log import Log
 from nnunet_xattnres.benchmark.place import Place
-from nnunet_xattnres.benchmark.results import Results
-from nnunet_xattnres.benchmark.sizes import Size
-from nnunet_xattnres.benchmark.statistics import Comparison, Interval
+from nnunet_xattnres.benchmark.report import statistics, tables
+from nnunet_xattnres.benchmark.report.analysis import Paired, Pairs
+from nnunet_xattnres.benchmark.report.content import Content
+from nnunet_xattnres.benchmark.report.results import Results
+from nnunet_xattnres.benchmark.report.sizes import Size
+from nnunet_xattnres.benchmark.report.statistics import Comparison, Interval
 
 
 def rows(text: str) -> list[list[str]]:
@@ -152,27 +152,6 @@ class TestMeans:
         assert difference[4:] == [""] * 4
 
 
-class TestCosts:
-    @pytest.mark.parametrize("seconds", [[3.0], [1.0, 2.0], [5.0, 1.0, 9.0], [4.0, 1.0, 2.0, 30.0]])
-    def test_seconds_are_a_median(self, seconds):
-        results = in_memory({(OTHER, 0): {}}, log=Log({n: {"seconds": s} for n, s in enumerate(seconds)}))
-        assert epoch_seconds(results, OTHER) == np.median(seconds)
-
-    def test_nothing_is_known(self):
-        results = in_memory({(OTHER, 0): {}})
-        assert epoch_seconds(results, OTHER) is None
-        assert peak_memory(results, OTHER) is None
-
-    def test_the_most_of_all_attempts(self):
-        """Of GPUs where any was seen."""
-        results = in_memory({(OTHER, fold): {} for fold in range(3)})
-        one, two, _ = results.of(OTHER)
-        one.attempts.extend([{"peak_memory_bytes": 5}, {"peak_memory_bytes": 9, "peak_gpu_memory_bytes": None}])
-        assert peak_memory(results, OTHER) == 9
-        two.attempts.extend([{"peak_memory_bytes": 50, "peak_gpu_memory_bytes": 7}, {"peak_gpu_memory_bytes": 8}, {}])
-        assert peak_memory(results, OTHER) == 8
-
-
 def test_by_label():
     values = VALUES.copy()
     values[1, 0, 0, 1] = np.nan
@@ -192,7 +171,7 @@ def paired(metric: str, region: str | None = None, **others) -> Paired:
         "median": 0.01, "p": 0.0312, "p_folds": 0.2, "effect": 0.5, "wins": 12, "ties": 3, "losses": 5,
     }  # fmt: skip
     results = in_memory({(BASELINE, 0): {}, (OTHER, 0): {}})
-    return Paired(results, OTHER, metric, region, Comparison(**values | others), 0.0624, 0.4)
+    return Paired(results, OTHER, metric, region, Comparison(**values | others), 0.0624, 0.4, Pairs([], [], [], []))
 
 
 class TestComparisons:

@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from ..evaluation.metrics import METRICS
-from ..evaluation.report import OVERLAPS, Report
-from ..paper import published
+from ...evaluation.metrics import METRICS
+from ...evaluation.report import OVERLAPS, Report
+from ...paper import published
 from .analysis import Paired, means_of_test, regions, validation_means
 from .content import Content, epoch_seconds, peak_memory
 from .results import Results
@@ -14,6 +14,9 @@ from .sizes import Size
 from .statistics import LEVEL
 
 _SHOWN = ("dice", "hd95", "iou")
+
+_Cell = tuple[float | None, int, int]
+"""A mean in print's unit, how many it counts, and of how many."""
 
 
 def plain(text: str) -> str:
@@ -33,27 +36,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def means(results: Results, content: Content) -> str:
     """Means over labels and what each trainer costs, each with its difference to the baseline."""
-    head = [
-        "",
-        *(_title(metric, results.unit) for metric in _SHOWN),
-        "parameters",
-        "GMACs",
-        "s an epoch",
-        "peak memory",
-    ]
-    return table(
-        head, _with_differences(results, lambda t: _means(results, t, content), lambda t: _costs(results, t, content))
-    )
+    head = ["", *(_title(metric, results.unit) for metric in _SHOWN)]
+    head += ["parameters", "GMACs", "s an epoch", "peak memory"]
+
+    def cells(trainer: str) -> list[_Cell]:
+        return _overall(validation_means(results, trainer))
+
+    return table(head, _with_differences(results, cells, lambda trainer: _costs(results, trainer, content)))
 
 
 def by_label(results: Results) -> str:
     """Mean of every metric and label."""
     names = regions(results)
+    reports = {trainer: validation_means(results, trainer) for trainer in results.trainers}
     blocks = []
     for metric in _SHOWN:
 
-        def cells(trainer: str, metric: str = metric) -> list["_Cell"]:
-            report = validation_means(results, trainer)
+        def cells(trainer: str, metric: str = metric) -> list[_Cell]:
+            report = reports[trainer]
             return [_cell(report.mean(name), metric, len(report.scores)) for name in names]
 
         rows = _with_differences(results, cells)
@@ -61,17 +61,9 @@ def by_label(results: Results) -> str:
     return "\n\n".join(blocks)
 
 
-_Cell = tuple[float | None, int, int]
-"""A mean in print's unit, how many it counts, and of how many."""
-
-
 def _cell(mean: dict, metric: str, of: int) -> _Cell:
     value = mean[metric]
     return (None if value is None else 100 * value if metric in OVERLAPS else value), mean[f"{metric}_n"], of
-
-
-def _means(results: Results, trainer: str, content: Content) -> list[_Cell]:
-    return _overall(validation_means(results, trainer))
 
 
 def _overall(report: Report) -> list[_Cell]:

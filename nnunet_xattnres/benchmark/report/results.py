@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
-from ..evaluation.folders import read_labels
-from .grid import Grid, Run, Setting
-from .log import Debug, Log, read_debug, read_logs
-from .place import Place
+from ...errors import UserError
+from ...evaluation.folders import read_labels
+from ..grid import Grid, Run, Setting
+from ..log import Debug, Log, read_debug, read_logs
+from ..place import Place
+from ..state import RECORD, State, read_plans, read_splits, read_state
+from ..tasks import Predict, find_test_cases, predict_tasks
 from .scores import CaseScores, Predictions, score
-from .state import RECORD, State, read_plans, read_splits, read_state
-from .tasks import Predict, find_test_cases, predict_tasks
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ def _read_setting(setting: Setting, grid: Grid, place: Place, workers: int) -> R
             results.missing.append(f"{run.trainer}, fold {run.fold}: splits_final.json has only {len(splits)} folds")
             continue
         state = read_state(run, place)
-        results.missing += [f"{_short(run)}: {problem}" for problem in state.broken]
+        results.missing += [f"{run.within_setting}: {problem}" for problem in state.broken]
         if state.stage == "done":
             done.append(run)
         else:
-            results.missing.append(f"{_short(run)}: {_left(state)}")
+            results.missing.append(f"{run.within_setting}: {_left(state)}")
     description = _description(setting, done, place)
     folders = [
         Predictions(
@@ -107,11 +107,11 @@ def _read_setting(setting: Setting, grid: Grid, place: Place, workers: int) -> R
         for run in done
     ]
     for run, (scores, problems) in zip(done, _score(folders, results, workers), strict=True):
-        results.missing += [f"{_short(run)}: {problem}" for problem in problems]
+        results.missing += [f"{run.within_setting}: {problem}" for problem in problems]
         if scores:
             fold = place.fold(run)
             results.trained.append(Trained(run, scores, read_logs(fold), read_debug(fold), read_attempts(fold)))
-    results.warnings += [*unfair(results, place), *collapsed(results)]
+    results.warnings += [*unfair(results), *collapsed(results)]
     return results
 
 
@@ -140,10 +140,6 @@ def _score(folders: list[Predictions], results: Results, workers: int) -> list[t
                 results.missing.append(str(error))
     found = dict(zip(readable, score(readable, workers), strict=True))
     return [found.get(folder, ({}, [])) for folder in folders]
-
-
-def _short(run: Run) -> str:
-    return f"{run.trainer}, fold {run.fold}" + (f", repeat {run.repeat}" if run.repeat else "")
 
 
 def _left(state: State) -> str:
@@ -220,7 +216,7 @@ def collapsed(results: Results) -> list[str]:
 _HARDLY = 0.01
 
 
-def unfair(results: Results, place: Place) -> list[str]:
+def unfair(results: Results) -> list[str]:
     """One line for everything in which the trainings of a setting differ though they should not."""
     lines = []
     for name, title in MUST_AGREE.items():
@@ -238,7 +234,7 @@ def unfair(results: Results, place: Place) -> list[str]:
         seconds = trained.log.series("train_loss")[0]
         wanted = trained.debug.epochs
         if wanted and len(seconds) < wanted:
-            lines.append(f"{_short(trained.run)}: the logs have {len(seconds)} of {wanted} epochs")
+            lines.append(f"{trained.run.within_setting}: the logs have {len(seconds)} of {wanted} epochs")
     counts = {name: len(results.of(name)) for name in results.trainers if results.of(name)}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items())

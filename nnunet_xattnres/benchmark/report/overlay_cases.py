@@ -1,15 +1,14 @@
 """Three cases of a comparison over their images: where a trainer lost, where it was as usual, where it won."""
 
-import glob
 from pathlib import Path
 
-from ..errors import UserError
-from ..files import read_json
-from ..overlays import picture, slices
+from ...errors import UserError
+from ...files import read_json
+from ...overlays import picture, slices
+from ..grid import Run
+from ..place import Place
 from .analysis import Paired
 from .figures import chosen_cases
-from .grid import Run
-from .place import Place
 
 
 def draw_cases(paired: Paired, place: Place, path: Path) -> None:
@@ -28,8 +27,6 @@ def draw_cases(paired: Paired, place: Place, path: Path) -> None:
     rows = []
     for name, (case, (repeat, fold), difference) in chosen_cases(paired).items():
         runs = [Run(results.setting, trainer, fold, repeat) for trainer in (results.baseline, paired.trainer)]
-        if not any(images.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{dataset['file_ending']}")):
-            raise UserError(f"there is no image of {case} in {images}")
         folders = [place.references(results.setting), *(place.validation(run) for run in runs)]
         rows.append((f"{name}\n{case}\n{100 * difference:+.2f} points", slices(images, folders, case, dataset)))
     columns = ["image", "reference", results.baseline, paired.trainer]

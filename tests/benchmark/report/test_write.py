@@ -19,10 +19,10 @@ from support.finished import BASELINE, LABELS, OTHER, SHORT, Finished, change_de
 from support.label_maps import damage, write_label_map
 from support.trees import contents
 
-from nnunet_xattnres.benchmark import figures, sections, statistics
-from nnunet_xattnres.benchmark.content import analyse
-from nnunet_xattnres.benchmark.page import page
-from nnunet_xattnres.benchmark.report import write_report
+from nnunet_xattnres.benchmark.report import figures, sections, statistics
+from nnunet_xattnres.benchmark.report.content import analyse
+from nnunet_xattnres.benchmark.report.page import page
+from nnunet_xattnres.benchmark.report.write import write_report
 from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.evaluation import METRICS
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import __version__
-from ..errors import UserError
-from ..evaluation.folders import Evaluation, read_labels
-from ..evaluation.protocols import Scores
-from ..files import write_whole
-from ..workers import for_each
+from ... import __version__
+from ...errors import UserError
+from ...evaluation.folders import Evaluation, read_labels
+from ...evaluation.protocols import Scores
+from ...files import write_whole
+from ...workers import for_each
 
 TOLERANCE = 1.0
 """Of the surface Dice: mm, or voxels in the published protocol."""

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from support.label_maps import write_dataset_json
 from torch import nn
 
 from nnunet_xattnres import XAttnResUNet
-from nnunet_xattnres.benchmark import sizes
-from nnunet_xattnres.benchmark.sizes import Size, find_trainer, measure
+from nnunet_xattnres.benchmark.report import sizes
+from nnunet_xattnres.benchmark.report.sizes import Size, measure
 from nnunet_xattnres.errors import UserError
 
 
@@ -123,7 +122,7 @@ def test_channels_and_labels_count(finished):
 
 def test_nothing_is_printed(finished, capsys):
     """nnU-Net's search for trainers and networks does."""
-    find_trainer.cache_clear()
+    sizes.find_trainer.cache_clear()
     measure(finished.setting, OTHER, finished.place)
     assert capsys.readouterr() == ("", "")
 
@@ -158,28 +157,3 @@ class TestProblems:
         path.write_text(content)
         with pytest.raises(UserError, match=str(path)):
             measure(finished.setting, BASELINE, finished.place)
-
-
-class TestFindTrainer:
-    def test_by_nnunets_look_up(self):
-        assert find_trainer(BASELINE) is nnUNetTrainer
-        assert find_trainer(OTHER).__name__ == OTHER
-
-    @pytest.mark.parametrize(
-        ("name", "near"),
-        [("nnUNetTrainerXAttnRess", "nnUNetTrainerXAttnRes"), ("nnUNetTrainr", "nnUNetTrainer"), ("Other", None)],
-    )
-    def test_none(self, name, near):
-        with pytest.raises(UserError, match=rf"^nnU-Net finds no trainer {name}\b") as raised:
-            find_trainer(name)
-        text = str(raised.value)
-        assert "\n" not in text and "see xattnres doctor" in text
-        assert f"did you mean {near}? " in text if near else "did you mean" not in text
-
-    def test_a_file_that_is_none(self, tmp_path, monkeypatch):
-        """nnU-Net imports every file on its way."""
-        (tmp_path / "nnUNetTrainerBroken.py").write_text("raise RuntimeError('first\\nsecond')\n")
-        monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(tmp_path), os.environ["nnUNet_extTrainer"]]))
-        with pytest.raises(UserError, match=r"^nnU-Net finds no trainer nnUNetTrainerBroken\b") as raised:
-            find_trainer("nnUNetTrainerBroken")
-        assert "\n" not in str(raised.value)

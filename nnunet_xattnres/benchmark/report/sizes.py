@@ -3,11 +3,11 @@
 import contextlib
 import io
 from dataclasses import dataclass
-from functools import cache
 
-from ..errors import UserError
-from .grid import Setting
-from .place import Place
+from ...errors import UserError
+from ...training.lookup import find_trainer
+from ..grid import Setting
+from ..place import Place
 
 
 @dataclass(frozen=True)
@@ -16,30 +16,6 @@ class Size:
 
     parameters: int
     macs: int
-
-
-@cache
-def find_trainer(name: str) -> type:
-    """A trainer by nnU-Net's own look-up.
-
-    Raises:
-        UserError: if it finds none; the message has the nearest of this package's names.
-    """
-    import difflib
-
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    from ..training.catalogue import catalogue
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net narrates its search
-            return recursive_find_trainer_class_by_name(name)
-    except Exception as error:  # a broken trainer file in the way raises anything
-        near = difflib.get_close_matches(name, ["nnUNetTrainer", *catalogue(lengths=True)], 1)
-        hint = f"did you mean {near[0]}? " if near and near[0] != name else ""
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        why = "" if reason.startswith("Could not find requested") else f" ({reason})"  # which says no more
-        raise UserError(f"nnU-Net finds no trainer {name}{why}: {hint}see xattnres doctor --trainer {name}") from None
 
 
 def measure(setting: Setting, trainer: str, place: Place) -> Size:
@@ -52,8 +28,8 @@ def measure(setting: Setting, trainer: str, place: Place) -> Size:
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ..files import read_json
-    from ..plans_file import configuration_of, read_plans
+    from ...files import read_json
+    from ...plans_file import configuration_of, read_plans
 
     plans = read_plans(place.plans(setting))
     configuration = configuration_of(plans, setting.configuration, place.plans(setting))

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..overlays import COLOURS
-from .analysis import Paired, Pairs, find_pairs, regions
+from ...drawing import new_figure
+from ...overlays import COLOURS
+from .analysis import Paired, Pairs, regions
 from .results import Results
 from .statistics import TIE
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _BASELINE, _OTHERS = "#555555", [colour for colour in COLOURS if colour != "#f0e442"]  # yellow is hard to read
 
@@ -21,15 +18,6 @@ def colours(results: Results) -> dict[str, str]:
     """A colour for every trainer, grey for the baseline."""
     others = [name for name in results.trainers if name != results.baseline]
     return {results.baseline: _BASELINE} | {n: _OTHERS[i % len(_OTHERS)] for i, n in enumerate(others)}
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def learning_curves(results: Results, path: Path) -> bool:
@@ -47,7 +35,7 @@ def learning_curves(results: Results, path: Path) -> bool:
     panels = {"train_loss": "training loss", "val_loss": "validation loss", "dice": "pseudo Dice (mean over labels)"}
     if not any(t.log.epochs for t in results.trained):
         return False
-    figure = _figure(11, 3.4)
+    figure = new_figure(11, 3.4)
     for axis, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for trainer, colour in colours(results).items():
             series = [t.log.series(name) for t in results.of(trainer)]
@@ -76,9 +64,8 @@ def mean_curve(series: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple
 
 def differences(paired: Paired, path: Path) -> None:
     """Every case's difference in Dice to the baseline, sorted, with the mean and its interval."""
-    pairs = find_pairs(paired.results, paired.trainer, paired.metric)
-    d = np.sort(100 * by_case(pairs))
-    figure = _figure(8, 3.2)
+    d = np.sort(100 * by_case(paired.pairs))
+    figure = new_figure(8, 3.2)
     axis = figure.subplots()
     places = np.arange(len(d))
     mean = paired.comparison.cases
@@ -121,7 +108,7 @@ def boxes(results: Results, path: Path) -> bool:
     if not results.shared():
         return False
     names, paint = regions(results), {n: c for n, c in colours(results).items() if results.of(n)}
-    figure = _figure(max(7, 0.6 * len(names) * len(paint) + 2), 3.6)
+    figure = new_figure(max(7, 0.6 * len(names) * len(paint) + 2), 3.6)
     axis = figure.subplots()
     width = 0.8 / len(paint)
     shared = results.shared()
@@ -154,8 +141,7 @@ def chosen_cases(paired: Paired) -> Mapping[str, tuple[str, tuple[int, int], flo
 
     Of several repeats the first is shown.
     """
-    pairs = find_pairs(paired.results, paired.trainer, paired.metric)
-    first = {}
+    pairs, first = paired.pairs, {}
     for case, a, b, training in zip(pairs.cases, pairs.a, pairs.b, pairs.trainings, strict=True):
         first.setdefault(case, (case, training, b - a))
     ranked = sorted(first.values(), key=lambda entry: entry[2])

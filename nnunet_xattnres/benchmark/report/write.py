@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from ..errors import UserError
-from ..files import write_whole
+from ...errors import UserError
+from ...files import write_whole
 from .content import Content
 from .data import cases_csv, document
 from .page import page

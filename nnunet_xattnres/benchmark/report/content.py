@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..errors import UserError
+from ...errors import UserError
+from ..grid import Grid, Setting
+from ..place import Place
 from .analysis import Paired, compare_all
-from .grid import Grid, Setting
-from .place import Place
 from .results import Results
 from .sizes import Size, measure
 

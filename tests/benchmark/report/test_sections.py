@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from support.finished import BASELINE, OTHER, in_memory, row, write_log
 
-from nnunet_xattnres.benchmark import figures, sections, statistics
-from nnunet_xattnres.benchmark.content import Content, analyse
 from nnunet_xattnres.benchmark.grid import Grid, Setting
 from nnunet_xattnres.benchmark.log import Debug, Log, read_logs
 from nnunet_xattnres.benchmark.place import Place
-from nnunet_xattnres.benchmark.results import Results
-from nnunet_xattnres.benchmark.sections import markdown
+from nnunet_xattnres.benchmark.report import figures, sections, statistics
+from nnunet_xattnres.benchmark.report.content import Content, analyse
+from nnunet_xattnres.benchmark.report.results import Results
+from nnunet_xattnres.benchmark.report.sections import markdown
 from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.paper import published
 

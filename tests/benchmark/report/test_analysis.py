@@ -8,10 +8,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from support.finished import BASELINE, OTHER, in_memory, row
 
-from nnunet_xattnres.benchmark import statistics
-from nnunet_xattnres.benchmark.analysis import compare_all, find_pairs, means_of_test, regions, validation_means
 from nnunet_xattnres.benchmark.grid import Setting
-from nnunet_xattnres.benchmark.statistics import in_words, verdict
+from nnunet_xattnres.benchmark.report import statistics
+from nnunet_xattnres.benchmark.report.analysis import compare_all, find_pairs, means_of_test, regions, validation_means
+from nnunet_xattnres.benchmark.report.statistics import in_words, verdict
 from nnunet_xattnres.evaluation import METRICS
 
 THIRD = "nnUNetTrainerEMCAD"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-from .. import __version__
-from ..errors import UserError
-from ..evaluation.metrics import METRICS
+from ... import __version__
+from ...errors import UserError
+from ...evaluation.metrics import METRICS
+from ..tasks import How, Train
 from . import figures, tables
 from .analysis import Paired
 from .content import Content
@@ -17,7 +18,6 @@ from .overlay_cases import draw_cases
 from .results import MUST_AGREE, Results
 from .statistics import ALPHA, FEWEST_CASES, LEVEL, RESAMPLES, TIE
 from .tables import plain
-from .tasks import How, Train
 
 _PAPER = ("Synapse", "ColonDB", "ClinicDB", "ISIC2017")
 """The paper's data sets, as its tables and `xattnres convert` call them."""

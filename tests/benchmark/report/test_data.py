@@ -11,14 +11,14 @@ import pytest
 from support.finished import BASELINE, OTHER, in_memory, row
 
 from nnunet_xattnres import __version__
-from nnunet_xattnres.benchmark import statistics
-from nnunet_xattnres.benchmark.content import Content, analyse
-from nnunet_xattnres.benchmark.data import cases_csv, document
 from nnunet_xattnres.benchmark.grid import Grid, Setting
 from nnunet_xattnres.benchmark.log import Log
 from nnunet_xattnres.benchmark.place import Place
-from nnunet_xattnres.benchmark.results import Results
-from nnunet_xattnres.benchmark.sizes import Size
+from nnunet_xattnres.benchmark.report import statistics
+from nnunet_xattnres.benchmark.report.content import Content, analyse
+from nnunet_xattnres.benchmark.report.data import cases_csv, document
+from nnunet_xattnres.benchmark.report.results import Results
+from nnunet_xattnres.benchmark.report.sizes import Size
 from nnunet_xattnres.evaluation import METRICS
 
 LABELS = ("organ", 'tumour, "core"')

@@ -3,11 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluation.protocols import Scores
-from ..evaluation.report import OVERLAPS, Report
+from ...evaluation.protocols import Scores
+from ...evaluation.report import OVERLAPS, Report
 from .results import Results
 from .scores import CaseScores
 from .statistics import Comparison, compare, holm, in_words, verdict
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scores of the same cases by two trainers, in one order; see `compare`."""
+
+    a: list[float]
+    b: list[float]
+    cases: list[str]
+    trainings: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Paired:
         region: its name, or None for the mean over regions of each case.
         comparison: of trainer - baseline.
         adjusted_p, adjusted_both: by Holm, over everything that is compared in this metric and sort.
+        pairs: what was compared.
     """
 
     results: Results
@@ -30,6 +41,7 @@ class Paired:
     comparison: Comparison
     adjusted_p: float
     adjusted_both: float
+    pairs: Pairs
 
     @property
     def verdict(self) -> str:
@@ -38,16 +50,6 @@ class Paired:
     def in_words(self) -> str:
         p = self.adjusted_p, self.adjusted_both
         return in_words(self.comparison, *p, self.trainer, self.results.baseline)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Scores of the same cases by two trainers, in one order; see `compare`."""
-
-    a: list[float]
-    b: list[float]
-    cases: list[str]
-    trainings: list[tuple[int, int]]
 
 
 def find_pairs(results: Results, trainer: str, metric: str, region: str | None = None) -> Pairs:
@@ -95,11 +97,11 @@ def compare_all(everything: Sequence[Results], metric: str = "dice", by_region: 
                 if pairs.a:
                     folds = [fold for _, fold in pairs.trainings]
                     comparison = compare(pairs.a, pairs.b, pairs.cases, folds)
-                    found.append((results, trainer, region, comparison))
-    adjusted, both = (holm([getattr(c, name) for *_, c in found]) for name in ("p", "p_both"))
+                    found.append((results, trainer, region, comparison, pairs))
+    adjusted, both = (holm([getattr(comparison, name) for *_, comparison, _ in found]) for name in ("p", "p_both"))
     return [
-        Paired(results, trainer, metric, region, comparison, *p)
-        for (results, trainer, region, comparison), *p in zip(found, adjusted, both, strict=True)
+        Paired(results, trainer, metric, region, comparison, *p, pairs)
+        for (results, trainer, region, comparison, pairs), *p in zip(found, adjusted, both, strict=True)
     ]
 
 

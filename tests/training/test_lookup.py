@@ -1,0 +1,56 @@
+"""Trainers are found as nnU-Net finds them, and what is not found is said in one line."""
+
+import os
+
+import pytest
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.paths import trainers_path
+from nnunet_xattnres.training.lookup import find_trainer, look_up, nearest
+
+BASELINE, OTHER = "nnUNetTrainer", "nnUNetTrainerXAttnRes_1epoch"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
+
+
+def test_by_nnunets_look_up():
+    assert find_trainer(BASELINE) is nnUNetTrainer
+    assert find_trainer(OTHER).__name__ == OTHER
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("nnUNetTrainerXAttnRess", "nnUNetTrainerXAttnRes"), ("nnUNetTrainr", "nnUNetTrainer"), ("Other", None)],
+)
+def test_none(name, near):
+    with pytest.raises(UserError, match=rf"^nnU-Net finds no trainer {name}\b") as raised:
+        find_trainer(name)
+    text = str(raised.value)
+    assert "\n" not in text and "see xattnres doctor" in text
+    assert f"did you mean {near}? " in text if near else "did you mean" not in text
+
+
+def test_a_file_that_is_none(tmp_path, monkeypatch):
+    """nnU-Net imports every file on its way."""
+    (tmp_path / "nnUNetTrainerBroken.py").write_text("raise RuntimeError('first\\nsecond')\n")
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(tmp_path), os.environ["nnUNet_extTrainer"]]))
+    with pytest.raises(UserError, match=r"^nnU-Net finds no trainer nnUNetTrainerBroken\b") as raised:
+        find_trainer("nnUNetTrainerBroken")
+    assert "\n" not in str(raised.value)
+
+
+def test_nothing_is_printed(capsys):
+    """nnU-Net's search does."""
+    assert look_up(OTHER).__name__ == OTHER
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("nnUNetTrainr", "nnUNetTrainer"), ("nnUNetTrainer", None), ("", None), ("Other", None)]
+)
+def test_the_nearest_name(name, near):
+    assert nearest(name, ["nnUNetTrainer", "nnUNetTrainerXAttnRes"]) == near
