@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +111,7 @@ class Workplace:
 def empty(tmp_path, monkeypatch):
     """A workplace without datasets; what is started in it is ended after the test."""
     workplace = Workplace(tmp_path)
-    monkeypatch.setattr(local.sysconfig, "get_path", lambda name: str(workplace.scripts))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(workplace.scripts))
     monkeypatch.setenv("WORKPLACE", str(tmp_path))
     for name in ("CUDA_VISIBLE_DEVICES", "nnUNet_extTrainer"):
         monkeypatch.delenv(name, raising=False)
@@ -400,7 +401,7 @@ def test_looking_never_keeps_a_training_from_its_lock(tmp_path):
 # ends
 
 DRIVER = """
-import json, sys
+import json, sys, sysconfig
 from pathlib import Path
 from nnunet_xattnres import commands
 from nnunet_xattnres.benchmark import local, tasks
@@ -408,7 +409,7 @@ from nnunet_xattnres.benchmark.grid import from_options
 from nnunet_xattnres.benchmark.place import Place
 
 scripts, options, phase, jobs, logs = sys.argv[1:]
-local.sysconfig.get_path = lambda name: scripts
+sysconfig.get_path = lambda name: scripts
 
 def run(arguments):
     todo = list(getattr(tasks, f"{phase}_tasks")(from_options(json.loads(options), "")))
