@@ -2,7 +2,8 @@
 """A benchmark on Hippocampus as a user runs it, which is killed on its way and must come to a whole report.
 
 python benchmarks/hippocampus.py WORK --data Task04_Hippocampus               on this machine
-python benchmarks/hippocampus.py WORK --data Task04_Hippocampus --slurm       through Slurm
+python benchmarks/hippocampus.py WORK --data Task04_Hippocampus --slurm       through Slurm; where there is none:
+python tests/support/slurm.py python benchmarks/hippocampus.py WORK --data Task04_Hippocampus --slurm
 
 Converts and plans the dataset into WORK where that has not been done, starts `xattnres benchmark run` (2d, five folds,
 stock and XAttnRes for 6 epochs of 50 iterations on the CPU, a quarter of the width), ends it with

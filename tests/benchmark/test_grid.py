@@ -3,12 +3,15 @@
 import json
 import re
 from itertools import groupby, product
+from pathlib import Path
 
 import pytest
 
 from nnunet_xattnres.benchmark.grid import Grid, Run, Setting, from_options, read_options
 from nnunet_xattnres.commands import benchmark
 from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.paths import trainers_path
+from nnunet_xattnres.training.lookup import find_trainer
 
 NAMES = {"datasets": ["4"], "trainers": ["nnUNetTrainer", "nnUNetTrainerXAttnRes"]}
 LARGE = Grid(("Dataset001_A", "Dataset002_B"), ("T", "U", "V"), ("2d", "3d_fullres"), ("P", "Q"), (0, 3), 2)
@@ -184,3 +187,12 @@ def test_in_words():
     setting = Setting("Dataset004_Organs", "2d", "nnUNetPlans")
     assert str(Run(setting, "T", 3)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3"
     assert str(Run(setting, "T", 3, 1)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3, repeat 1"
+
+
+def test_the_grid_of_the_box(monkeypatch):
+    """Everything it names is in the box, but for the data sets."""
+    monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "routings.yaml"
+    grid = from_options(read_options(path), path.name)
+    assert [find_trainer(name).__name__ for name in grid.trainers] == list(grid.trainers)
+    assert len(list(grid.runs())) == 2 * 4 * 5

@@ -1,4 +1,7 @@
-"""A real Slurm for tests of what is submitted to one; it needs the programs, but neither root, cgroups nor systemd."""
+"""A real Slurm for tests of what is submitted to one; it needs the programs, but neither root, cgroups nor systemd.
+
+python tests/support/slurm.py COMMAND...     runs a command where it can submit to such a Slurm
+"""
 
 import contextlib
 import os
@@ -9,6 +12,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -203,3 +208,8 @@ def _free_ports(number: int) -> list[int]:
 
 def _end(log: Path) -> str:
     return f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder)) as cluster:
+        sys.exit(subprocess.run(sys.argv[1:], env=os.environ | cluster.env).returncode)
