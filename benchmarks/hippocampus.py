@@ -99,8 +99,9 @@ def on_this_machine(command: list[str], kills: int, rng: random.Random) -> None:
 
 
 def trainings_alive() -> list[str]:
-    found = subprocess.run(["pgrep", "-f", "bin/nnUNetv2_train"], capture_output=True, text=True).stdout.split()
-    return [pid for pid in found if int(pid) != os.getpid()]
+    """Process ids of trainings, without those that only wait for them."""
+    pattern = r"^\S+ \S*/nnUNetv2_train "
+    return subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
 
 
 def on_slurm(command: list[str], kills: int, rng: random.Random) -> None:
