@@ -27,10 +27,15 @@ Slot = tuple[str, ...] | None
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that did not come to its end: one line, and where to read more."""
+    """A task that did not come to its end: one line, and where to read more; `begun` unless it never ran a command."""
 
     task: Task
     reason: str
+    begun: bool = True
+
+    def prevents(self, task: Task) -> bool:
+        """Whether another cannot be done now; plans that could not be made leave other plans' data whole."""
+        return task.needs(self.task) and (self.begun or task.uses(self.task))
 
     def __str__(self) -> str:
         return f"{self.task}: {self.reason}"
@@ -90,7 +95,9 @@ def run_tasks(
             return None if stop.is_set() else run_task(task, place, how, slot, logs / f"{slug(task)}.txt", tell, stop)
         except BrokenPipeError:  # nobody reads what is told: the end of everything
             raise
-        except (UserError, OSError) as error:  # such as a disk that is full
+        except UserError as error:  # before anything was run
+            return Failure(task, str(error), begun=False)
+        except OSError as error:  # such as a disk that is full
             return Failure(task, str(error))
         finally:
             free.put(slot)
@@ -123,15 +130,18 @@ def run_task(
     with _lock(task.folder(place), stop if task.kind == "prepare" else None) as lock:
         if lock is None:
             return Failure(task, "another process is at it: left to that")
-        for command in task.commands(place, how):  # which are known for sure only now
+        last = None
+        while left := task.commands(place, how):  # which are known for sure only now
+            command = left[0]
+            if command == last:
+                return Failure(task, f"{command[0]} ended well, but not all is there: see {log}")
             for line in task.begin(place):
                 tell(line)
             tell(f"$ {shlex.join(command)}")
             if reason := _run(command, task, place, gpus, log, lock, stop):
                 return Failure(task, reason)
             task.end(place)
-        if left := task.commands(place, how):
-            return Failure(task, f"{left[0][0]} ended well, but not all is there: see {log}")
+            last = command
     return None
 
 
@@ -159,6 +169,10 @@ def _take(handle: int) -> bool:
             return True
         except BlockingIOError:
             time.sleep(0.05)  # whoever only looks at it holds it for a moment
+        except OSError as error:
+            raise UserError(
+                f"files cannot be locked in nnU-Net's folders ({error.strerror}): mount them with locks"
+            ) from None
     return False
 
 

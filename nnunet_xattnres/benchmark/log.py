@@ -88,7 +88,7 @@ class Debug:
     Attributes:
         epochs, iterations: of the whole training, of an epoch; None if unknown.
         batch_size, device, torch, host: as nnU-Net writes them.
-        configuration: of the plans as they were when the training started.
+        configuration: of the plans; all as they were when the training was started last.
     """
 
     epochs: int | None = None

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,8 +14,10 @@ from ..errors import StepFailedError, UserError
 from ..files import read_json, write_whole
 from .local import run_task, slug
 from .place import Place
-from .tasks import How, Task
+from .state import CHECKPOINTS
+from .tasks import How, Task, Train
 
+_NOT_WRITTEN = 2  # exit code of a report that there is not, rather than of one that names what is missing
 _REQUEUES = 1000  # a training longer than its time limit comes back as often as it must
 
 
@@ -44,23 +47,41 @@ class Slurm:
 class Work:
     """A task as a job: what is left of it is found out when it starts, so that it may start again and again."""
 
-    def __init__(self, task: Task, place: Place, how: How, log: Path):
-        self.task, self.place, self.how, self.log = task, place, how, log
+    def __init__(self, task: Task, place: Place, how: How, log: Path, minutes: int):
+        self.task, self.place, self.how, self.log, self.minutes = task, place, how, log, minutes
         self.stop: threading.Event | None = None
 
     def __call__(self) -> None:
-        self.stop = threading.Event()
+        self.stop, self.began, self.saved = threading.Event(), time.monotonic(), self._saved()
         failure = run_task(self.task, self.place, self.how, None, self.log, partial(print, flush=True), self.stop)
         if failure:
             raise StepFailedError(str(failure))
 
     def checkpoint(self):
-        """Before the time is up: end the command and be requeued; nnU-Net has its checkpoint."""
+        """Before the time is up: end the command and be requeued, unless all of the time was not enough to get on.
+
+        Raises:
+            StepFailedError: if the job has run for its full time and would only begin where it began.
+        """
         from submitit.helpers import DelayedSubmission
 
         if self.stop:
-            self.stop.set()
-        return DelayedSubmission(Work(self.task, self.place, self.how, self.log))
+            # in a thread, for this is a signal's handler, and the one that it interrupts may hold the event's lock
+            threading.Thread(target=self.stop.set).start()
+            if time.monotonic() - self.began >= 0.8 * 60 * self.minutes and self._saved() == self.saved:
+                raise StepFailedError(
+                    f"{self.task}: {self.minutes} minutes are too short, for they end where they began (nnU-Net saves "
+                    "a training every 50 epochs, and what is no training begins anew): give the jobs more with --time"
+                )
+        return DelayedSubmission(Work(self.task, self.place, self.how, self.log, self.minutes))
+
+    def _saved(self) -> tuple[str, int] | None:
+        """The checkpoint that a training would go on from, and when it was written."""
+        if isinstance(self.task, Train):
+            for name in CHECKPOINTS:
+                if (file := self.place.fold(self.task.run) / name).exists():
+                    return name, file.stat().st_mtime_ns
+        return None
 
 
 class Report:
@@ -72,7 +93,8 @@ class Report:
     def __call__(self) -> None:
         from ..commands import main
 
-        main(["benchmark", "report", "--out", str(self.out)])
+        if main(["benchmark", "report", "--out", str(self.out)]) == _NOT_WRITTEN:
+            raise StepFailedError("there is no report: see above")
 
 
 def submit(phases: Sequence[Sequence[Task]], place: Place, how: How, slurm: Slurm, out: Path) -> list[str]:
@@ -110,7 +132,7 @@ def submit(phases: Sequence[Sequence[Task]], place: Place, how: How, slurm: Slur
                 needed = tuple(jobs[str(other)] for other in earlier if str(other) in jobs and task.needs(other))
                 arrays.setdefault(needed, []).append(task)
         for needed, members in arrays.items():
-            work = [Work(task, place, how, out / "logs" / f"{slug(task)}.txt") for task in members]
+            work = [Work(task, place, how, out / "logs" / f"{slug(task)}.txt", slurm.time) for task in members]
             gpus = how.num_gpus if how.device == "cuda" and members[0].uses_gpu else None
             ids = _submit(work, slurm, out, members[0].kind, gpus, "afterok", needed)
             jobs |= zip(map(str, members), ids, strict=True)

@@ -34,8 +34,9 @@ class How:
 class Task(Protocol):
     """Some work with one command at a time.
 
-    `commands` says what is left, so that it is empty when all is done; `begin` is called before and `end` after each
-    that ended well. `needs` says whether it must wait for another task.
+    `commands` says what is left, as far as can be known, so that it is empty when all is done; the first is run, and
+    then it is asked again. `begin` is called before and `end` after each that ended well. `needs` says whether it must
+    wait for another task, `uses` whether for what that makes.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Task(Protocol):
 
     def __str__(self) -> str: ...
     def needs(self, other: "Task") -> bool: ...
+    def uses(self, other: "Task") -> bool: ...
     def commands(self, place: Place, how: How) -> list[list[str]]: ...
     def begin(self, place: Place) -> list[str]: ...
     def end(self, place: Place) -> None: ...
@@ -83,6 +85,8 @@ class Prepare(_Marked):
     def needs(self, other: Task) -> bool:
         return False
 
+    uses = needs
+
     def folder(self, place: Place) -> Path:
         return place.preprocessed / self.dataset
 
@@ -95,19 +99,27 @@ class Prepare(_Marked):
 
     def commands(self, place: Place, how: How) -> list[list[str]]:
         number, n = str(int(self.dataset[7:10])), str(how.processes)
-        if not place.plans(self._settings()[0]).exists():
-            if self.plans not in _PLANNERS:
-                known = ", ".join(_PLANNERS)
-                raise UserError(f"{self.dataset} has no plans {self.plans}: make them first, or choose of {known}")
-            planner = _PLANNERS[self.plans]
-            command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", *self.configurations]
-            command += ["-np", *[n] * len(self.configurations), "-npfp", n, "--verify_dataset_integrity"]
-            return [command + (["-pl", planner] if planner else [])]
-        left = [s.configuration for s in self._settings() if not self._is_preprocessed(s, place)]
+        planning = [] if self._is_planned(place) else [self._plan(number, n)]
+        left = [s.configuration for s in self._settings() if planning or not self._is_preprocessed(s, place)]
         if not left:
             return []
-        command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", self.plans, "-c", *left]
-        return [[*command, "-np", *[n] * len(left)]]
+        preprocess = ["nnUNetv2_preprocess", "-d", number, "-plans_name", self.plans, "-c", *left]
+        return [*planning, [*preprocess, "-np", *[n] * len(left)]]
+
+    def _is_planned(self, place: Place) -> bool:
+        return place.plans(self._settings()[0]).exists()
+
+    def _plan(self, number: str, processes: str) -> list[str]:
+        if self.plans not in _PLANNERS:
+            known = ", ".join(_PLANNERS)
+            raise UserError(f"{self.dataset} has no plans {self.plans}: make them first, or choose of {known}")
+        # without preprocessing, which would empty folders that these plans share with others
+        command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-npfp", processes, "--verify_dataset_integrity"]
+        planner = _PLANNERS[self.plans]
+        return [*command, "--no_pp", *(["-pl", planner] if planner else [])]
+
+    def begin(self, place: Place) -> list[str]:
+        return super().begin(place) if self._is_planned(place) else []  # planning leaves no cases
 
     def _is_preprocessed(self, setting: Setting, place: Place) -> bool:
         folder = _preprocessed(setting, place)
@@ -119,10 +131,16 @@ class Prepare(_Marked):
 
     def _cases(self, place: Place) -> set[str]:
         """Training cases of the raw dataset; none where only the preprocessed one is there."""
+        from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
+
         raw = place.raw / self.dataset
-        if not (raw / "labelsTr").is_dir() or not (raw / "dataset.json").is_file():
+        if not (raw / "imagesTr").is_dir() or not (raw / "dataset.json").is_file():
             return set()
-        return _cases(raw / "labelsTr", _ending(raw))
+        description = read_json(raw / "dataset.json", "nnU-Net's dataset.json")
+        if isinstance(listed := description.get("dataset"), dict):
+            return set(listed)
+        ending = str(description.get("file_ending"))
+        return set(map(str, get_identifiers_from_splitted_dataset_folder(str(raw / "imagesTr"), ending)))
 
 
 @dataclass(frozen=True)
@@ -139,6 +157,9 @@ class Train:
     def needs(self, other: Task) -> bool:
         # plans share folders of cases, which nnU-Net empties before it fills them
         return isinstance(other, Prepare) and other.dataset == self.run.setting.dataset
+
+    def uses(self, other: Task) -> bool:
+        return self.needs(other) and other.plans == self.run.setting.plans
 
     @property
     def repeat(self) -> int:
@@ -177,6 +198,10 @@ class Train:
                 file.rename(aside)
                 said.append(f"{file} is no whole checkpoint: set aside as {aside.name}")
         make_splits(self.run.setting, place)
+        folds = len(read_splits(self.run.setting, place) or [])
+        if self.run.fold >= folds:
+            path = place.prepared(self.run.setting) / "splits_final.json"
+            raise UserError(f"{path} has {folds} folds, no fold {self.run.fold}: nnU-Net would split at random")
         return said
 
     def end(self, place: Place) -> None:
@@ -237,6 +262,9 @@ class Predict(_Marked):
             return other.run in self.runs
         return isinstance(other, Prepare) and other.dataset == self.runs[0].setting.dataset
 
+    def uses(self, other: Task) -> bool:
+        return self.needs(other) and (isinstance(other, Train) or other.plans == self.runs[0].setting.plans)
+
     @property
     def repeat(self) -> int:
         return self.runs[0].repeat
@@ -250,7 +278,7 @@ class Predict(_Marked):
 
     def commands(self, place: Place, how: How) -> list[list[str]]:
         run, folder = self.runs[0], self.folder(place)
-        if self.is_done(place):
+        if self.is_done(place) and not self.is_older_than_training(place):
             return []
         images = place.dataset(run.setting) / "imagesTs"
         command = ["nnUNetv2_predict", "-i", str(images), "-o", str(folder), "-d", run.setting.dataset]
@@ -260,20 +288,24 @@ class Predict(_Marked):
 
     def is_done(self, place: Place) -> bool:
         """Whether every test case is predicted; where there is none, there is nothing to do."""
-        setting, folder = self.runs[0].setting, self.folder(place)
-        cases = find_test_cases(setting, place)
-        if not cases:
-            return True
-        ending = _ending(place.dataset(setting))
-        return not self._marker(place).exists() and all((folder / f"{case}{ending}").exists() for case in cases)
+        files = self._files(place)
+        return not files or (not self._marker(place).exists() and all(file.exists() for file in files))
+
+    def is_older_than_training(self, place: Place) -> bool:
+        """Whether a fold has been trained since the test cases were predicted."""
+        networks = [path for run in self.runs if (path := place.fold(run) / "checkpoint_final.pth").exists()]
+        trained = max((path.stat().st_mtime for path in networks), default=0.0)
+        return any(file.stat().st_mtime < trained for file in self._files(place))
+
+    def _files(self, place: Place) -> list[Path]:
+        """The predictions of all test cases."""
+        dataset = place.dataset(self.runs[0].setting)
+        cases = find_test_cases(self.runs[0].setting, place)
+        return [self.folder(place) / f"{case}{_ending(dataset)}" for case in cases]
 
 
 def _ending(dataset: Path) -> str:
     return str(read_json(dataset / "dataset.json", "nnU-Net's dataset.json").get("file_ending"))
-
-
-def _cases(label_maps: Path, ending: str) -> set[str]:
-    return {file.name.removesuffix(ending) for file in label_maps.glob(f"[!.]*{ending}")}
 
 
 def find_test_cases(setting: Setting, place: Place) -> list[str]:
@@ -283,7 +315,8 @@ def find_test_cases(setting: Setting, place: Place) -> list[str]:
         return []
     ending = _ending(folder)
     images = folder / "imagesTs"
-    return sorted(case for case in _cases(folder / "labelsTs", ending) if (images / f"{case}_0000{ending}").exists())
+    cases = {file.name.removesuffix(ending) for file in (folder / "labelsTs").glob(f"[!.]*{ending}")}
+    return sorted(case for case in cases if (images / f"{case}_0000{ending}").exists())
 
 
 def prepare_tasks(grid: Grid) -> Iterator[Prepare]:

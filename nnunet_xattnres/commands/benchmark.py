@@ -129,7 +129,7 @@ def _option(text: str) -> tuple[str, str]:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..benchmark.grid import Grid, from_options, read_options
-    from ..benchmark.place import Place, find_dataset
+    from ..benchmark.place import Place
 
     place = Place.from_environment()
     os.environ["nnUNet_extTrainer"] = place.environment()["nnUNet_extTrainer"]
@@ -148,7 +148,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         raise UserError(f"there is no {kept} of a benchmark: name datasets with -d and trainers with -tr, or --out")
     grid = from_options(options, source)
-    grid = from_options(grid.options() | {"datasets": [find_dataset(name, place) for name in grid.datasets]}, source)
+    found = [_find(name, place, strict=arguments.action == "run" or len(grid.datasets) == 1) for name in grid.datasets]
+    grid = from_options(grid.options() | {"datasets": found}, source)
     if len(grid.trainers) < 2:
         raise UserError(f"a benchmark needs a baseline and another trainer, got {grid.baseline} alone: add one to -tr")
     if arguments.action == "run":
@@ -157,8 +158,21 @@ def run(arguments: argparse.Namespace) -> int:
     return action(grid, place, arguments)
 
 
+def _find(name: str, place, strict: bool) -> str:
+    """The full name of a dataset; of several, one that is gone is kept, for the report to name what is missing."""
+    from ..benchmark.place import find_dataset
+
+    try:
+        return find_dataset(name, place)
+    except UserError:
+        if strict or not name.startswith("Dataset"):
+            raise
+        return name
+
+
 def _check(grid, place) -> None:
     """Names that nothing knows, before anything is started."""
+    from ..benchmark.grid import FOLDS
     from ..benchmark.state import read_plans, read_splits
     from ..training.lookup import find_trainer
 
@@ -166,11 +180,12 @@ def _check(grid, place) -> None:
         if place.plans(setting).exists():
             read_plans(setting, place)
         splits = read_splits(setting, place)
-        if splits and (unknown := [fold for fold in grid.folds if fold >= len(splits)]):
-            path = place.prepared(setting) / "splits_final.json"
+        folds = FOLDS if splits is None else range(len(splits))  # nnU-Net makes five
+        if unknown := [fold for fold in grid.folds if fold not in folds]:
+            there = ", ".join(map(str, folds)) or "none"
             raise UserError(
-                f"{path} has the folds {', '.join(map(str, range(len(splits))))}, not {', '.join(map(str, unknown))}: "
-                "choose with -f (nnU-Net would split at random)"
+                f"{place.prepared(setting) / 'splits_final.json'} has the folds {there}, not "
+                f"{', '.join(map(str, unknown))}: choose with -f (nnU-Net would split at random)"
             )
     for trainer in grid.trainers:
         find_trainer(trainer)
@@ -205,12 +220,12 @@ def _run(grid, place, arguments) -> int:
     _keep(grid, arguments.out)
     failures = []
     for number, tasks in enumerate(phases):
-        tasks = [task for task in tasks if not any(task.needs(failure.task) for failure in failures)]
+        tasks = [task for task in tasks if not any(failure.prevents(task) for failure in failures)]
         with progress(grid, place, shown=number == 1) as tell:
             failures += run_tasks(tasks, place, how, where if number else where[:1], arguments.out / "logs", tell)
-    code = _report(grid, place, arguments)
     for failure in failures:
         print(f"xattnres benchmark: {failure}", file=sys.stderr)
+    code = _report(grid, place, arguments)
     if failures:
         print("xattnres benchmark: the same command goes on with what is left", file=sys.stderr)
     return 1 if failures else code

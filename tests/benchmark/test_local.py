@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import json
 import os
 import random
@@ -35,7 +36,7 @@ from support.trees import contents, snapshot
 
 from nnunet_xattnres.benchmark import local
 from nnunet_xattnres.benchmark.grid import Grid
-from nnunet_xattnres.benchmark.local import run_tasks, slots, slug
+from nnunet_xattnres.benchmark.local import Failure, run_tasks, slots, slug
 from nnunet_xattnres.benchmark.state import LOCK, RECORD, is_locked, read_state
 from nnunet_xattnres.benchmark.tasks import How, Predict, Prepare, Train, predict_tasks, prepare_tasks, train_tasks
 from nnunet_xattnres.errors import UserError
@@ -105,6 +106,31 @@ class Workplace:
             assert [Path(case["prediction_file"]).stem for case in summary] == [CASES[:3], CASES[3:]][run.fold]
             assert eventually(lambda lock=fold / LOCK: not is_locked(lock))
         assert not self.journal("wrong")
+
+
+@pytest.mark.parametrize(
+    ("plans", "begun", "prevented"),
+    [("P", False, True), ("P", True, True), ("Q", False, False), ("Q", True, True)],
+)
+def test_what_a_failed_preparation_prevents(plans, begun, prevented):
+    """Plans that nobody could make leave the cases of others whole; a preprocessing may have emptied them."""
+    failure = Failure(Prepare(DATASET, plans, ("2d",)), "why", begun)
+    run = run_of(setting=replace(SETTING, plans="P"))
+    assert [failure.prevents(task) for task in (Train(run), Predict((run,)))] == [prevented] * 2
+    assert not failure.prevents(Train(replace(run, setting=replace(SETTING, dataset="Dataset009_Other"))))
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """Looking is possible, training is not."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(local.fcntl, "flock", refuse)
+    (tmp_path / LOCK).touch()
+    assert not is_locked(tmp_path / LOCK)
+    with pytest.raises(UserError, match="cannot be locked in nnU-Net's folders"), local._lock(tmp_path):
+        pass
 
 
 @pytest.fixture
@@ -265,7 +291,8 @@ def test_from_planning_to_prediction(empty):
     for tasks in (prepare_tasks, train_tasks, predict_tasks):
         assert empty.run(list(tasks(GRID))) == []
     started = [line.get("command") or line["run"] for line in empty.journal("start")]
-    assert started == ["nnUNetv2_plan_and_preprocess", *RUNS, "nnUNetv2_predict", "nnUNetv2_predict"]
+    prepared = ["nnUNetv2_plan_and_preprocess", "nnUNetv2_preprocess"]
+    assert started == [*prepared, *RUNS, "nnUNetv2_predict", "nnUNetv2_predict"]
     empty.check_done()
     before = snapshot(empty.root)
     for tasks in (prepare_tasks, train_tasks, predict_tasks):

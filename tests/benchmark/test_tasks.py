@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shlex
 import sys
 import threading
@@ -85,28 +86,46 @@ BOTH = Prepare(DATASET, "nnUNetPlans", ("2d", "3d_fullres"))
 
 def test_plan_a_new_dataset(place):
     write_raw(place, CASES)
-    plan = "nnUNetv2_plan_and_preprocess -d 4 -c 2d -np 3 -npfp 3 --verify_dataset_integrity"
-    assert commands(PREPARE, place) == [plan]
-    both = "nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres -np 3 3 -npfp 3 --verify_dataset_integrity"
-    assert commands(BOTH, place) == [both]
-    assert commands(replace(PREPARE, plans=RESENC), place) == [f"{plan} -pl nnUNetPlannerResEncM"]
+    plan = "nnUNetv2_plan_and_preprocess -d 4 -npfp 3 --verify_dataset_integrity --no_pp"
+    assert commands(PREPARE, place) == [plan, *LEFT]
+    both = "nnUNetv2_preprocess -d 4 -plans_name nnUNetPlans -c 2d 3d_fullres -np 3 3"
+    assert commands(BOTH, place) == [plan, both]
+    with_planner = f"{plan} -pl nnUNetPlannerResEncM"
+    assert commands(replace(PREPARE, plans=RESENC), place) == [with_planner, LEFT[0].replace("nnUNetPlans", RESENC)]
+
+
+def test_planning_leaves_no_cases_half_done(place):
+    write_raw(place, CASES)
+    place.prepared(SETTING).mkdir()
+    assert PREPARE.begin(place) == []
+    write_plans(place)
+    write_data(place, CASES)
+    assert commands(PREPARE, place) == []
+
+
+def test_cases_that_other_plans_have_preprocessed(prepared):
+    """As the ResEnc planners name them: nnU-Net would empty the folder that trainings read."""
+    setting = replace(SETTING, plans=RESENC)
+    path = write_plans(prepared, setting)
+    path.write_text(path.read_text().replace(f"{RESENC}_2d", "nnUNetPlans_2d"))
+    assert commands(replace(PREPARE, plans=RESENC), prepared) == []
 
 
 @pytest.mark.parametrize("plans", ["nnUNetPlans", RESENC, "nnUNetResEncUNetLPlans", "nnUNetResEncUNetXLPlans"])
 def test_the_planner_makes_the_plans(place, monkeypatch, plans):
     """By nnU-Net's own command line and planners."""
-    (command,) = Prepare(DATASET, plans, ("2d", "3d_fullres")).commands(place, HOW)
+    command, _ = Prepare(DATASET, plans, ("2d", "3d_fullres")).commands(place, HOW)
     calls = called(
         monkeypatch, plan_and_preprocess_entrypoints, "plan_and_preprocess_entry", command,
         "extract_fingerprints", "plan_experiments", "preprocess",
     )  # fmt: skip
     fingerprints, planning, preprocessing = calls
+    assert preprocessing is None
     folder = Path(plan_and_preprocess_entrypoints.__file__).parent
     planner = recursive_find_python_class(str(folder), planning.args[1], "nnunetv2.experiment_planning")
     assert inspect.signature(planner).parameters["plans_name"].default == plans
-    assert fingerprints.args[0] == planning.args[0] == preprocessing.args[0] == [4]
+    assert fingerprints.args[0] == planning.args[0] == [4]
     assert fingerprints.args[2:5] == (3, True, False)
-    assert preprocessing.args[2:4] == (["2d", "3d_fullres"], [3, 3])
 
 
 def called(monkeypatch, module, entry, command, *replaced):
@@ -196,8 +215,22 @@ def test_a_preprocessing_that_began_counts_once_it_ended(prepared):
 
 
 def test_a_case_that_was_added_later(prepared):
-    (prepared.dataset(SETTING) / "labelsTr" / "case_12.png").touch()
+    (prepared.dataset(SETTING) / "imagesTr" / "case_12_0000.png").touch()
     assert commands(PREPARE, prepared) == LEFT
+
+
+def test_a_label_map_without_an_image(prepared):
+    """Which nnU-Net does not look at; else all would be preprocessed anew every time."""
+    (prepared.dataset(SETTING) / "labelsTr" / "case_12.png").touch()
+    assert commands(PREPARE, prepared) == []
+
+
+@pytest.mark.parametrize(("listed", "left"), [(CASES, []), (CASES[:-1], []), ([*CASES, "other"], None)])
+def test_cases_that_dataset_json_lists(prepared, listed, left):
+    path = prepared.dataset(SETTING) / "dataset.json"
+    entries = {case: {"images": [f"imagesTr/{case}_0000.png"], "label": f"labelsTr/{case}.png"} for case in listed}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": entries}))
+    assert commands(PREPARE, prepared) == (LEFT if left is None else left)
 
 
 def test_files_that_are_no_cases(prepared):
@@ -466,6 +499,20 @@ def test_test_cases_are_predicted_once(tested):
         assert commands(PREDICT, tested) == [predict]
         (folder / f"{case}.png").touch()
     assert PREDICT.is_done(tested) and commands(PREDICT, tested) == []
+
+
+def test_test_cases_are_predicted_again_after_a_fold_was_trained_anew(tested):
+    folder, final = PREDICT.folder(tested), tested.fold(run_of(fold=2)) / "checkpoint_final.pth"
+    for file in (*(folder / f"{case}.png" for case in TESTS), final):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.utime(file, (1e9, 1e9))
+    assert not PREDICT.is_older_than_training(tested) and commands(PREDICT, tested) == []
+    os.utime(final, (2e9, 2e9))
+    assert PREDICT.is_done(tested) and PREDICT.is_older_than_training(tested)
+    assert len(commands(PREDICT, tested)) == 1
+    (folder / f"{TESTS[0]}.png").touch()  # the other is still old
+    assert PREDICT.is_older_than_training(tested)
 
 
 @pytest.mark.parametrize(("processes", "used"), [(1, "1"), (2, "2"), (3, "3"), (64, "3")])

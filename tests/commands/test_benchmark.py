@@ -192,6 +192,14 @@ class TestReport:
         assert code == 1 and "Report: " in text
         assert told.startswith(f"missing: {finished.setting}: {OURS}, fold 1: case_04: ")
 
+    @pytest.mark.parametrize("action", ["report", "status"])
+    def test_a_dataset_that_was_moved_away(self, call, action):
+        """The others are reported, and it is named."""
+        code, text, told = call(action, "-d", "7", "Dataset008_Gone", *GRID[2:])
+        assert code == (action == "report")
+        assert "Dataset008_Gone" in text + told and "Dataset007_Cells" in text
+        assert action == "status" or "missing: Dataset008_Gone" in told
+
     def test_the_sides_differ(self, call, finished):
         """That is said, and no failure."""
         change_debug(finished.fold(THEIRS, 1), num_epochs="9")
@@ -322,6 +330,12 @@ class TestBadInput:
         before = snapshot(finished.root)
         assert told in self.refused(call, "run", *options, "--device", "cpu")
         assert snapshot(finished.root) == before
+
+    def test_a_fold_that_nnunet_will_not_make(self, call, finished):
+        """Before it has made its five, as for any new dataset."""
+        (finished.prepared / "splits_final.json").unlink()
+        told = self.refused(call, "run", *GRID[:-3], "4", "5", "--device", "cpu")
+        assert "has the folds 0, 1, 2, 3, 4, not 5: choose with -f" in told
 
     @pytest.mark.parametrize(
         ("content", "told"),

@@ -121,7 +121,7 @@ def write_finished(
     plans = json.loads(finished.place.plans(finished.setting).read_text())["configurations"][configuration]
     for run in grid.runs():
         _write_training(finished, run, plans)
-        if tested and run.fold == 0:
+        if tested and run.fold == folds - 1:  # after all networks
             folder = finished.place.test(run, grid.folds)
             folder.mkdir()
             for number, case in enumerate(TEST_CASES, len(CASES)):

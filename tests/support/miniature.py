@@ -36,7 +36,8 @@ def main(name, arguments):
     for option in ("-d", "-c", "-np", "-npfp", "-pl", "-plans_name", "-i", "-o", "-tr", "-p", "-f", "-npp", "-nps"):
         parser.add_argument(option, nargs="+" if option in several else None)
     parser.add_argument("-device")
-    parser.add_argument("--verify_dataset_integrity", action="store_true")
+    for flag in ("--verify_dataset_integrity", "--no_pp"):
+        parser.add_argument(flag, action="store_true")
     arguments = parser.parse_args(arguments)
     journal("start", command=name)
     predict(arguments) if name == "nnUNetv2_predict" else preprocess(name, arguments)
@@ -195,6 +196,8 @@ def preprocess(name, arguments):
     cases = [file.stem for file in (Path(os.environ["nnUNet_raw"]) / folder.name / "labelsTr").iterdir()]
     if name == "nnUNetv2_plan_and_preprocess":
         (folder / f"{PLANS[arguments.pl]}.json").write_text((FOLDER / "plans.json").read_text())
+        assert arguments.no_pp
+        return
     for configuration in arguments.c:
         data = folder / f"nnUNetPlans_{configuration}"  # of all plans
         with alone(str(data)):

@@ -85,7 +85,7 @@ def differences(paired: Paired, path: Path) -> None:
         title=f"{paired.trainer} - {paired.results.baseline}",
     )  # fmt: skip
     axis.title.set_fontsize(10)
-    axis.legend(loc="upper left", fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
 
 

@@ -181,6 +181,11 @@ def _read_test(results: Results, tasks: Sequence[Predict], place: Place, workers
         results.missing.append(str(error))
         return
     there = [task for task in tasks if cases and task.is_done(place)]
+    results.missing += [
+        f"{task.runs[0].trainer}, test: predicted before a fold was trained anew; `run --test` predicts again"
+        for task in there
+        if task.is_older_than_training(place)
+    ]
     for protocol in ("default", "published"):
         folders = [Predictions(task.folder(place), references, description, cases, protocol) for task in there]
         for task, (scores, problems) in zip(there, _score(folders, results, workers), strict=True):
@@ -203,12 +208,13 @@ def collapsed(results: Results) -> list[str]:
     """One line for every trainer whose networks find hardly anything: what is compared with it says little."""
     lines = []
     for trainer in results.trainers:
-        cases = [scores for trained in results.of(trainer) for scores in trained.scores.values()]
-        empty = sum(all(not s["dice"] or s["dice"] < _HARDLY for s in case.values()) for case in cases)
-        if cases and empty > len(cases) / 2:
+        cases = [scores.values() for trained in results.of(trainer) for scores in trained.scores.values()]
+        best = [max(dice) for case in cases if (dice := [s["dice"] for s in case if s["dice"] is not None])]
+        missed = sum(dice < _HARDLY for dice in best)
+        if missed > len(best) / 2:
             percent = f"{100 * _HARDLY:g} %"
             lines.append(
-                f"{trainer} has hardly learned: Dice below {percent} in {empty} of {len(cases)} cases; train longer"
+                f"{trainer} has hardly learned: Dice below {percent} in {missed} of {len(best)} cases; train longer"
             )
     return lines
 
@@ -238,7 +244,10 @@ def unfair(results: Results) -> list[str]:
     counts = {name: len(results.of(name)) for name in results.trainers if results.of(name)}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items())
-        lines.append(f"not equally many trainings ({said}): only folds that all have finished are compared")
+        lines.append(
+            f"not equally many trainings ({said}): means are of folds that all have finished, each comparison of those "
+            "that both have"
+        )
     seen: dict[tuple, int] = {}
     for trained in results.trained:
         for case in trained.scores:

@@ -55,17 +55,22 @@ def _short(content: Content) -> str:
 
 def _setting(results: Results, content: Content, pictures: Path) -> list[str]:
     title = f"## {plain(str(results.setting))}"
-    if not results.shared():
-        some = "No fold is finished by all trainers that have any." if results.trained else "Nothing is finished."
-        return [title, some, *_test(results)]
     primary = [paired for paired in content.primary if paired.results is results]
     secondary = [paired for paired in content.secondary if paired.results is results]
-    parts = [title, tables.means(results, content), _counted(results)]
+    if results.shared():
+        parts = [title, tables.means(results, content), _counted(results)]
+    elif primary:
+        parts = [title, "No fold is finished by all trainers that have any, so there are no means."]
+    else:
+        some = "No fold is finished by all trainers that have any." if results.trained else "Nothing is finished."
+        return [title, some, *_test(results)]
     if primary:
         parts += ["### Case by case", tables.comparisons(primary, "Dice, mean over labels")]
         drawn = "Difference in Dice of every case, sorted"
         parts += [_picture(pictures, paired, "differences", figures.differences, drawn) for paired in primary]
-    parts += ["### Label by label", tables.by_label(results)]
+    parts.append("### Label by label")
+    if results.shared():
+        parts.append(tables.by_label(results))
     for metric in ("dice", "hd95"):
         if some := [paired for paired in secondary if paired.metric == metric]:
             unit = "points" if metric == "dice" else results.unit
@@ -142,11 +147,15 @@ def _missing(content: Content) -> str:
 
 def _fairness(content: Content) -> str:
     lines = [f"- {plain(f'{results.setting}: {line}')}" for results in content.results for line in results.warnings]
-    trained = [t for results in content.results if results.shared() for t in results.trained]
-    if not any(len({t.run.trainer for t in results.trained}) > 1 for results in content.results):
+    compared = {(p.results.setting, trainer) for p in content.primary for trainer in (p.trainer, p.results.baseline)}
+    trained = [t for results in content.results for t in results.trained if (t.run.setting, t.run.trainer) in compared]
+    if not trained:
         same = "Nothing is finished on both sides."
     elif all(all(getattr(t.debug, name) for name in MUST_AGREE) for t in trained):
-        same = "Plans, splits, epochs, iterations, batch size, device and PyTorch are the same on both sides."
+        same = (
+            "Plans, validation cases, epochs, iterations, batch size, device and PyTorch are the same on both sides, "
+            "as each training's last process wrote them."
+        )
     else:
         same = "What debug.json does not tell of the trainings cannot be compared."
     seeds = "nnU-Net sets no seed, so none is shared; repeats show what chance does."
@@ -166,10 +175,10 @@ _STATISTICS = f"""\
   **both (Holm)**: the larger of p and that of Student's test over folds, corrected likewise.
 - **effect**: matched-pairs rank-biserial correlation, zeros ranked, from -1 (always lower) to +1 (always higher).
 - **tie**: a difference of at most {100 * TIE:g} points, or {TIE:g} of HD95's unit; **win**: higher Dice or lower HD95.
-- **better** is said only of the mean Dice, if both corrected p are below {ALPHA:.2f}, neither interval holds zero, and
-  it is more than a tie; **better with these trained networks** if only the cases show it. Below {FEWEST_CASES} cases
-  nothing is said. Intervals are nominal: for few or very skewed differences they are too narrow; none is corrected.
-  Single labels and HD95 are for looking at."""
+- **better** is said only of the mean Dice, if both corrected p are below {ALPHA:.2f}, neither interval holds zero,
+  mean and effect have one sign, and it is more than a tie; **better with these trained networks** if only the cases
+  show it. Below {FEWEST_CASES} cases nothing is said. Intervals are nominal: for few or very skewed differences they
+  are too narrow; none is corrected. Single labels and HD95 are for looking at."""
 
 
 def _how(content: Content) -> str:
@@ -185,7 +194,7 @@ def _how(content: Content) -> str:
         count = "1 training" if n == 1 else f"{n} trainings"
         lines.append(f"{count} of {epochs} epochs of {iterations} iterations on {where}, PyTorch {torch or '?'}")
     if continued := sum(t.log.trainings > 1 for t in trained):
-        lines.append(f"{continued} of them were interrupted and continued")
+        lines.append(f"Interrupted, and continued or begun again: {continued}")
     text = "\n".join(f"- {line}" for line in lines)
     parts = ["## How it was run", text]
     if trained:

@@ -210,16 +210,24 @@ def in_words(comparison: Comparison, adjusted_p: float, adjusted_both: float, na
     if word == "no difference shown":
         claim = f"No difference between {name} and {against} could be shown: {size}"
         if c.cases.excludes_zero():
-            return f"{claim} ({inside}), which the tests do not confirm."
+            return f"{claim} ({inside}), {_why_not(c, adjusted_p)}."
         return f"{claim}, and anything in {_range(c.cases)} is compatible with these cases."
     claim = f"{name} is {word.split()[0]} than {against}"
     if not word.endswith("here"):
         return f"{claim}: {size} ({inside}; over the {c.n_folds} folds {_range(c.folds)})."
     if c.n_folds < 2:
-        why = "one fold cannot tell the trainer from the luck of a training"
+        why = "folds are what tells a trainer from the luck of a training, and there is one"
     else:
         why = f"over the {c.n_folds} folds the interval is {_range(c.folds)}"
     return f"{claim} with these trained networks, {size} ({inside}), but other trainings may not show it: {why}."
+
+
+def _why_not(c: Comparison, adjusted_p: float) -> str:
+    if adjusted_p >= ALPHA:
+        return "which the tests do not confirm"
+    if abs(c.cases.mean) <= TIE:
+        return f"but up to {100 * TIE:g} points count as a tie"
+    return "but the mean and most cases disagree"
 
 
 def _points(difference: float) -> str:

@@ -40,7 +40,8 @@ def means(results: Results, content: Content) -> str:
     head += ["parameters", "GMACs", "s an epoch", "peak memory"]
 
     def cells(trainer: str) -> list[_Cell]:
-        return _overall(validation_means(results, trainer))
+        report = validation_means(results, trainer)
+        return _overall(report, len(report.scores))
 
     return table(head, _with_differences(results, cells, lambda trainer: _costs(results, trainer, content)))
 
@@ -66,13 +67,13 @@ def _cell(mean: dict, metric: str, of: int) -> _Cell:
     return (None if value is None else 100 * value if metric in OVERLAPS else value), mean[f"{metric}_n"], of
 
 
-def _overall(report: Report) -> list[_Cell]:
-    """Means over labels of means over cases, and how many of all labels of all cases they count."""
+def _overall(report: Report, of: int) -> list[_Cell]:
+    """Means over labels of means over cases, and how many of all labels of so many cases they count."""
     overall, cells = report.overall(), []
     for metric in _SHOWN:
         counted = sum(report.mean(region)[f"{metric}_n"] for region in report.regions)
         value, _, _ = _cell(overall, metric, 0)
-        cells.append((value, counted, len(report.scores) * len(report.regions)))
+        cells.append((value, counted, of * len(report.regions)))
     return cells
 
 
@@ -115,11 +116,15 @@ def _title(metric: str, unit: str) -> str:
 
 def _costs(results: Results, trainer: str, content: Content) -> list[str]:
     size = content.sizes.get((results.setting, trainer))
-    cells = [f"{size.parameters / 1e6:.2f} M", f"{size.macs / 1e9:.2f}"] if isinstance(size, Size) else ["?", "?"]
+    cells = [f"{_short(size.parameters / 1e6)} M", _short(size.macs / 1e9)] if isinstance(size, Size) else ["?", "?"]
     seconds, memory = epoch_seconds(results, trainer), peak_memory(results, trainer)
     cells.append("?" if seconds is None else f"{seconds:.1f}")
     cells.append("not recorded" if memory is None else f"{memory / 2**30:.2f} GiB")
     return cells
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def comparisons(compared: Sequence[Paired], title: str) -> str:
@@ -150,11 +155,13 @@ def tested(results: Results, protocol: str, unit: str) -> str:
     """Means of the test cases; empty if nobody has predicted them."""
     scores, names = results.test.get(protocol, {}), regions(results)
     rows = []
-    for trainer in results.trainers:
-        report = means_of_test(scores, trainer)
+    reports = {trainer: means_of_test(scores, trainer) for trainer in results.trainers}
+    cases = {case for found in scores.values() for case in found}
+    for trainer, report in reports.items():
         if report.scores:
-            dice = [_cell(report.mean(name), "dice", len(report.scores)) for name in report.regions]
-            rows.append([trainer, *map(_text, (*_overall(report), *dice))])
+            of = len(cases) * sum(name == trainer for name, _ in scores)
+            dice = [_cell(report.mean(name), "dice", of) for name in report.regions]
+            rows.append([trainer, *map(_text, (*_overall(report, of), *dice))])
             names = report.regions
     head = ["", *(_title(metric, unit) for metric in _SHOWN), *(f"Dice {name}" for name in names)]
     return table(head, rows) if rows else ""

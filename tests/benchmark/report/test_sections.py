@@ -126,7 +126,7 @@ class TestInShort:
     @pytest.mark.parametrize(
         "warning",
         [
-            f"not equally many trainings ({BASELINE} 3, {OTHER} 2): only folds that all have finished are compared",
+            f"not equally many trainings ({BASELINE} 3, {OTHER} 2): means are of folds that all have finished",
             "1 cases are validated in more than one fold: they count once, with their mean",
         ],
     )
@@ -135,6 +135,17 @@ class TestInShort:
         results.warnings.append(warning)
         assert warning in section(text(results), "Fairness")
         assert "The sides differ" not in text(results)
+
+
+def test_a_third_trainer_that_is_not_so_far(text):
+    """What two have finished is shown, whatever the third has."""
+    results = trainings(spread(0.01, 2), trainers=(BASELINE, OTHER, THIRD))
+    late = in_memory({(THIRD, 7): {"x": {"organ": row(0.5)}}}, trainers=(BASELINE, OTHER, THIRD), debug=DEBUG)
+    results.trained += late.trained
+    assert not results.shared()
+    report = text(results)
+    assert f"| {OTHER} |" in section(report, "Case by case") and "_differences.png" in report
+    assert "there are no means" in report
 
 
 class TestSetting:
@@ -289,6 +300,11 @@ class TestFairness:
         assert SAME not in text(results)
         assert SAME not in text(in_memory({}, trainers=(BASELINE, OTHER)))
 
+    def test_of_other_folds_nothing_is_the_same(self, text):
+        case = {"x": {"organ": row(0.5)}}
+        results = in_memory({(BASELINE, 0): case, (OTHER, 1): case}, trainers=(BASELINE, OTHER), debug=DEBUG)
+        assert section(text(results), "Fairness").startswith("Nothing is finished on both sides.")
+
 
 class TestMissing:
     def test_all_of_it(self, text):
@@ -344,7 +360,9 @@ class TestHow:
         write_log(tmp_path, [1.0, 2.0])
         assert "interrupted" not in text(trainings(spread(0.01, 1), log=read_logs(tmp_path)))
         write_log(tmp_path, [3.0], start=1, day=2)
-        assert "2 of them were interrupted and continued" in text(trainings(spread(0.01, 1), log=read_logs(tmp_path)))
+        assert "- Interrupted, and continued or begun again: 2\n" in text(
+            trainings(spread(0.01, 1), log=read_logs(tmp_path))
+        )
 
     def test_a_validation_of_its_own_is_no_interruption(self, text, tmp_path):
         """`nnUNetv2_train --val` writes a log, too."""

@@ -290,6 +290,21 @@ def test_in_words(changes, p, turn):
     assert re.findall(r"[+-]\d+\.\d+|inf|nan", text) == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "p", "why"),
+    [
+        ({}, (0.05, 0.05), "which the tests do not confirm"),
+        ({"cases": (0.0008, 0.0007, 0.0009)}, (1e-9, 1e-4), "but up to 0.1 points count as a tie"),
+        ({"effect": -0.4}, (0.001, 0.001), "but the mean and most cases disagree"),
+    ],
+)
+def test_why_an_interval_without_zero_shows_nothing(changes, p, why):
+    """Not that the tests do not confirm what they do."""
+    c = comparison(**changes)
+    assert c.cases.excludes_zero() and verdict(c, *p) == "no difference shown"
+    assert in_words(c, *p, "ours", "theirs").endswith(f"), {why}.")
+
+
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.standard_normal(shape)
 

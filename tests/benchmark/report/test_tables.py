@@ -141,6 +141,12 @@ class TestMeans:
         results = in_memory(trainings, trainers=(BASELINE, OTHER))
         assert [line[0] for line in rows(tables.means(results, content(results)))] == ["", OTHER]
 
+    def test_small_networks(self):
+        results = in_memory(two_labels(VALUES))
+        sizes = {BASELINE: Size(121_999, 17_400_000), OTHER: Size(999_999, 1_000_000_000)}
+        _, ours, theirs, _ = rows(tables.means(results, content(results, **sizes)))
+        assert (ours[4:6], theirs[4:6]) == (["0.122 M", "0.0174"], ["1 M", "1.00"])
+
     def test_costs(self):
         results = in_memory(two_labels(VALUES), log=Log({n: {"seconds": s} for n, s in enumerate([9, 1, 2.25])}))
         results.of(OTHER)[0].attempts.append({"peak_gpu_memory_bytes": 3 * 2**29, "peak_memory_bytes": 9 * 2**30})
@@ -226,6 +232,13 @@ class TestTested:
         assert [ours[i] for i in (0, 1, 2, 4, 5)] == [BASELINE, "62.50", "3.00", "75.00", "50.00"]
         assert [theirs[i] for i in (0, 1, 2, 4, 5)] == [OTHER, "75.00", "1.50", "87.50", "62.50"]
         assert rows(tables.tested(results, "default", "voxels"))[0][2] == "HD95 voxels"
+
+    def test_a_case_that_one_side_lacks(self):
+        results = in_memory({}, trainers=(BASELINE, OTHER))
+        cases = {case: {"organ": row(0.5, 4.0)} for case in "xy"}
+        results.test["default"] = {(BASELINE, 0): cases, (OTHER, 0): {"x": cases["x"]}}
+        _, ours, theirs = rows(tables.tested(results, "default", "mm"))
+        assert (ours[1], theirs[1], theirs[4]) == ("50.00", "50.00 (1 of 2)", "50.00 (1 of 2)")
 
     def test_nobody_has_predicted(self):
         results = in_memory(two_labels(VALUES))
