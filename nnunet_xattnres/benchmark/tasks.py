@@ -299,9 +299,11 @@ class Predict(_Marked):
 
     def _files(self, place: Place) -> list[Path]:
         """The predictions of all test cases."""
-        dataset = place.dataset(self.runs[0].setting)
-        cases = find_test_cases(self.runs[0].setting, place)
-        return [self.folder(place) / f"{case}{_ending(dataset)}" for case in cases]
+        setting, folder = self.runs[0].setting, self.folder(place)
+        if not (cases := find_test_cases(setting, place)):
+            return []
+        ending = _ending(place.dataset(setting))
+        return [folder / f"{case}{ending}" for case in cases]
 
 
 def _ending(dataset: Path) -> str:
