@@ -1,8 +1,11 @@
 """Tasks on a Slurm cluster, through submitit: arrays of jobs that wait for each other and go on when requeued."""
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -162,14 +165,16 @@ def _submit(
         "cpus_per_task": slurm.cpus, "mem": f"{slurm.memory_gb}GB" if slurm.memory_gb else None,
         "gpus_per_node": gpus, "additional_parameters": further,
     }  # fmt: skip
-    executor = SlurmExecutor(out / "slurm", max_num_timeout=_REQUEUES)
+    executor, said = SlurmExecutor(out / "slurm", max_num_timeout=_REQUEUES), io.StringIO()
     try:
         executor.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
-        with executor.batch():
+        # submitit passes on what sbatch says, which is in its error as well
+        with contextlib.redirect_stderr(said), executor.batch():
             jobs = [executor.submit(one) for one in work]
     except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
         reason = " ".join(str(getattr(error, "stderr", None) or error).split())
         raise UserError(f"Slurm refuses the jobs ({reason}): see --partition, --time and --slurm-option") from None
+    print(said.getvalue(), end="", file=sys.stderr)
     return [job.job_id for job in jobs]
 
 
