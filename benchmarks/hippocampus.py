@@ -6,10 +6,10 @@ python benchmarks/hippocampus.py WORK --data Task04_Hippocampus --slurm       th
 python tests/support/slurm.py python benchmarks/hippocampus.py WORK --data Task04_Hippocampus --slurm
 
 Converts and plans the dataset into WORK where that has not been done, starts `xattnres benchmark run` (2d, five folds,
-stock and XAttnRes for 6 epochs of 50 iterations on the CPU, a quarter of the width), ends it with
-SIGKILL at random moments, and starts it again; the last time it may finish. On Slurm a training is killed once, and
-once another is requeued by Slurm itself. Says what happened and ends with 0 if the report is complete, if every
-training was trained once and only once to its end, and if at least one went on from a checkpoint.
+stock and XAttnRes for 6 epochs of 50 iterations on the CPU, a quarter of the width), ends it with SIGKILL at random
+moments, and starts it again; the last time it may finish. On Slurm a training is killed once, and once another is
+requeued by Slurm itself. Says what happened and ends with 0 if the report is complete, if every training was trained
+once and only once to its end, and if at least one went on from a checkpoint.
 """
 
 import argparse
