@@ -25,12 +25,12 @@ import sysconfig
 import time
 from pathlib import Path
 
+from nnunet_xattnres.benchmark.folders import Place
 from nnunet_xattnres.benchmark.grid import from_options, read_options
 from nnunet_xattnres.benchmark.log import read_logs
-from nnunet_xattnres.benchmark.place import Place
-from nnunet_xattnres.files import read_json, write_whole
-from nnunet_xattnres.nnunet import environment
-from nnunet_xattnres.nnunet import run as run_nnunet
+from nnunet_xattnres.utils.files import read_json, write_whole
+from nnunet_xattnres.utils.nnunet_cli import environment
+from nnunet_xattnres.utils.nnunet_cli import run as run_nnunet
 
 TRAINERS = ("nnUNetTrainerShort", "nnUNetTrainerXAttnResShort")
 EPOCHS = 6

@@ -8,7 +8,7 @@ python benchmarks/step.py cuda --device cuda --case 2d-256 2d-512 3d-128 resencm
 import sys
 from pathlib import Path
 
-from nnunet_xattnres.commands import main
+from nnunet_xattnres.cli.main import main
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 FOLDS = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True, order=True)
-class Setting:
+class ExperimentKey:
     """What two trainings must share to be compared: dataset (Dataset004_Hippocampus), configuration and plans."""
 
     dataset: str
@@ -33,7 +33,7 @@ class Run:
         repeat: 0, 1, ...; nnU-Net takes no seed, so repeats differ by chance.
     """
 
-    setting: Setting
+    setting: ExperimentKey
     trainer: str
     fold: int
     repeat: int = 0
@@ -74,10 +74,10 @@ class Grid:
     def baseline(self) -> str:
         return self.trainers[0]
 
-    def settings(self) -> list[Setting]:
-        return [Setting(*names) for names in product(self.datasets, self.configurations, self.plans)]
+    def settings(self) -> list[ExperimentKey]:
+        return [ExperimentKey(*names) for names in product(self.datasets, self.configurations, self.plans)]
 
-    def runs(self, setting: Setting | None = None) -> Iterator[Run]:
+    def runs(self, setting: ExperimentKey | None = None) -> Iterator[Run]:
         """Every run, those of one fold together, so that an unfinished benchmark has pairs."""
         settings = [setting] if setting else self.settings()
         for repeat, chosen, fold, trainer in product(range(self.repeats), settings, self.folds, self.trainers):

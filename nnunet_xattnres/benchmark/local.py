@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from ..errors import UserError
-from ..nnunet import executable, failed
-from .place import Place
+from ..utils.errors import UserError
+from ..utils.nnunet_cli import executable, failure_message
+from .folders import NnUNetFolders
 from .state import LOCK, RECORD
-from .tasks import How, Task
+from .tasks import RunOptions, Task
 
 Slot = tuple[str, ...] | None
 """The GPUs of a slot, as CUDA_VISIBLE_DEVICES has them; None leaves the environment as it is."""
@@ -33,9 +33,9 @@ class Failure:
     reason: str
     begun: bool = True
 
-    def prevents(self, task: Task) -> bool:
+    def blocks(self, task: Task) -> bool:
         """Whether another cannot be done now; plans that could not be made leave other plans' data whole."""
-        return task.needs(self.task) and (self.begun or task.uses(self.task))
+        return task.depends_on(self.task) and (self.begun or task.consumes(self.task))
 
     def __str__(self) -> str:
         return f"{self.task}: {self.reason}"
@@ -71,7 +71,12 @@ def _visible_gpus() -> list[str]:
 
 
 def run_tasks(
-    tasks: Sequence[Task], place: Place, how: How, where: Sequence[Slot], logs: Path, tell: Callable[[str], None]
+    tasks: Sequence[Task],
+    place: NnUNetFolders,
+    how: RunOptions,
+    where: Sequence[Slot],
+    logs: Path,
+    tell: Callable[[str], None],
 ) -> list[Failure]:
     """Run tasks that do not wait for each other; returns those that failed, once all others are done.
 
@@ -113,7 +118,13 @@ def run_tasks(
 
 
 def run_task(
-    task: Task, place: Place, how: How, gpus: Slot, log: Path, tell: Callable[[str], None], stop: threading.Event
+    task: Task,
+    place: NnUNetFolders,
+    how: RunOptions,
+    gpus: Slot,
+    log: Path,
+    tell: Callable[[str], None],
+    stop: threading.Event,
 ) -> Failure | None:
     """Run what is left of a task; None if it is done afterwards.
 
@@ -177,7 +188,7 @@ def _take(handle: int) -> bool:
 
 
 def _run(
-    command: Sequence[str], task: Task, place: Place, gpus: Slot, log: Path, lock: int, stop: threading.Event
+    command: Sequence[str], task: Task, place: NnUNetFolders, gpus: Slot, log: Path, lock: int, stop: threading.Event
 ) -> str | None:
     """Run one command under `supervise.py`; returns why it failed, None if it did not."""
     try:
@@ -189,7 +200,7 @@ def _run(
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     log.parent.mkdir(parents=True, exist_ok=True)
     lifeline, mine = os.pipe()
-    supervisor = [sys.executable, str(Path(__file__).with_name("supervise.py")), str(lifeline), str(lock)]
+    supervisor = [sys.executable, str(Path(__file__).with_name("supervisor.py")), str(lifeline), str(lock)]
     try:
         try:
             process = subprocess.Popen(
@@ -205,7 +216,7 @@ def _run(
     code = process.wait()
     if stop.is_set():
         return "stopped"
-    return failed(command[0], code, log) if code else None
+    return failure_message(command[0], code, log) if code else None
 
 
 def slug(task: Task) -> str:

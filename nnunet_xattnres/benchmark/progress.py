@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from statistics import median_high
 
-from ..errors import UserError
-from ..text import aligned
+from ..utils.errors import UserError
+from ..utils.tables import format_table
+from .folders import NnUNetFolders
 from .grid import Grid, Run
-from .place import Place
 from .state import State, read_state
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
 
 @dataclass(frozen=True)
-class Left:
+class RemainingWork:
     """What is left: epochs, and seconds of them if one has been trained; trainings of unknown length are counted."""
 
     epochs: int
@@ -27,7 +27,7 @@ class Left:
     unknown: int
 
 
-def read_states(grid: Grid, place: Place) -> dict[Run, State | str]:
+def read_states(grid: Grid, place: NnUNetFolders) -> dict[Run, State | str]:
     """The state of every run, or one line that says why it cannot be read."""
     states: dict[Run, State | str] = {}
     for run in grid.runs():
@@ -38,7 +38,7 @@ def read_states(grid: Grid, place: Place) -> dict[Run, State | str]:
     return states
 
 
-def left(states: dict[Run, State | str]) -> Left:
+def left(states: dict[Run, State | str]) -> RemainingWork:
     """What is left, by the epochs of the same trainer, or else of any in the same setting."""
     known = {run: state for run, state in states.items() if isinstance(state, State)}
     epochs, seconds, unknown, timed = 0, 0.0, 0, True
@@ -54,7 +54,7 @@ def left(states: dict[Run, State | str]) -> Left:
         pace = _pace(run, known)
         timed = timed and pace is not None
         seconds += more * (pace or 0.0)
-    return Left(epochs, seconds if timed else None, unknown)
+    return RemainingWork(epochs, seconds if timed else None, unknown)
 
 
 def _pace(run: Run, states: dict[Run, State]) -> float | None:
@@ -70,7 +70,7 @@ def _pace(run: Run, states: dict[Run, State]) -> float | None:
     return None
 
 
-def status(grid: Grid, place: Place, jobs: Mapping[str, str] | None = None) -> str:
+def status(grid: Grid, place: NnUNetFolders, jobs: Mapping[str, str] | None = None) -> str:
     """A line for every run, and what is left.
 
     Args:
@@ -96,7 +96,7 @@ def status(grid: Grid, place: Place, jobs: Mapping[str, str] | None = None) -> s
         word = "unreadable" if isinstance(state, str) else "running" if running else state.stage
         counts[word] = counts.get(word, 0) + 1
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-    return f"{aligned(rows, left=4)}\n\n{len(states)} trainings: {summary}.{_rest(left(states))}"
+    return f"{format_table(rows, left=4)}\n\n{len(states)} trainings: {summary}.{_rest(left(states))}"
 
 
 def _in_words(state: State, job: str | None) -> str:
@@ -106,7 +106,7 @@ def _in_words(state: State, job: str | None) -> str:
     return f"{word} ({'; '.join(state.broken)})" if state.broken else word
 
 
-def _rest(rest: Left) -> str:
+def _rest(rest: RemainingWork) -> str:
     if not rest.epochs and not rest.unknown:
         return ""
     text = f" {rest.epochs} epochs are left"
@@ -118,7 +118,7 @@ def _rest(rest: Left) -> str:
 
 
 @contextlib.contextmanager
-def progress(grid: Grid, place: Place, shown: bool) -> Iterator[Callable[[str], None]]:
+def progress(grid: Grid, place: NnUNetFolders, shown: bool) -> Iterator[Callable[[str], None]]:
     """A bar over all epochs while trainings run; yields what prints a line above it."""
     from tqdm import tqdm
 

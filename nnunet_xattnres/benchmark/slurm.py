@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..errors import StepFailedError, UserError
-from ..files import read_json, write_whole
+from ..utils.errors import StepFailedError, UserError
+from ..utils.files import read_json, write_whole
+from .folders import NnUNetFolders
 from .local import run_task, slug
-from .place import Place
 from .state import CHECKPOINTS
-from .tasks import How, Task, Train
+from .tasks import RunOptions, Task, Train
 
 _NOT_WRITTEN = 2  # exit code of a report that there is not, rather than of one that names what is missing
 _REQUEUES = 1000  # a training longer than its time limit comes back as often as it must
@@ -50,7 +50,7 @@ class Slurm:
 class Work:
     """A task as a job: what is left of it is found out when it starts, so that it may start again and again."""
 
-    def __init__(self, task: Task, place: Place, how: How, log: Path, minutes: int):
+    def __init__(self, task: Task, place: NnUNetFolders, how: RunOptions, log: Path, minutes: int):
         self.task, self.place, self.how, self.log, self.minutes = task, place, how, log, minutes
         self.stop: threading.Event | None = None
 
@@ -94,13 +94,15 @@ class Report:
         self.out = out
 
     def __call__(self) -> None:
-        from ..commands import main
+        from ..cli.main import main
 
         if main(["benchmark", "report", "--out", str(self.out)]) == _NOT_WRITTEN:
             raise StepFailedError("there is no report: see above")
 
 
-def submit(phases: Sequence[Sequence[Task]], place: Place, how: How, slurm: Slurm, out: Path) -> list[str]:
+def submit(
+    phases: Sequence[Sequence[Task]], place: NnUNetFolders, how: RunOptions, slurm: Slurm, out: Path
+) -> list[str]:
     """Submit what is left; returns a line for every array of jobs.
 
     Tasks that need the same others are one array, which starts when these have ended well; the report comes when all
@@ -132,7 +134,7 @@ def submit(phases: Sequence[Sequence[Task]], place: Place, how: How, slurm: Slur
                 said.append(f"left out: {error}")
                 continue
             if left:
-                needed = tuple(jobs[str(other)] for other in earlier if str(other) in jobs and task.needs(other))
+                needed = tuple(jobs[str(other)] for other in earlier if str(other) in jobs and task.depends_on(other))
                 arrays.setdefault(needed, []).append(task)
         for needed, members in arrays.items():
             work = [Work(task, place, how, out / "logs" / f"{slug(task)}.txt", slurm.time) for task in members]

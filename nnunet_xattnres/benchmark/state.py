@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import median_high
 from typing import Literal
 
-from ..errors import UserError
-from ..files import read_json
-from .grid import Run, Setting
+from ..utils.errors import UserError
+from ..utils.files import read_json
+from .folders import NnUNetFolders
+from .grid import ExperimentKey, Run
 from .log import read_debug, read_logs
-from .place import Place
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 """In the order in which nnU-Net's `--c` takes them."""
@@ -47,7 +47,7 @@ class State:
     broken: tuple[str, ...] = ()
 
 
-def read_state(run: Run, place: Place) -> State:
+def read_state(run: Run, place: NnUNetFolders) -> State:
     """How far a run is; nothing is changed."""
     fold = place.fold(run)
     log, debug = read_logs(fold), read_debug(fold)
@@ -114,7 +114,7 @@ def summary_cases(path: Path) -> set[str] | None:
         return None
 
 
-def read_splits(setting: Setting, place: Place) -> list[dict[str, list[str]]] | None:
+def read_splits(setting: ExperimentKey, place: NnUNetFolders) -> list[dict[str, list[str]]] | None:
     """The folds of a prepared dataset, None before nnU-Net has made them.
 
     Raises:
@@ -130,13 +130,13 @@ def read_splits(setting: Setting, place: Place) -> list[dict[str, list[str]]] | 
         raise UserError(f"{path} cannot be read as nnU-Net's splits ({error!r}): mend it or move it away") from None
 
 
-def validation_cases(run: Run, place: Place) -> set[str] | None:
+def validation_cases(run: Run, place: NnUNetFolders) -> set[str] | None:
     """The fold's validation cases, None where nnU-Net has not made its splits yet."""
     splits = read_splits(run.setting, place)
     return set(splits[run.fold]["val"]) if splits and run.fold < len(splits) else None
 
 
-def read_plans(setting: Setting, place: Place) -> dict:
+def read_plans(setting: ExperimentKey, place: NnUNetFolders) -> dict:
     """The plans of a prepared dataset.
 
     Raises:

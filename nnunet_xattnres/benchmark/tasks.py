@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import UserError
-from ..files import read_json, write_whole
-from .grid import Grid, Run, Setting
-from .place import Place
+from ..utils.errors import UserError
+from ..utils.files import read_json, write_whole
+from .folders import NnUNetFolders
+from .grid import ExperimentKey, Grid, Run
 from .state import CHECKPOINTS, is_checkpoint, read_plans, read_splits, read_state
 
 _PLANNERS = {
@@ -23,7 +23,7 @@ _PLANNERS = {
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """What is the same for every command: device ("cuda", "cpu", "mps"), GPUs of a training, processes."""
 
     device: str = "cuda"
@@ -44,12 +44,12 @@ class Task(Protocol):
     repeat: int
 
     def __str__(self) -> str: ...
-    def needs(self, other: "Task") -> bool: ...
-    def uses(self, other: "Task") -> bool: ...
-    def commands(self, place: Place, how: How) -> list[list[str]]: ...
-    def begin(self, place: Place) -> list[str]: ...
-    def end(self, place: Place) -> None: ...
-    def folder(self, place: Place) -> Path: ...
+    def depends_on(self, other: "Task") -> bool: ...
+    def consumes(self, other: "Task") -> bool: ...
+    def commands(self, place: NnUNetFolders, how: RunOptions) -> list[list[str]]: ...
+    def begin(self, place: NnUNetFolders) -> list[str]: ...
+    def end(self, place: NnUNetFolders) -> None: ...
+    def folder(self, place: NnUNetFolders) -> Path: ...
 
 
 class _Marked:
@@ -57,14 +57,14 @@ class _Marked:
 
     marker = ".unfinished"
 
-    def _marker(self, place: Place) -> Path:
+    def _marker(self, place: NnUNetFolders) -> Path:
         return self.folder(place) / self.marker
 
-    def begin(self, place: Place) -> list[str]:
+    def begin(self, place: NnUNetFolders) -> list[str]:
         self._marker(place).touch()
         return []
 
-    def end(self, place: Place) -> None:
+    def end(self, place: NnUNetFolders) -> None:
         self._marker(place).unlink(missing_ok=True)
 
 
@@ -82,22 +82,22 @@ class Prepare(_Marked):
     def __str__(self) -> str:
         return f"prepare {self.dataset}, {self.plans}"
 
-    def needs(self, other: Task) -> bool:
+    def depends_on(self, other: Task) -> bool:
         return False
 
-    uses = needs
+    consumes = depends_on
 
-    def folder(self, place: Place) -> Path:
+    def folder(self, place: NnUNetFolders) -> Path:
         return place.preprocessed / self.dataset
 
     @property
     def marker(self) -> str:
         return f".{self.plans}.unfinished"
 
-    def _settings(self) -> list[Setting]:
-        return [Setting(self.dataset, configuration, self.plans) for configuration in self.configurations]
+    def _settings(self) -> list[ExperimentKey]:
+        return [ExperimentKey(self.dataset, configuration, self.plans) for configuration in self.configurations]
 
-    def commands(self, place: Place, how: How) -> list[list[str]]:
+    def commands(self, place: NnUNetFolders, how: RunOptions) -> list[list[str]]:
         number, n = str(int(self.dataset[7:10])), str(how.processes)
         planning = [] if self._is_planned(place) else [self._plan(number, n)]
         left = [s.configuration for s in self._settings() if planning or not self._is_preprocessed(s, place)]
@@ -106,7 +106,7 @@ class Prepare(_Marked):
         preprocess = ["nnUNetv2_preprocess", "-d", number, "-plans_name", self.plans, "-c", *left]
         return [*planning, [*preprocess, "-np", *[n] * len(left)]]
 
-    def _is_planned(self, place: Place) -> bool:
+    def _is_planned(self, place: NnUNetFolders) -> bool:
         return place.plans(self._settings()[0]).exists()
 
     def _plan(self, number: str, processes: str) -> list[str]:
@@ -118,10 +118,10 @@ class Prepare(_Marked):
         planner = _PLANNERS[self.plans]
         return [*command, "--no_pp", *(["-pl", planner] if planner else [])]
 
-    def begin(self, place: Place) -> list[str]:
+    def begin(self, place: NnUNetFolders) -> list[str]:
         return super().begin(place) if self._is_planned(place) else []  # planning leaves no cases
 
-    def _is_preprocessed(self, setting: Setting, place: Place) -> bool:
+    def _is_preprocessed(self, setting: ExperimentKey, place: NnUNetFolders) -> bool:
         folder = _preprocessed(setting, place)
         if not folder.is_dir() or not any(folder.iterdir()) or self._marker(place).exists():
             return False  # nnU-Net preprocesses from the start whatever is there, and a kill leaves a file torn
@@ -129,7 +129,7 @@ class Prepare(_Marked):
         whole = {case for case in found if (folder / f"{case}.pkl").exists()}  # which is written last
         return bool(found) and found == whole and found >= self._cases(place)
 
-    def _cases(self, place: Place) -> set[str]:
+    def _cases(self, place: NnUNetFolders) -> set[str]:
         """Training cases of the raw dataset; none where only the preprocessed one is there."""
         from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
@@ -154,21 +154,21 @@ class Train:
     def __str__(self) -> str:
         return str(self.run)
 
-    def needs(self, other: Task) -> bool:
+    def depends_on(self, other: Task) -> bool:
         # plans share folders of cases, which nnU-Net empties before it fills them
         return isinstance(other, Prepare) and other.dataset == self.run.setting.dataset
 
-    def uses(self, other: Task) -> bool:
-        return self.needs(other) and other.plans == self.run.setting.plans
+    def consumes(self, other: Task) -> bool:
+        return self.depends_on(other) and other.plans == self.run.setting.plans
 
     @property
     def repeat(self) -> int:
         return self.run.repeat
 
-    def folder(self, place: Place) -> Path:
+    def folder(self, place: NnUNetFolders) -> Path:
         return place.fold(self.run)
 
-    def commands(self, place: Place, how: How) -> list[list[str]]:
+    def commands(self, place: NnUNetFolders, how: RunOptions) -> list[list[str]]:
         stage = read_state(self.run, place).stage
         if stage == "done":
             return []
@@ -181,14 +181,14 @@ class Train:
         # without a checkpoint, --c starts anew; with the final one, it would write that again
         return [[*self.command(how), "--val" if stage == "to validate" else "--c"]]
 
-    def command(self, how: How) -> list[str]:
+    def command(self, how: RunOptions) -> list[str]:
         """The training from its start."""
         setting = self.run.setting
         command = ["nnUNetv2_train", setting.dataset, setting.configuration, str(self.run.fold)]
         command += ["-tr", self.run.trainer, "-p", setting.plans, "-device", how.device]
         return command + (["-num_gpus", str(how.num_gpus)] if how.num_gpus > 1 else [])
 
-    def begin(self, place: Place) -> list[str]:
+    def begin(self, place: NnUNetFolders) -> list[str]:
         """Set torn checkpoints aside, and make the splits, which two trainings at once would write over each other."""
         said = []
         for name in CHECKPOINTS:
@@ -204,11 +204,11 @@ class Train:
             raise UserError(f"{path} has {folds} folds, no fold {self.run.fold}: nnU-Net would split at random")
         return said
 
-    def end(self, place: Place) -> None:
+    def end(self, place: NnUNetFolders) -> None:
         pass
 
 
-def make_splits(setting: Setting, place: Place) -> None:
+def make_splits(setting: ExperimentKey, place: NnUNetFolders) -> None:
     """Write nnU-Net's own five folds where there are none, with its own function."""
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
@@ -227,7 +227,7 @@ def make_splits(setting: Setting, place: Place) -> None:
 _SPLITTING = threading.Lock()  # trainings start in threads of one process
 
 
-def _preprocessed(setting: Setting, place: Place) -> Path:
+def _preprocessed(setting: ExperimentKey, place: NnUNetFolders) -> Path:
     """Where nnU-Net keeps the cases of a configuration, which may be those of another."""
     configurations = read_plans(setting, place)["configurations"]
     configuration = configurations[setting.configuration]
@@ -257,13 +257,13 @@ class Predict(_Marked):
         run = self.runs[0]
         return f"{run.setting}: {run.trainer}, test cases{run.again}"
 
-    def needs(self, other: Task) -> bool:
+    def depends_on(self, other: Task) -> bool:
         if isinstance(other, Train):
             return other.run in self.runs
         return isinstance(other, Prepare) and other.dataset == self.runs[0].setting.dataset
 
-    def uses(self, other: Task) -> bool:
-        return self.needs(other) and (isinstance(other, Train) or other.plans == self.runs[0].setting.plans)
+    def consumes(self, other: Task) -> bool:
+        return self.depends_on(other) and (isinstance(other, Train) or other.plans == self.runs[0].setting.plans)
 
     @property
     def repeat(self) -> int:
@@ -273,10 +273,10 @@ class Predict(_Marked):
     def folds(self) -> list[str]:
         return [str(run.fold) for run in self.runs]
 
-    def folder(self, place: Place) -> Path:
+    def folder(self, place: NnUNetFolders) -> Path:
         return place.test(self.runs[0], [run.fold for run in self.runs])
 
-    def commands(self, place: Place, how: How) -> list[list[str]]:
+    def commands(self, place: NnUNetFolders, how: RunOptions) -> list[list[str]]:
         run, folder = self.runs[0], self.folder(place)
         if self.is_done(place) and not self.is_older_than_training(place):
             return []
@@ -286,18 +286,18 @@ class Predict(_Marked):
         n = str(max(1, min(3, how.processes)))
         return [[*command, "-npp", n, "-nps", n, "-device", how.device]]
 
-    def is_done(self, place: Place) -> bool:
+    def is_done(self, place: NnUNetFolders) -> bool:
         """Whether every test case is predicted; where there is none, there is nothing to do."""
         files = self._files(place)
         return not files or (not self._marker(place).exists() and all(file.exists() for file in files))
 
-    def is_older_than_training(self, place: Place) -> bool:
+    def is_older_than_training(self, place: NnUNetFolders) -> bool:
         """Whether a fold has been trained since the test cases were predicted."""
         networks = [path for run in self.runs if (path := place.fold(run) / "checkpoint_final.pth").exists()]
         trained = max((path.stat().st_mtime for path in networks), default=0.0)
         return any(file.stat().st_mtime < trained for file in self._files(place))
 
-    def _files(self, place: Place) -> list[Path]:
+    def _files(self, place: NnUNetFolders) -> list[Path]:
         """The predictions of all test cases."""
         setting, folder = self.runs[0].setting, self.folder(place)
         if not (cases := find_test_cases(setting, place)):
@@ -310,7 +310,7 @@ def _ending(dataset: Path) -> str:
     return str(read_json(dataset / "dataset.json", "nnU-Net's dataset.json").get("file_ending"))
 
 
-def find_test_cases(setting: Setting, place: Place) -> list[str]:
+def find_test_cases(setting: ExperimentKey, place: NnUNetFolders) -> list[str]:
     """Cases of imagesTs that have a reference in labelsTs."""
     folder = place.dataset(setting)
     if not (folder / "labelsTs").is_dir() or not (folder / "imagesTs").is_dir():

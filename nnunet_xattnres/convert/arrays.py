@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .case import Case, Content, count_labels
+from .case import Case, CaseData, count_labels
 from .labels import LabelMap
 from .problems import UnusableError
 from .sources import File
@@ -26,7 +26,7 @@ class ArrayReader(NiftiWriter):
     masks: LabelMap
     spacing: tuple[float, float, float]
 
-    def read(self, case: Case) -> Content:
+    def read(self, case: Case) -> CaseData:
         import SimpleITK as sitk  # noqa: N813
 
         name, images, label_maps = case.image[0].name, [], []
@@ -50,7 +50,7 @@ class ArrayReader(NiftiWriter):
         for array in (hu, labels):
             volumes.append(sitk.GetImageFromArray(array))
             volumes[-1].SetSpacing(self.spacing)
-        return Content(*volumes, changes, count_labels(labels))
+        return CaseData(*volumes, changes, count_labels(labels))
 
 
 def read_arrays(file: File) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ class Case:
 
 
 @dataclass
-class Content:
+class CaseData:
     """What was read.
 
     Attributes:
@@ -54,7 +54,7 @@ class Reader(Protocol):
 
     ending: str
 
-    def read(self, case: Case) -> Content:
+    def read(self, case: Case) -> CaseData:
         """Read and check a case.
 
         Raises:

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..errors import StepFailedError, UserError
-from ..files import read_json, write_whole
-from ..workers import for_each
+from ..utils.errors import StepFailedError, UserError
+from ..utils.files import read_json, write_whole
+from ..utils.workers import for_each
 from .case import Case, Reader
+from .destination import Target, hidden_folder, publish, recover
 from .plan import Plan, tell_split
 from .preview import save_preview, spread
 from .problems import Problem, UnusableError
 from .splits import folds
-from .target import Target, hidden_folder, publish, recover
 
 FOLDERS = {"train": ("imagesTr", "labelsTr"), "val": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
 

@@ -39,7 +39,7 @@ class Plan:
     check: Callable[[Counts], list[Problem]] = lambda counts: []
 
 
-class Named(dict[str, File]):
+class FilesByCase(dict[str, File]):
     """Files by the name of their case; files that share a name are in `ambiguous` instead."""
 
     def __init__(self, files: Iterable[File], name: Callable[[File], str] = lambda file: file.stem):
@@ -57,7 +57,7 @@ class Named(dict[str, File]):
         ]
 
 
-def pair(images: Named, masks: Named) -> tuple[list[str], list[Problem]]:
+def pair(images: FilesByCase, masks: FilesByCase) -> tuple[list[str], list[Problem]]:
     """The cases that have an image and a mask, and what is wrong with the others."""
     ambiguous = images.ambiguous.keys() | masks.ambiguous.keys()
     problems = images.problems() + masks.problems()

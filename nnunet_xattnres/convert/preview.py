@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..drawing import new_figure
-from ..overlays import COLOURS
+from ..utils.overlays import COLOURS
+from ..utils.plotting import new_figure
 
 COLUMNS, ROWS = 4, 2
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .problems import Problem, UnusableError
 
 _DOUBLE_ENDINGS = (".nii.gz", ".npy.h5")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .case import SPLITS
 from .sources import is_safe
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..nifti import check_complete
-from .case import Case, Content, count_labels
+from ..utils.nifti import check_complete
+from .case import Case, CaseData, count_labels
 from .labels import BinaryMask, LabelMap
 from .problems import UnusableError
 from .sources import File
@@ -57,7 +57,7 @@ class NiftiReader(NiftiWriter):
     masks: BinaryMask | LabelMap
     window: tuple[int, int] | None = None
 
-    def read(self, case: Case) -> Content:
+    def read(self, case: Case) -> CaseData:
         import SimpleITK as sitk  # noqa: N813
 
         (file,) = case.image
@@ -70,7 +70,7 @@ class NiftiReader(NiftiWriter):
             changes.append(f"clipped to {list(self.window)}")
             image = sitk.Clamp(image, image.GetPixelID(), *self.window)
         counts = count_labels(sitk.GetArrayViewFromImage(labels)) if labels is not None else {}
-        return Content(image, labels, changes, counts)
+        return CaseData(image, labels, changes, counts)
 
     def _labels(self, file: File, image_file: File, image: "sitk.Image") -> tuple["sitk.Image", list[str]]:
         import SimpleITK as sitk  # noqa: N813

@@ -6,9 +6,9 @@ from pathlib import Path
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from ..errors import UserError
 from ..networks.plans import xattnres_class_name
-from ..plans_file import configuration_of, count_input_channels, read_plans
+from ..utils.errors import UserError
+from ..utils.plans_file import configuration_of, count_input_channels, read_plans
 
 _REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 

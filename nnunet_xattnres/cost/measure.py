@@ -24,7 +24,7 @@ PHASES = ("forward", "backward", "step", "inference")
 
 
 @dataclass(frozen=True)
-class Setting:
+class MeasureOptions:
     """How a network is run: where, in which precision, compiled or not, and how often."""
 
     device: torch.device
@@ -54,7 +54,7 @@ class Measured:
 class _Runner:
     """A network with everything a training step of nnU-Net has: loss at all scales, optimiser, scaler, clipping."""
 
-    def __init__(self, case: Case, backend: str | None, setting: Setting):
+    def __init__(self, case: Case, backend: str | None, setting: MeasureOptions):
         self.setting = setting
         device = setting.device
         torch.manual_seed(0)
@@ -151,7 +151,7 @@ class _Runner:
 
 
 def measure(
-    case: Case, variants: dict[str, str | None], setting: Setting, tell: Callable[[str], None]
+    case: Case, variants: dict[str, str | None], setting: MeasureOptions, tell: Callable[[str], None]
 ) -> list[Measured]:
     """Stock and others on one case, taking turns; `variants` maps a name to a backend, None for the stock network."""
     # as nnU-Net trains; and no shape of an earlier case makes this one's graphs dynamic

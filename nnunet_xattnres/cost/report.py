@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..text import aligned
+from ..utils.tables import format_table
 from .cases import Case
-from .measure import PHASES, Measured, Setting
+from .measure import PHASES, Measured, MeasureOptions
 
 
 def table(results: list[Measured]) -> str:
@@ -39,14 +39,14 @@ def table(results: list[Measured]) -> str:
                 _ratio(r.peak_reserved, stock.peak_reserved, "{:.2f} GB", 1e9),
             ]
         rows.append(row)
-    return aligned(rows)
+    return format_table(rows)
 
 
 def _ratio(value: float, stock: float, form: str, unit: float) -> str:
     return f"{form.format(value / unit)} ({value / stock:.2f}x)"
 
 
-def about(setting: Setting) -> dict:
+def about(setting: MeasureOptions) -> dict:
     """What the figures were measured on."""
     cuda = setting.device.type == "cuda"
     return {
@@ -79,7 +79,7 @@ def to_dict(case: Case, results: list[Measured], errors: dict[str, float]) -> di
     }
 
 
-def save(path: Path, setting: Setting, cases: list[dict]) -> None:
+def save(path: Path, setting: MeasureOptions, cases: list[dict]) -> None:
     """Writes what was measured as JSON."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps({"about": about(setting), "cases": cases}, indent=1) + "\n")

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 MAX_TEST_CASES = 12
 MIN_TRAINING_CASES = 7  # five folds need five after one in five is held out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 LICENCE = (
     "ICBM 152 nonlinear atlas (2009a), Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal "

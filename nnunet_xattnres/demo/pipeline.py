@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import nnunet, overlays
-from ..errors import UserError
 from ..training.lengths import suffix
+from ..utils import nnunet_cli, overlays
+from ..utils.errors import UserError
 from . import decathlon, mni, report
 
 MARKER = "xattnres_demo.json"
@@ -56,7 +56,7 @@ class Demo:
 
     def run(self) -> None:
         start = time.monotonic()
-        self.env = nnunet.environment(self.out, self.processes)
+        self.env = nnunet_cli.make_environment(self.out, self.processes)
         self._convert()
         self._plan()
         results = [self._train_and_test(name, trainer) for name, trainer in self.trainers.items()]
@@ -149,7 +149,7 @@ class Demo:
 
     def _nnunet(self, command: list[str], log: str) -> float:
         self._say(f"$ {shlex.join(command)}")
-        seconds = nnunet.run(command, self.env, self.out / "logs" / f"{log}.txt")
+        seconds = nnunet_cli.run(command, self.env, self.out / "logs" / f"{log}.txt")
         print(f"      {seconds:4.0f} s", flush=True)
         return seconds
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..text import aligned
+from ..utils.tables import format_table
 
 
 @dataclass
@@ -42,7 +42,7 @@ def table(results: list[Result]) -> str:
             [r.name, *dice, f"{100 * r.mean_dice:.2f}", f"{r.parameters / 1e6:.2f} M",
              f"{r.train_seconds:.0f}", f"{r.predict_seconds:.0f}"]
         )  # fmt: skip
-    return aligned(rows)
+    return format_table(rows)
 
 
 def save_json(results: list[Result], path: Path, **about) -> None:

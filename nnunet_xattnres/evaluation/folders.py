@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..files import read_json
-from ..nifti import check_complete
+from ..utils.errors import UserError
+from ..utils.files import read_json
+from ..utils.nifti import check_complete
 from .metrics import compare
 from .protocols import PROTOCOLS, Scores
 

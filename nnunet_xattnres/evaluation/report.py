@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..text import aligned
+from ..utils.tables import format_table
 from .metrics import METRICS
 from .protocols import Scores
 
@@ -62,7 +62,7 @@ class Report:
         averaged = len(self.regions) - len(self.added)
         if averaged > 1:
             rows.append(["mean", *_cells(self.overall(), averaged)])
-        return aligned([head, *rows])
+        return format_table([head, *rows])
 
     def worst(self) -> list[tuple[str, str, float]]:
         """Case, region and Dice of the lowest ones, which are worth looking at first."""

@@ -1,6 +1,6 @@
 """Networks with cross-stage attention residuals."""
 
+from .planned_unet import XAttnResResidualEncoderUNet, XAttnResUNet
 from .plans import build_from_plans
-from .unet import XAttnResResidualEncoderUNet, XAttnResUNet
 
 __all__ = ["XAttnResResidualEncoderUNet", "XAttnResUNet", "build_from_plans"]

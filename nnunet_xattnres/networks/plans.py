@@ -6,8 +6,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from .connections import Connections
-from .routing import XAttnResRouting
-from .unet import XAttnResResidualEncoderUNet, XAttnResUNet
+from .planned_unet import XAttnResResidualEncoderUNet, XAttnResRouting, XAttnResUNet
 
 _STOCK = "dynamic_network_architectures."
 _XATTNRES = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}

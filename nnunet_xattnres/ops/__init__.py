@@ -1,7 +1,7 @@
 """The operator, Eqs. 4-8 of the paper, and the ways to compute it.
 
-`reference.py` is the specification; `streamed.py` (PyTorch) and `fused.py` (Triton) compute the same function leanly,
-behind one opaque PyTorch op (`operator.py`); `backends.py` chooses.
+`reference.py` is the specification; `torch_backend.py` and `triton_backend.py` compute the same function with less
+memory and time, behind one opaque PyTorch op (`custom_op.py`); `dispatch.py` chooses between them.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .backends import BACKENDS, choose
+from .custom_op import forward
+from .dispatch import BACKENDS, resolve_backend
 from .history import History
-from .operator import forward
 from .reference import xattnres as _reference
 
 __all__ = ["BACKENDS", "History", "xattnres"]
@@ -30,7 +30,7 @@ def xattnres(
     parts = [x] if isinstance(x, Tensor) else list(x)
     dtype = reduce(torch.promote_types, (part.dtype for part in parts))
     parts = [part.to(dtype) for part in parts]
-    chosen = choose(backend, parts[0].device.type)
+    chosen = resolve_backend(backend, parts[0].device.type)
     if chosen == "reference":
         return _reference(history, x, projections, pseudo_query, norm_weight, eps)
     pool = history if isinstance(history, History) else History(history)
@@ -38,8 +38,8 @@ def xattnres(
     projected = [k for k, projection in enumerate(projections) if projection is not None]
     weights = [projections[k][0].flatten(1) for k in projected]
     biases = [projections[k][1] for k in projected]
-    exact = torch.promote_types(pseudo_query.dtype, torch.float32)
-    query = pseudo_query.to(exact) * norm_weight.to(exact)
+    acc_dtype = torch.promote_types(pseudo_query.dtype, torch.float32)
+    query = pseudo_query.to(acc_dtype) * norm_weight.to(acc_dtype)
     return forward(sources, parts, weights, biases, projected, query, eps, chosen)
 
 

@@ -37,7 +37,7 @@ def matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -
 
 
 @lru_cache(maxsize=256)
-def energy_matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def squared_norm_matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[U, -N] (target, 2 length - 1), which takes the squares of v and of its differences to the squares of U @ v.
 
     Between neighbours u and v, |(1-a) u + a v|^2 = (1-a) |u|^2 + a |v|^2 - a (1-a) |v - u|^2.
@@ -78,7 +78,7 @@ def grown_axes(shape: Sequence[int], size: Sequence[int]) -> list[int]:
 def upsample(value: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, C, *S_k) -> (B, C, *size), linearly."""
     for axis in _order(value.shape, size):
-        value = _grow(value, axis, size[axis])
+        value = _upsample_axis(value, axis, size[axis])
     return value
 
 
@@ -86,7 +86,7 @@ def upsample_far_axes(value: Tensor, size: tuple[int, ...]) -> Tensor:
     """The part of `upsample` that is best done for all channels at once: the axes but the last that grow much."""
     for axis in _order(value.shape, size):
         if axis != -1 and _phases(value.shape[axis], size[axis]) is None:
-            value = _grow(value, axis, size[axis])
+            value = _upsample_axis(value, axis, size[axis])
     return value
 
 
@@ -139,7 +139,7 @@ def _rows(
         yield row.narrow(axis, -offset, length - 1), fraction, row.narrow(axis, end, 1), end
 
 
-def _grow(value: Tensor, axis: int, target: int) -> Tensor:
+def _upsample_axis(value: Tensor, axis: int, target: int) -> Tensor:
     length = value.shape[axis]
     shape = list(value.shape)
     shape[axis] = target

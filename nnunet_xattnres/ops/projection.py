@@ -24,10 +24,10 @@ def project_backward(
     """Gradients of the source, in the source's dtype, and of weight and bias, in float32 or better."""
     if weight is None:
         return grad.to(source.dtype), None, None
-    exact = torch.promote_types(grad.dtype, torch.float32)
+    acc_dtype = torch.promote_types(grad.dtype, torch.float32)
     flat = grad.flatten(2)
     # not `weight.T @ flat`, which copies
     d_source = torch.bmm(weight.T.to(flat.dtype).expand(len(flat), -1, -1), flat).to(source.dtype)
     # one product a sample: half precision would lose what it adds up over the batch
-    d_weight = torch.bmm(flat, source.flatten(2).transpose(1, 2).to(flat.dtype)).sum(0, dtype=exact)
-    return d_source.view(source.shape), d_weight, flat.sum((0, 2), dtype=exact)
+    d_weight = torch.bmm(flat, source.flatten(2).transpose(1, 2).to(flat.dtype)).sum(0, dtype=acc_dtype)
+    return d_source.view(source.shape), d_weight, flat.sum((0, 2), dtype=acc_dtype)

@@ -41,16 +41,18 @@ def xattnres(
     """
     x = x if isinstance(x, Tensor) else torch.cat(list(x), 1)
     size = tuple(x.shape[2:])
-    exact = torch.promote_types(x.dtype, torch.float32)
+    acc_dtype = torch.promote_types(x.dtype, torch.float32)
 
     # Eq. 4: h_k -> Conv1x1(Resize(h_k)).    Eq. 5: V = [h_1; ...; h_K; x], (K+1, B, C, *S).
-    aligned = [_conv1x1(resize(h, size), projection) for h, projection in zip(history, projections, strict=True)]
-    values = torch.stack([v.to(exact) for v in (*aligned, x)])
+    format_table = [_conv1x1(resize(h, size), projection) for h, projection in zip(history, projections, strict=True)]
+    values = torch.stack([v.to(acc_dtype) for v in (*format_table, x)])
 
     # Eq. 6: l_n(p) = w . RMSNorm(V_n(p)), normalised over the channels.
     per_channel = (1, 1, -1) + (1,) * len(size)
-    keys = values * torch.rsqrt(values.square().mean(2, keepdim=True) + eps) * norm_weight.to(exact).view(per_channel)
-    logits = (pseudo_query.to(exact).view(per_channel) * keys).sum(2)
+    keys = (
+        values * torch.rsqrt(values.square().mean(2, keepdim=True) + eps) * norm_weight.to(acc_dtype).view(per_channel)
+    )
+    logits = (pseudo_query.to(acc_dtype).view(per_channel) * keys).sum(2)
 
     # Eq. 7: a softmax over the K+1 entries, for every pixel.
     alpha = logits.softmax(0)

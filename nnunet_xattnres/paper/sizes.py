@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..networks.emcad import EMCAD
@@ -76,7 +77,8 @@ def sizes() -> list[Size]:
     found = []
     for name, (channels, build) in _NETWORKS.items():
         network = build().eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # of the attention operators, some versions of PyTorch count the plain one alone
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.zeros(1, channels, SIDE, SIDE))
         flops = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
         attention = sum(count for operation, count in flops.items() if "attention" in operation or "bmm" in operation)

@@ -3,7 +3,7 @@
 import re
 import runpy
 
-from ..paths import trainers_path
+from ..utils.paths import trainers_path
 from .trainer import XAttnResTrainer
 
 

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch.distributed as dist
 from torch import nn
 
-from ..paths import WEIGHTS_VARIABLE
+from ..utils.paths import WEIGHTS_VARIABLE
 from .losses import SubsetsLoss
+from .names import ROUTINGS, Routing, variants
 from .trainer import XAttnResTrainer
-from .variants import ROUTINGS, Routing, variants
 
 
 class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from functools import cache
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 
 def look_up(name: str) -> type:

@@ -1,8 +1,8 @@
 """Trainers of the paper's own U-Net, with and without XAttnRes."""
 
 from ..networks.paper_unet import PaperUNet
+from .names import ROUTINGS, variants
 from .trainer import XAttnResTrainer
-from .variants import ROUTINGS, variants
 
 
 class nnUNetTrainerPaperUNetXAttnRes(XAttnResTrainer):

@@ -1,8 +1,8 @@
 """Trainers of the network that nnU-Net planned, PlainConvUNet or ResEnc, with XAttnRes between its stages."""
 
 from ..networks import build_from_plans
+from .names import ROUTINGS, variants
 from .trainer import XAttnResTrainer
-from .variants import ROUTINGS, variants
 
 
 class nnUNetTrainerXAttnRes(XAttnResTrainer):

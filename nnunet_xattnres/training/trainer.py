@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from ..layer import XAttnRes
-from ..ops.backends import choose
+from ..ops.dispatch import resolve_backend
 
 
 class XAttnResTrainer(nnUNetTrainer):
@@ -106,7 +106,7 @@ class XAttnResTrainer(nnUNetTrainer):
         super().initialize()
         layers = [module for module in self.network.modules() if isinstance(module, XAttnRes)]
         if layers:
-            backend = choose(layers[0].backend, self.device.type)
+            backend = resolve_backend(layers[0].backend, self.device.type)
             self.print_to_log_file(f"XAttnRes is computed by backend '{backend}' on {self.device.type}")
 
     def output_loss(self) -> nn.Module | None:

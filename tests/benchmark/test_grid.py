@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_xattnres.benchmark.grid import Grid, Run, Setting, from_options, read_options
-from nnunet_xattnres.commands import benchmark
-from nnunet_xattnres.errors import UserError
-from nnunet_xattnres.paths import trainers_path
+from nnunet_xattnres.benchmark.grid import ExperimentKey, Grid, Run, from_options, read_options
+from nnunet_xattnres.cli import benchmark
 from nnunet_xattnres.training.lookup import find_trainer
+from nnunet_xattnres.utils.errors import UserError
+from nnunet_xattnres.utils.paths import trainers_path
 
 NAMES = {"datasets": ["4"], "trainers": ["nnUNetTrainer", "nnUNetTrainerXAttnRes"]}
 LARGE = Grid(("Dataset001_A", "Dataset002_B"), ("T", "U", "V"), ("2d", "3d_fullres"), ("P", "Q"), (0, 3), 2)
@@ -19,7 +19,7 @@ LARGE = Grid(("Dataset001_A", "Dataset002_B"), ("T", "U", "V"), ("2d", "3d_fullr
 
 def test_defaults():
     grid = from_options(NAMES, "here")
-    assert grid.settings() == [Setting("4", "2d", "nnUNetPlans")]
+    assert grid.settings() == [ExperimentKey("4", "2d", "nnUNetPlans")]
     assert (list(grid.folds), grid.repeats, grid.baseline) == ([0, 1, 2, 3, 4], 1, "nnUNetTrainer")
 
 
@@ -184,7 +184,7 @@ def test_runs_of_one_setting():
 
 
 def test_in_words():
-    setting = Setting("Dataset004_Organs", "2d", "nnUNetPlans")
+    setting = ExperimentKey("Dataset004_Organs", "2d", "nnUNetPlans")
     assert str(Run(setting, "T", 3)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3"
     assert str(Run(setting, "T", 3, 1)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3, repeat 1"
 

@@ -38,9 +38,17 @@ from nnunet_xattnres.benchmark import local
 from nnunet_xattnres.benchmark.grid import Grid
 from nnunet_xattnres.benchmark.local import Failure, run_tasks, slots, slug
 from nnunet_xattnres.benchmark.state import LOCK, RECORD, is_locked, read_state
-from nnunet_xattnres.benchmark.tasks import How, Predict, Prepare, Train, predict_tasks, prepare_tasks, train_tasks
-from nnunet_xattnres.errors import UserError
-from nnunet_xattnres.paths import trainers_path
+from nnunet_xattnres.benchmark.tasks import (
+    Predict,
+    Prepare,
+    RunOptions,
+    Train,
+    predict_tasks,
+    prepare_tasks,
+    train_tasks,
+)
+from nnunet_xattnres.utils.errors import UserError
+from nnunet_xattnres.utils.paths import trainers_path
 
 CASES, TESTS = [f"case_{number}" for number in range(6)], ["test_1", "test_2"]
 GRID = Grid((DATASET,), ("T", "U"), folds=(0, 1))
@@ -89,7 +97,7 @@ class Workplace:
 
     def run(self, tasks=None, where=(None,), how=None):
         tasks = list(train_tasks(GRID)) if tasks is None else tasks
-        return run_tasks(tasks, self.place, how or How("cpu"), where, self.logs, self.told.append)
+        return run_tasks(tasks, self.place, how or RunOptions("cpu"), where, self.logs, self.told.append)
 
     def wait_until_all_are_gone(self):
         assert eventually(lambda: not alive(self.entry)), alive(self.entry)
@@ -116,8 +124,8 @@ def test_what_a_failed_preparation_prevents(plans, begun, prevented):
     """Plans that nobody could make leave the cases of others whole; a preprocessing may have emptied them."""
     failure = Failure(Prepare(DATASET, plans, ("2d",)), "why", begun)
     run = run_of(setting=replace(SETTING, plans="P"))
-    assert [failure.prevents(task) for task in (Train(run), Predict((run,)))] == [prevented] * 2
-    assert not failure.prevents(Train(replace(run, setting=replace(SETTING, dataset="Dataset009_Other"))))
+    assert [failure.blocks(task) for task in (Train(run), Predict((run,)))] == [prevented] * 2
+    assert not failure.blocks(Train(replace(run, setting=replace(SETTING, dataset="Dataset009_Other"))))
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
@@ -309,7 +317,7 @@ def test_two_plans_of_a_dataset_at_once(empty):
     tasks = list(prepare_tasks(replace(GRID, plans=("nnUNetPlans", "nnUNetResEncUNetMPlans"))))
     assert empty.run(tasks, [None, None]) == []
     assert not empty.journal("wrong")
-    assert not any(task.commands(empty.place, How("cpu")) for task in tasks)
+    assert not any(task.commands(empty.place, RunOptions("cpu")) for task in tasks)
 
 
 # slots
@@ -319,7 +327,7 @@ def test_every_gpu_is_used_by_one_training_at_a_time(workplace):
     workplace.set(seconds=0.005)
     grid = replace(GRID, trainers=("T", "U", "V"))
     where = slots("cuda", ["0", "7"], 1, 1)
-    assert workplace.run(list(train_tasks(grid)), where, How("cuda")) == []
+    assert workplace.run(list(train_tasks(grid)), where, RunOptions("cuda")) == []
     workplace.check_done(grid)
     used = [line["gpus"] for line in workplace.journal("start")]
     assert len(used) == 6 and {*used[:2]} == {*used} == {"0", "7"}
@@ -327,7 +335,7 @@ def test_every_gpu_is_used_by_one_training_at_a_time(workplace):
 
 def test_several_gpus_for_a_training(workplace):
     where = slots("cuda", ["0", "1", "2", "3", "4"], 2, 1)
-    assert workplace.run(None, where, How("cuda", 2)) == []
+    assert workplace.run(None, where, RunOptions("cuda", 2)) == []
     workplace.check_done()
     assert {line["gpus"] for line in workplace.journal("start")} == {"0,1", "2,3"}
     assert {line["num_gpus"] for line in workplace.journal("start")} == {"2"}
@@ -335,7 +343,7 @@ def test_several_gpus_for_a_training(workplace):
 
 def test_a_slot_is_free_again_after_a_failure(workplace):
     workplace.set(fail={"T 0": "training", "U 0": "validation"})
-    assert len(workplace.run(None, slots("cuda", ["0"], 1, 1), How("cuda"))) == 2
+    assert len(workplace.run(None, slots("cuda", ["0"], 1, 1), RunOptions("cuda"))) == 2
     assert len(workplace.journal("end")) == 2
     assert not workplace.journal("wrong")
 
@@ -430,10 +438,10 @@ def test_looking_never_keeps_a_training_from_its_lock(tmp_path):
 DRIVER = """
 import json, sys, sysconfig
 from pathlib import Path
-from nnunet_xattnres import commands
+from nnunet_xattnres import cli
 from nnunet_xattnres.benchmark import local, tasks
 from nnunet_xattnres.benchmark.grid import from_options
-from nnunet_xattnres.benchmark.place import Place
+from nnunet_xattnres.benchmark.folders import Place
 
 scripts, options, phase, jobs, logs = sys.argv[1:]
 sysconfig.get_path = lambda name: scripts
@@ -445,8 +453,8 @@ def run(arguments):
     print(*failures, sep="\\n")
     return int(bool(failures))
 
-commands.trainers.run = run
-raise SystemExit(commands.main(["trainers"]))
+cli.trainers.run = run
+raise SystemExit(cli.main(["trainers"]))
 """
 
 
@@ -611,7 +619,7 @@ def test_an_error_of_the_caller_ends_the_commands(workplace):
             raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        run_tasks(list(train_tasks(GRID)), workplace.place, How("cpu"), [None, None], workplace.logs, tell)
+        run_tasks(list(train_tasks(GRID)), workplace.place, RunOptions("cpu"), [None, None], workplace.logs, tell)
     workplace.wait_until_all_are_gone()
     assert len(workplace.told) < len(RUNS) and not workplace.journal("end")
 

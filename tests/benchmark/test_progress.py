@@ -22,7 +22,7 @@ from support.benchmark import (
 
 from nnunet_xattnres.benchmark import progress as module
 from nnunet_xattnres.benchmark.grid import Grid
-from nnunet_xattnres.benchmark.progress import Left, left, progress, read_states, status
+from nnunet_xattnres.benchmark.progress import RemainingWork, left, progress, read_states, status
 from nnunet_xattnres.benchmark.state import LOCK, State
 
 CASES = ["a", "b", "c", "d"]
@@ -51,21 +51,21 @@ def state(stage="to train", epochs=0, of=None, seconds=None):
 
 def test_nothing_is_left():
     done = {run: state("done", 5, 5, 10.0) for run in SHORT.runs()}
-    assert left(done) == Left(0, 0.0, 0)
+    assert left(done) == RemainingWork(0, 0.0, 0)
     # trained, whatever has become of its logs
-    assert left(dict.fromkeys(SHORT.runs(), state("to validate", 3, 5, 10.0))) == Left(0, 0.0, 0)
+    assert left(dict.fromkeys(SHORT.runs(), state("to validate", 3, 5, 10.0))) == RemainingWork(0, 0.0, 0)
 
 
 def test_epochs_that_are_left():
     a, b, c, d = SHORT.runs()
     states = {a: state("done", 5, 5, 10.0), b: state("begun", 2, 5, 20.0), c: state(of=5), d: state(of=5)}
-    assert left(states) == Left(3 + 5 + 5, 3 * 20.0 + 5 * 10.0 + 5 * 20.0, 0)
+    assert left(states) == RemainingWork(3 + 5 + 5, 3 * 20.0 + 5 * 10.0 + 5 * 20.0, 0)
 
 
 def test_the_pace_of_another_trainer_until_there_is_one():
     a, b, c, d = SHORT.runs()
     states = {a: state("begun", 4, 5, 10.0), b: state(of=5), c: state(of=5), d: state(of=5)}
-    assert left(states) == Left(1 + 15, 16 * 10.0, 0)
+    assert left(states) == RemainingWork(1 + 15, 16 * 10.0, 0)
 
 
 def test_the_pace_of_another_setting_is_none():
@@ -73,12 +73,12 @@ def test_the_pace_of_another_setting_is_none():
     grid = replace(SHORT, configurations=("2d", "3d_fullres"), folds=(0,))
     a, b, c, d = grid.runs()
     states = {a: state("done", 5, 5, 10.0), b: state("done", 5, 5, 10.0), c: state(of=5), d: state(of=5)}
-    assert left(states) == Left(10, None, 0)
-    assert left(states | {c: state("begun", 1, 5, 100.0)}) == Left(9, 900.0, 0)
+    assert left(states) == RemainingWork(10, None, 0)
+    assert left(states | {c: state("begun", 1, 5, 100.0)}) == RemainingWork(9, 900.0, 0)
 
 
 def test_no_pace_before_the_first_epoch():
-    assert left(dict.fromkeys(SHORT.runs(), state(of=5))) == Left(20, None, 0)
+    assert left(dict.fromkeys(SHORT.runs(), state(of=5))) == RemainingWork(20, None, 0)
 
 
 def test_lengths_that_another_training_of_the_trainer_tells():
@@ -90,13 +90,13 @@ def test_lengths_that_another_training_of_the_trainer_tells():
 
 def test_what_cannot_be_read_is_not_left():
     a, *_ = SHORT.runs()
-    assert left({a: "a line that says why"}) == Left(0, 0.0, 0)
-    assert left({a: state("other splits", 2, 5, 1.0)}) == Left(0, 0.0, 0)
+    assert left({a: "a line that says why"}) == RemainingWork(0, 0.0, 0)
+    assert left({a: state("other splits", 2, 5, 1.0)}) == RemainingWork(0, 0.0, 0)
 
 
 def test_a_training_that_is_longer_than_its_name_says():
     a, *_ = SHORT.runs()
-    assert left({a: state("begun", 7, 5, 10.0)}) == Left(0, 0.0, 0)
+    assert left({a: state("begun", 7, 5, 10.0)}) == RemainingWork(0, 0.0, 0)
 
 
 # in words

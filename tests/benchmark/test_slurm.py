@@ -8,8 +8,8 @@ from support.benchmark import make_place, run_of
 
 from nnunet_xattnres.benchmark import slurm
 from nnunet_xattnres.benchmark.slurm import Report, Work
-from nnunet_xattnres.benchmark.tasks import How, Predict, Train
-from nnunet_xattnres.errors import StepFailedError
+from nnunet_xattnres.benchmark.tasks import Predict, RunOptions, Train
+from nnunet_xattnres.utils.errors import StepFailedError
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def started(tmp_path, monkeypatch):
         fold.mkdir(parents=True)
         before(fold)
         monkeypatch.setattr(slurm, "run_task", lambda *_: during(fold))
-        work = Work(task, place, How("cpu"), tmp_path / "log.txt", 60)
+        work = Work(task, place, RunOptions("cpu"), tmp_path / "log.txt", 60)
         work()
         return work
 
@@ -83,7 +83,7 @@ def test_what_would_only_begin_where_it_began_is_not(started, task, before, duri
 
 @pytest.mark.parametrize(("code", "fails"), [(0, False), (1, False), (2, True)])
 def test_a_report_that_there_is_not(monkeypatch, tmp_path, code, fails):
-    monkeypatch.setattr("nnunet_xattnres.commands.main", lambda arguments: code)
+    monkeypatch.setattr("nnunet_xattnres.cli.main.main", lambda arguments: code)
     if fails:
         with pytest.raises(StepFailedError):
             Report(tmp_path)()

@@ -37,7 +37,7 @@ from nnunet_xattnres.benchmark.state import (
     read_state,
     validation_cases,
 )
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 RUN = run_of()
 FINAL, LATEST, BEST = CHECKPOINTS

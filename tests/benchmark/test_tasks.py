@@ -36,12 +36,12 @@ from support.benchmark import (
 )
 from support.trees import contents, snapshot
 
+from nnunet_xattnres.benchmark.folders import find_dataset
 from nnunet_xattnres.benchmark.grid import Grid
-from nnunet_xattnres.benchmark.place import find_dataset
 from nnunet_xattnres.benchmark.tasks import (
-    How,
     Predict,
     Prepare,
+    RunOptions,
     Train,
     find_test_cases,
     make_splits,
@@ -49,10 +49,10 @@ from nnunet_xattnres.benchmark.tasks import (
     prepare_tasks,
     train_tasks,
 )
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 CASES = [f"case_{n:02d}" for n in range(12)]
-HOW = How("cpu", processes=3)
+HOW = RunOptions("cpu", processes=3)
 RESENC = "nnUNetResEncUNetMPlans"
 
 
@@ -274,7 +274,7 @@ def test_a_training_from_its_start(place):
     write_splits(place, [CASES[:6], CASES[6:]])
     train = f"nnUNetv2_train {DATASET} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device"
     assert commands(Train(run_of()), place) == [f"{train} cpu --c"]
-    assert commands(Train(run_of()), place, How("cuda", 2)) == [f"{train} cuda -num_gpus 2 --c"]
+    assert commands(Train(run_of()), place, RunOptions("cuda", 2)) == [f"{train} cuda -num_gpus 2 --c"]
     assert commands(Train(run_of(repeat=1)), place) == [f"{train} cpu --c"]
     other = run_of("T", 1, setting=replace(SETTING, configuration="3d_fullres", plans="MyPlans"))
     assert commands(Train(other), place) == [f"nnUNetv2_train {DATASET} 3d_fullres 1 -tr T -p MyPlans -device cpu --c"]
@@ -326,7 +326,7 @@ def test_nnunet_takes_the_command_of_a_training(place, monkeypatch, stage):
     run = run_of("T", 3)
     if stage == "trained":
         write_checkpoint(place.fold(run) / "checkpoint_final.pth")
-    (command,) = Train(run).commands(place, How("cpu", 2))
+    (command,) = Train(run).commands(place, RunOptions("cpu", 2))
     ((args, named),) = called(monkeypatch, run_training, "run_training_entry", command, "run_training")
     assert RUN_TRAINING.bind(*args, **named).arguments == {
         "dataset_name_or_id": DATASET, "configuration": "2d", "fold": "3", "trainer_class_name": "T",
@@ -518,7 +518,7 @@ def test_test_cases_are_predicted_again_after_a_fold_was_trained_anew(tested):
 @pytest.mark.parametrize(("processes", "used"), [(1, "1"), (2, "2"), (3, "3"), (64, "3")])
 def test_processes_of_a_prediction(tested, processes, used):
     """Each holds whole volumes: nnU-Net's own default is 3."""
-    (command,) = PREDICT.commands(tested, How("cpu", processes=processes))
+    (command,) = PREDICT.commands(tested, RunOptions("cpu", processes=processes))
     assert [command[command.index(option) + 1] for option in ("-npp", "-nps")] == [used, used]
 
 
@@ -608,17 +608,17 @@ def test_a_training_waits_until_nobody_writes_its_cases():
         setting = task.run.setting
         (mine,) = [p for p in prepare if (p.dataset, p.plans) == (setting.dataset, setting.plans)]
         (read,) = written_by(replace(mine, configurations=(setting.configuration,)))
-        needed = [p for p in prepare if task.needs(p)]
+        needed = [p for p in prepare if task.depends_on(p)]
         assert mine in needed
         assert needed == [p for p in prepare if p == mine or read in written_by(p)]
 
 
 def test_what_waits_for_what():
     prepare, train, predict = (list(tasks(GRID)) for tasks in (prepare_tasks, train_tasks, predict_tasks))
-    assert not any(task.needs(other) for task in prepare for other in [*prepare, *train, *predict])
-    assert not any(task.needs(other) for task in train for other in [*train, *predict])
+    assert not any(task.depends_on(other) for task in prepare for other in [*prepare, *train, *predict])
+    assert not any(task.depends_on(other) for task in train for other in [*train, *predict])
     for task in predict:
-        needed = [other for other in train if task.needs(other)]
+        needed = [other for other in train if task.depends_on(other)]
         assert [other.run for other in needed] == list(task.runs)
 
 

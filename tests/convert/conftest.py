@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_xattnres.commands import main
-from nnunet_xattnres.paths import PATH_VARIABLES
+from nnunet_xattnres.cli.main import main
+from nnunet_xattnres.utils.paths import PATH_VARIABLES
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import numpy as np  # noqa: F401
 import PIL.PngImagePlugin  # noqa: F401
 import tqdm  # noqa: F401
 
-from nnunet_xattnres.commands import main
+from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.convert import dataset
 
 CRASHED = 99

@@ -8,7 +8,7 @@ from PIL import Image
 from support import converted, downloads
 
 from nnunet_xattnres import __version__
-from nnunet_xattnres.commands import main
+from nnunet_xattnres.cli.main import main
 
 
 def tree(folder):

@@ -21,7 +21,7 @@ from PIL import Image
 from support import downloads
 from support.trees import snapshot
 
-from nnunet_xattnres.commands import main
+from nnunet_xattnres.cli.main import main
 
 ID = ("--dataset-id", "7", "--name", "Faulty")
 DATASET = "Dataset007_Faulty"
@@ -1000,19 +1000,19 @@ def test_nothing_is_left_to_train_with(refused, tmp_path, dry):
 
 LIMITED = """\
 import resource, sys
-from nnunet_xattnres.commands import main
+from nnunet_xattnres.cli.main import main
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
     sys.exit(main(sys.argv[1:]))
 """
 DYING = """\
 import os, sys
-from nnunet_xattnres.convert.pictures import PictureReader
+from nnunet_xattnres.convert.images import PictureReader
 if __name__ == "__mp_main__":
     read = PictureReader.read
     PictureReader.read = lambda self, case: os._exit(9) if case.name == "3" else read(self, case)
 else:
-    from nnunet_xattnres.commands import main
+    from nnunet_xattnres.cli.main import main
     sys.exit(main(sys.argv[1:]))
 """
 

@@ -263,7 +263,7 @@ def test_two_at_once(source, undisturbed, tmp_path):
 PAUSING = """\
 import os, sys, time
 from pathlib import Path
-from nnunet_xattnres.commands import main
+from nnunet_xattnres.cli.main import main
 event, name, folder = sys.argv[1:4]
 def watch(seen, values):
     if seen == event and str(values[0]).endswith(name) and not os.path.exists(folder + "/paused"):

@@ -7,7 +7,7 @@ from support.downloads import write_zip_with, zipped
 
 from nnunet_xattnres.convert.problems import UnusableError
 from nnunet_xattnres.convert.sources import File, is_safe, scan
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 CONTENT = {"images/1.png": b"one", "images/deep/2.PNG": b"two", "scan.nii.gz": b"three"}
 

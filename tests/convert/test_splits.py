@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nnunet_xattnres.convert.splits import by_ratio, folds, read_file, read_ratio
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from support.plans_file import plans_dict, write_plans
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
 from nnunet_xattnres.cost.cases import TYPICAL, from_plans, scaling
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 
 def millions(network):

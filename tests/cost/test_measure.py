@@ -5,11 +5,11 @@ import torch
 from support.plans_file import write_plans
 
 from nnunet_xattnres.cost.cases import from_plans
-from nnunet_xattnres.cost.measure import PHASES, Setting, measure
-from nnunet_xattnres.ops import streamed
+from nnunet_xattnres.cost.measure import PHASES, MeasureOptions, measure
+from nnunet_xattnres.ops import torch_backend
 
 VARIANTS = {"stock": None, "literal": "reference", "XAttnRes": "torch"}
-SETTING = Setting(torch.device("cpu"), amp=False, compile=False, repeats=3, literal_repeats=2)
+SETTING = MeasureOptions(torch.device("cpu"), amp=False, compile=False, repeats=3, literal_repeats=2)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_out_of_memory_is_a_result(case, monkeypatch):
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(streamed, "backward", fail)
+    monkeypatch.setattr(torch_backend, "backward", fail)
     stock, literal, ours = measure(case, VARIANTS, SETTING, silent)
     assert ours.failure == "out of memory"
     assert stock.failure is literal.failure is None
@@ -82,12 +82,12 @@ def test_any_other_failure_is_not_hidden(case, monkeypatch):
     def fail(*args):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(streamed, "backward", fail)
+    monkeypatch.setattr(torch_backend, "backward", fail)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         measure(case, VARIANTS, SETTING, silent)
 
 
 def test_mixed_precision(case):
-    setting = Setting(torch.device("cpu"), amp=True, compile=False, repeats=1, literal_repeats=1)
+    setting = MeasureOptions(torch.device("cpu"), amp=True, compile=False, repeats=1, literal_repeats=1)
     full, mixed = (measure(case, {"stock": None}, s, silent)[0] for s in (SETTING, setting))
     assert mixed.saved_bytes < full.saved_bytes

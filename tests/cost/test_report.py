@@ -8,9 +8,9 @@ from matplotlib import image
 
 from nnunet_xattnres.cost import report
 from nnunet_xattnres.cost.cases import TYPICAL
-from nnunet_xattnres.cost.measure import PHASES, Measured, Setting
+from nnunet_xattnres.cost.measure import PHASES, Measured, MeasureOptions
 
-SETTING = Setting(torch.device("cpu"), amp=False, compile=False, repeats=3, literal_repeats=1)
+SETTING = MeasureOptions(torch.device("cpu"), amp=False, compile=False, repeats=3, literal_repeats=1)
 
 
 def measured(name, factor, cuda=False):

@@ -7,7 +7,7 @@ import pytest
 from support.hippocampus import decathlon_folder
 
 from nnunet_xattnres.demo import decathlon
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from skimage.io import imread
 from support.hippocampus import decathlon_folder
 from support.workspace import TEST_TRAINERS
 
-from nnunet_xattnres import nnunet
 from nnunet_xattnres.demo import pipeline
-from nnunet_xattnres.errors import StepFailedError, UserError
+from nnunet_xattnres.utils import nnunet_cli
+from nnunet_xattnres.utils.errors import StepFailedError, UserError
 
 
 @pytest.mark.parametrize("images", ["MNI152", "Decathlon"])
 def test_end_to_end(tmp_path, monkeypatch, capsys, images):
-    monkeypatch.setattr(nnunet, "trainers_path", lambda: TEST_TRAINERS)
+    monkeypatch.setattr(nnunet_cli, "trainers_path", lambda: TEST_TRAINERS)
     out = tmp_path / "demo"
     pipeline.prepare(out, overwrite=False)
     demo = pipeline.Demo(out, decathlon_folder(tmp_path) if images == "Decathlon" else None, "2d", 1, "cpu")

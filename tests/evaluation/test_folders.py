@@ -10,9 +10,9 @@ from PIL import Image
 from support.label_maps import damage, voxel, write_dataset_json, write_folders, write_label_map
 from support.masks import PAIRS
 
-from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.evaluation import PROTOCOLS, compare
 from nnunet_xattnres.evaluation.folders import Evaluation, Labels, check_folders, find_dataset_json, pair, read_labels
+from nnunet_xattnres.utils.errors import UserError
 
 SHAPE, SPACING = (5, 6, 7), (5.0, 2.0, 0.5)
 

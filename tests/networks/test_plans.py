@@ -27,7 +27,7 @@ class Configuration:
         # as nnU-Net rewrites plans of older versions
         ("dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet", "resenc 2d",
          XAttnResResidualEncoderUNet),
-        ("nnunet_xattnres.networks.unet.XAttnResUNet", "plain 3d anisotropic", XAttnResUNet),
+        ("nnunet_xattnres.networks.XAttnResUNet", "plain 3d anisotropic", XAttnResUNet),
         ("nnunet_xattnres.XAttnResUNet", "plain 2d", XAttnResUNet),
         ("nnunet_xattnres.networks.XAttnResResidualEncoderUNet", "resenc 2d", XAttnResResidualEncoderUNet),
     ],
@@ -37,7 +37,7 @@ def test_counterpart(planned, kind, expected):
 
 
 def test_options_of_the_trainer_win_over_those_of_the_plans():
-    configuration = Configuration("nnunet_xattnres.networks.unet.XAttnResUNet", skip=False, encoder=False)
+    configuration = Configuration("nnunet_xattnres.networks.XAttnResUNet", skip=False, encoder=False)
     network = build_from_plans(configuration, 1, 2, True, encoder=True)
     assert not network.connections.skip
     assert list(network.xattnres) == ["1", "2", "3", "4"]

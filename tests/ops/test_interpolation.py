@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_xattnres.ops import interpolation
-from nnunet_xattnres.ops.interpolation import energy_matrix, matrix, taps, upsample, upsample_transposed
+from nnunet_xattnres.ops.interpolation import matrix, squared_norm_matrix, taps, upsample, upsample_transposed
 
 CPU = torch.device("cpu")
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -170,14 +170,14 @@ def test_energies(length, target):
     """From the squares of 5 channels and of their differences, the squared norms of what lies between."""
     value = draw(1, 5, length)
     squares = torch.cat((value, value.diff(dim=-1)), -1).square().sum(1)[0]
-    energies = energy_matrix(length, target, torch.float64, CPU) @ squares
+    energies = squared_norm_matrix(length, target, torch.float64, CPU) @ squares
     torch.testing.assert_close(energies, interpolated(value, (target,)).square().sum(1)[0], rtol=1e-12, atol=1e-12)
 
 
 def test_matrices_come_in_the_type_asked_for():
-    for function in (matrix, energy_matrix):
-        exact = function(3, 7, torch.float64, CPU)
-        assert exact.dtype == torch.float64
+    for function in (matrix, squared_norm_matrix):
+        acc_dtype = function(3, 7, torch.float64, CPU)
+        assert acc_dtype.dtype == torch.float64
         rounded = function(3, 7, torch.float32, CPU)
         assert rounded.dtype == torch.float32
-        assert torch.equal(rounded, exact.float())
+        assert torch.equal(rounded, acc_dtype.float())

@@ -38,14 +38,14 @@ def resize(feature, size):
 
 def equations_4_to_8(history, x, projections, query, gain, eps):
     batch, channels, *size = x.shape
-    aligned = [resize(h, size) for h in history]
+    format_table = [resize(h, size) for h in history]
     out = np.zeros(x.shape)
     alpha = np.zeros((batch, len(history) + 1, *size))
     for b in range(batch):
         for p in np.ndindex(*size):
             at_p = (b, slice(None), *p)
             values = []
-            for h, projection in zip(aligned, projections, strict=True):
+            for h, projection in zip(format_table, projections, strict=True):
                 values.append(h[at_p] if projection is None else projection[0] @ h[at_p] + projection[1])
             values.append(x[at_p])
             logits = []

@@ -9,24 +9,24 @@ from pathlib import Path
 
 import torch
 
-from nnunet_xattnres.benchmark.grid import Run, Setting
-from nnunet_xattnres.benchmark.place import Place
-from nnunet_xattnres.paths import PATH_VARIABLES
+from nnunet_xattnres.benchmark.folders import NnUNetFolders
+from nnunet_xattnres.benchmark.grid import ExperimentKey, Run
+from nnunet_xattnres.utils.paths import PATH_VARIABLES
 
 from .label_maps import write_dataset_json
 from .plans_file import plans_dict
 
 DATASET = "Dataset004_Organs"
-SETTING = Setting(DATASET, "2d", "nnUNetPlans")
+SETTING = ExperimentKey(DATASET, "2d", "nnUNetPlans")
 STARTED = datetime(2026, 11, 22, 2, 43, 26)
 
 
-def make_place(root: Path) -> Place:
+def make_place(root: Path) -> NnUNetFolders:
     """nnU-Net's three folders, empty."""
     folders = [root / variable for variable in PATH_VARIABLES]
     for folder in folders:
         folder.mkdir()
-    return Place(*folders)
+    return NnUNetFolders(*folders)
 
 
 def run_of(trainer="nnUNetTrainer_5epochs", fold=0, repeat=0, setting=SETTING) -> Run:
@@ -37,7 +37,7 @@ def run_of(trainer="nnUNetTrainer_5epochs", fold=0, repeat=0, setting=SETTING) -
 
 
 def write_raw(
-    place: Place, cases: Iterable[str], tests: Iterable[str] = (), dataset: str = DATASET, ending: str = ".png"
+    place: NnUNetFolders, cases: Iterable[str], tests: Iterable[str] = (), dataset: str = DATASET, ending: str = ".png"
 ) -> Path:
     """A raw dataset whose images and label maps are empty files."""
     folder = place.raw / dataset
@@ -52,7 +52,7 @@ def write_raw(
     return folder
 
 
-def write_plans(place: Place, setting: Setting = SETTING) -> Path:
+def write_plans(place: NnUNetFolders, setting: ExperimentKey = SETTING) -> Path:
     """Plans with the configurations 2d, 3d_fullres and one that inherits from 2d."""
     plans = plans_dict() | {"dataset_name": setting.dataset, "plans_name": setting.plans}
     for name, configuration in plans["configurations"].items():
@@ -64,7 +64,7 @@ def write_plans(place: Place, setting: Setting = SETTING) -> Path:
     return path
 
 
-def write_data(place: Place, cases: Iterable[str], setting: Setting = SETTING) -> Path:
+def write_data(place: NnUNetFolders, cases: Iterable[str], setting: ExperimentKey = SETTING) -> Path:
     """The folder of preprocessed cases, with files that have the names of real ones."""
     folder = place.prepared(setting) / f"{setting.plans}_{setting.configuration}"
     folder.mkdir(parents=True)
@@ -75,7 +75,7 @@ def write_data(place: Place, cases: Iterable[str], setting: Setting = SETTING) -
     return folder
 
 
-def write_splits(place: Place, folds: Sequence[Sequence[str]], dataset: str = DATASET) -> Path:
+def write_splits(place: NnUNetFolders, folds: Sequence[Sequence[str]], dataset: str = DATASET) -> Path:
     """Splits with these validation cases; the others train."""
     every = [case for fold in folds for case in fold]
     splits = [{"train": [case for case in every if case not in fold], "val": list(fold)} for fold in folds]
@@ -164,7 +164,7 @@ def write_checkpoint(path: Path, epoch: int = 5) -> Path:
     return path
 
 
-def write_summary(place: Place, run: Run, cases: Iterable[str], ending: str = ".nii.gz") -> Path:
+def write_summary(place: NnUNetFolders, run: Run, cases: Iterable[str], ending: str = ".nii.gz") -> Path:
     folder = place.validation(run)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {"Dice": 0.5, "FN": 2, "FP": 4, "IoU": 0.3333, "TN": 55, "TP": 3, "n_pred": 7, "n_ref": 5}
@@ -185,7 +185,7 @@ def write_summary(place: Place, run: Run, cases: Iterable[str], ending: str = ".
     return path
 
 
-def finish(place: Place, run: Run, cases: Iterable[str], epochs: int = 5) -> Path:
+def finish(place: NnUNetFolders, run: Run, cases: Iterable[str], epochs: int = 5) -> Path:
     """A training that is done, with what nnU-Net leaves in its fold."""
     fold = place.fold(run)
     write_log(fold, [line for number in range(epochs) for line in epoch_lines(number)] + TRAINED)

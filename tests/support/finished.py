@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
 
-from nnunet_xattnres.benchmark.grid import Grid, Run, Setting
+from nnunet_xattnres.benchmark.folders import NnUNetFolders
+from nnunet_xattnres.benchmark.grid import ExperimentKey, Grid, Run
 from nnunet_xattnres.benchmark.log import Debug, Log
-from nnunet_xattnres.benchmark.place import Place
 from nnunet_xattnres.benchmark.report.results import Results, Trained, read_results
 
 from .label_maps import write_dataset_json, write_label_map
@@ -40,12 +40,12 @@ class Finished:
     """Where it lies and what it compares."""
 
     root: Path
-    place: Place
+    place: NnUNetFolders
     grid: Grid
     ending: str
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> ExperimentKey:
         return self.grid.settings()[0]
 
     def run(self, trainer: str, fold: int, repeat: int = 0) -> Run:
@@ -82,7 +82,7 @@ class Finished:
         folders = [getattr(self.place, name) for name in ("raw", "preprocessed", "results")]
         for folder in folders:
             shutil.copytree(folder, root / folder.name)
-        return replace(self, root=root, place=Place(*(root / folder.name for folder in folders)))
+        return replace(self, root=root, place=NnUNetFolders(*(root / folder.name for folder in folders)))
 
     def use(self, monkeypatch) -> None:
         """Let nnU-Net's variables name these folders."""
@@ -116,7 +116,7 @@ def write_finished(
         folder.mkdir(parents=True)
     configuration = "2d" if ending == ".png" else "3d_fullres"
     grid = Grid((dataset,), tuple(trainers), (configuration,), folds=tuple(range(folds)), repeats=repeats)
-    finished = Finished(root, Place(*folders), grid, ending)
+    finished = Finished(root, NnUNetFolders(*folders), grid, ending)
     _write_dataset(finished, labels, folds, tested)
     plans = json.loads(finished.place.plans(finished.setting).read_text())["configurations"][configuration]
     for run in grid.runs():
@@ -253,7 +253,7 @@ def row(dice: float | None, hd95: float | None = 1.0) -> dict[str, float | None]
 
 def in_memory(
     trainings: Mapping[tuple, Mapping[str, Mapping[str, Mapping]]],
-    setting: Setting = Setting("Dataset007_Cells", "2d", "nnUNetPlans"),
+    setting: ExperimentKey = ExperimentKey("Dataset007_Cells", "2d", "nnUNetPlans"),
     trainers: Sequence[str] | None = None,
     log: Log | None = None,
     debug: Debug | None = None,

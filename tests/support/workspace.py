@@ -9,7 +9,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-from nnunet_xattnres.paths import trainers_path
+from nnunet_xattnres.utils.paths import trainers_path
 
 TEST_TRAINERS = Path(__file__).parent / "trainers"
 TRAINER = "nnUNetTrainerXAttnResTest"

@@ -2,8 +2,8 @@
 
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_xattnres.paths import trainers_path
 from nnunet_xattnres.training.catalogue import catalogue
+from nnunet_xattnres.utils.paths import trainers_path
 
 
 def test_nnunet_finds_every_length(monkeypatch):

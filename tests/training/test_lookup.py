@@ -5,9 +5,9 @@ import os
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_xattnres.errors import UserError
-from nnunet_xattnres.paths import trainers_path
 from nnunet_xattnres.training.lookup import find_trainer, look_up, nearest
+from nnunet_xattnres.utils.errors import UserError
+from nnunet_xattnres.utils.paths import trainers_path
 
 BASELINE, OTHER = "nnUNetTrainer", "nnUNetTrainerXAttnRes_1epoch"
 

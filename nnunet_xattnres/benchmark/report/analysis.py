@@ -11,7 +11,7 @@ from .statistics import Comparison, compare, holm, in_words, verdict
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedScores:
     """Scores of the same cases by two trainers, in one order; see `compare`."""
 
     a: list[float]
@@ -21,7 +21,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedComparison:
     """A trainer against the baseline in one metric.
 
     Attributes:
@@ -41,7 +41,7 @@ class Paired:
     comparison: Comparison
     adjusted_p: float
     adjusted_both: float
-    pairs: Pairs
+    pairs: PairedScores
 
     @property
     def verdict(self) -> str:
@@ -52,13 +52,13 @@ class Paired:
         return in_words(self.comparison, *p, self.trainer, self.results.baseline)
 
 
-def find_pairs(results: Results, trainer: str, metric: str, region: str | None = None) -> Pairs:
+def find_pairs(results: Results, trainer: str, metric: str, region: str | None = None) -> PairedScores:
     """Scores of the baseline and a trainer for the cases of the folds that both have finished.
 
     Where the reference lacks a label, one of the two leaves it empty and the other does not, an overlap counts 1 for
     the first and 0 for the second; where both leave it empty, it is not counted.
     """
-    pairs = Pairs([], [], [], [])
+    pairs = PairedScores([], [], [], [])
     theirs = {(t.run.repeat, t.run.fold): t.scores for t in results.of(trainer)}
     for ours in results.of(results.baseline):
         key = ours.run.repeat, ours.run.fold
@@ -85,7 +85,7 @@ def _pair(a: dict[str, Scores], b: dict[str, Scores], metric: str, region: str |
     return sum(x for x, _ in values) / len(values), sum(y for _, y in values) / len(values)
 
 
-def compare_all(everything: Sequence[Results], metric: str = "dice", by_region: bool = False) -> list[Paired]:
+def compare_all(everything: Sequence[Results], metric: str = "dice", by_region: bool = False) -> list[PairedComparison]:
     """Every trainer against the baseline, p-values corrected over all of them together."""
     found = []
     for results in everything:
@@ -100,7 +100,7 @@ def compare_all(everything: Sequence[Results], metric: str = "dice", by_region: 
                     found.append((results, trainer, region, comparison, pairs))
     adjusted, both = (holm([getattr(comparison, name) for *_, comparison, _ in found]) for name in ("p", "p_both"))
     return [
-        Paired(results, trainer, metric, region, comparison, *p, pairs)
+        PairedComparison(results, trainer, metric, region, comparison, *p, pairs)
         for (results, trainer, region, comparison, pairs), *p in zip(found, adjusted, both, strict=True)
     ]
 

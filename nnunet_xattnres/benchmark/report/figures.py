@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...drawing import new_figure
-from ...overlays import COLOURS
-from .analysis import Paired, Pairs, regions
+from ...utils.overlays import COLOURS
+from ...utils.plotting import new_figure
+from .analysis import PairedComparison, PairedScores, regions
 from .results import Results
 from .statistics import TIE
 
@@ -62,7 +62,7 @@ def mean_curve(series: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple
     return shared, [float(np.mean([values[epoch] for values in found])) for epoch in shared]
 
 
-def differences(paired: Paired, path: Path) -> None:
+def differences(paired: PairedComparison, path: Path) -> None:
     """Every case's difference in Dice to the baseline, sorted, with the mean and its interval."""
     d = np.sort(100 * by_case(paired.pairs))
     figure = new_figure(8, 3.2)
@@ -89,7 +89,7 @@ def differences(paired: Paired, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def by_case(pairs: Pairs) -> np.ndarray:
+def by_case(pairs: PairedScores) -> np.ndarray:
     """Difference of every case, mean over repeats."""
     grouped: dict[str, list[float]] = {}
     for case, a, b in zip(pairs.cases, pairs.a, pairs.b, strict=True):
@@ -136,7 +136,7 @@ def boxes(results: Results, path: Path) -> bool:
     return True
 
 
-def chosen_cases(paired: Paired) -> Mapping[str, tuple[str, tuple[int, int], float]]:
+def chosen_cases(paired: PairedComparison) -> Mapping[str, tuple[str, tuple[int, int], float]]:
     """The cases with the lowest, the median and the highest difference: case, (repeat, fold) and difference.
 
     Of several repeats the first is shown.

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from ...errors import UserError
-from ...files import read_json
-from ...overlays import picture, slices
+from ...utils.errors import UserError
+from ...utils.files import read_json
+from ...utils.overlays import picture, slices
+from ..folders import NnUNetFolders
 from ..grid import Run
-from ..place import Place
-from .analysis import Paired
+from .analysis import PairedComparison
 from .figures import chosen_cases
 
 
-def draw_cases(paired: Paired, place: Place, path: Path) -> None:
+def draw_cases(paired: PairedComparison, place: NnUNetFolders, path: Path) -> None:
     """Image, reference, baseline and trainer.
 
     Raises:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...errors import UserError
 from ...evaluation.folders import read_labels
-from ..grid import Grid, Run, Setting
+from ...utils.errors import UserError
+from ..folders import NnUNetFolders
+from ..grid import ExperimentKey, Grid, Run
 from ..log import Debug, Log, read_debug, read_logs
-from ..place import Place
 from ..state import RECORD, State, read_plans, read_splits, read_state
 from ..tasks import Predict, find_test_cases, predict_tasks
 from .scores import CaseScores, Predictions, score
@@ -46,7 +46,7 @@ class Results:
         unit: of distances, by the default protocol.
     """
 
-    setting: Setting
+    setting: ExperimentKey
     trainers: Sequence[str]
     baseline: str
     trained: list[Trained] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Results:
         return set.intersection(*finished) if finished else set()
 
 
-def read_results(grid: Grid, place: Place, workers: int) -> list[Results]:
+def read_results(grid: Grid, place: NnUNetFolders, workers: int) -> list[Results]:
     """Read everything of a benchmark, and score what nobody has.
 
     Whatever cannot be read is left out and named in `missing`.
@@ -77,7 +77,7 @@ def read_results(grid: Grid, place: Place, workers: int) -> list[Results]:
     return found
 
 
-def _read_setting(setting: Setting, grid: Grid, place: Place, workers: int) -> Results:
+def _read_setting(setting: ExperimentKey, grid: Grid, place: NnUNetFolders, workers: int) -> Results:
     results = Results(setting, grid.trainers, grid.baseline)
     try:
         read_plans(setting, place)
@@ -115,7 +115,7 @@ def _read_setting(setting: Setting, grid: Grid, place: Place, workers: int) -> R
     return results
 
 
-def _description(setting: Setting, runs: Sequence[Run], place: Place) -> Path:
+def _description(setting: ExperimentKey, runs: Sequence[Run], place: NnUNetFolders) -> Path:
     """The dataset.json for all of them, so that labels have one name: the prepared one, else a model's."""
     prepared = place.prepared(setting) / "dataset.json"
     for path in (prepared, *(place.model(run) / "dataset.json" for run in runs)):
@@ -170,7 +170,7 @@ def read_attempts(fold: Path) -> list[dict]:
     return attempts
 
 
-def _read_test(results: Results, tasks: Sequence[Predict], place: Place, workers: int) -> None:
+def _read_test(results: Results, tasks: Sequence[Predict], place: NnUNetFolders, workers: int) -> None:
     references, description = (place.dataset(results.setting) / name for name in ("labelsTs", "dataset.json"))
     if not references.is_dir():
         return

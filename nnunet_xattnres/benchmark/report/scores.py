@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import __version__
-from ...errors import UserError
 from ...evaluation.folders import Evaluation, read_labels
 from ...evaluation.protocols import Scores
-from ...files import write_whole
-from ...workers import for_each
+from ...utils.errors import UserError
+from ...utils.files import write_whole
+from ...utils.workers import for_each
 
 TOLERANCE = 1.0
 """Of the surface Dice: mm, or voxels in the published protocol."""
@@ -61,7 +61,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class _One:
+class CaseJob:
     """One case of one folder, for a worker process."""
 
     place: int
@@ -69,10 +69,10 @@ class _One:
 
 
 @dataclass(frozen=True)
-class _Work:
+class CaseScorer:
     evaluations: tuple[Evaluation, ...]
 
-    def __call__(self, one: _One) -> dict[str, Scores] | str:
+    def __call__(self, one: CaseJob) -> dict[str, Scores] | str:
         return self.evaluations[one.place](one.case)
 
 
@@ -89,12 +89,12 @@ def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores
     results: list[tuple[CaseScores, list[str]] | None] = [_read(folder) for folder in folders]
     todo = [i for i, result in enumerate(results) if result is None]
     if todo:
-        work = _Work(tuple(folders[i].evaluation() for i in todo))
+        work = CaseScorer(tuple(folders[i].evaluation() for i in todo))
         keys = [folders[i].key() for i in todo]  # of what is read now, whatever lies there afterwards
-        ones = [_One(place, case) for place, i in enumerate(todo) for case in folders[i].cases]
+        ones = [CaseJob(place, case) for place, i in enumerate(todo) for case in folders[i].cases]
         found = dict(for_each(work, ones, workers, "scoring"))
         for place, i in enumerate(todo):
-            answers = {case: found[_One(place, case)] for case in folders[i].cases}
+            answers = {case: found[CaseJob(place, case)] for case in folders[i].cases}
             scores = {case: answer for case, answer in answers.items() if not isinstance(answer, str)}
             problems = [answer for answer in answers.values() if isinstance(answer, str)]
             results[i] = scores, problems

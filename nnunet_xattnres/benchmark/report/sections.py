@@ -8,13 +8,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ... import __version__
-from ...errors import UserError
 from ...evaluation.metrics import METRICS
-from ..tasks import How, Train
+from ...utils.errors import UserError
+from ..tasks import RunOptions, Train
 from . import figures, tables
-from .analysis import Paired
-from .content import Content
+from .analysis import PairedComparison
 from .overlay_cases import draw_cases
+from .report_data import ReportData
 from .results import MUST_AGREE, Results
 from .statistics import ALPHA, FEWEST_CASES, LEVEL, RESAMPLES, TIE
 from .tables import plain
@@ -25,7 +25,7 @@ _PAPER = ("Synapse", "ColonDB", "ClinicDB", "ISIC2017")
 _PACKAGES = ("nnunetv2", "torch", "dynamic-network-architectures", "numpy", "scipy")
 
 
-def markdown(content: Content, pictures: Path) -> str:
+def markdown(content: ReportData, pictures: Path) -> str:
     """The whole report; draws its pictures into a folder."""
     parts = [f"# Benchmark: {' and '.join(content.grid.trainers[1:])} against {content.grid.baseline}", _short(content)]
     for results in content.results:
@@ -34,7 +34,7 @@ def markdown(content: Content, pictures: Path) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _short(content: Content) -> str:
+def _short(content: ReportData) -> str:
     lines = [f"**{plain(str(paired.results.setting))}**: {paired.in_words()}" for paired in content.primary]
     compared = {(paired.results.setting, paired.trainer) for paired in content.primary}
     for results in content.results:
@@ -53,7 +53,7 @@ def _short(content: Content) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _setting(results: Results, content: Content, pictures: Path) -> list[str]:
+def _setting(results: Results, content: ReportData, pictures: Path) -> list[str]:
     title = f"## {plain(str(results.setting))}"
     primary = [paired for paired in content.primary if paired.results is results]
     secondary = [paired for paired in content.secondary if paired.results is results]
@@ -96,9 +96,9 @@ def _counted(results: Results) -> str:
     )
 
 
-def _picture(pictures: Path, what: Paired | Results, kind: str, draw: Callable, title: str) -> str:
+def _picture(pictures: Path, what: PairedComparison | Results, kind: str, draw: Callable, title: str) -> str:
     """Draw a picture, which is whole under its name; returns the Markdown that shows it, empty if there is nothing."""
-    results, trainer = (what.results, f" {what.trainer}") if isinstance(what, Paired) else (what, "")
+    results, trainer = (what.results, f" {what.trainer}") if isinstance(what, PairedComparison) else (what, "")
     path = pictures / (re.sub(r"\W+", "_", f"{results.setting}{trainer} {kind}") + ".png")
     part = path.with_suffix(".part.png")
     try:
@@ -110,7 +110,7 @@ def _picture(pictures: Path, what: Paired | Results, kind: str, draw: Callable, 
     return f"![{title}](pictures/{quote(path.name)})"
 
 
-def _overlays(paired: Paired, content: Content, pictures: Path) -> str:
+def _overlays(paired: PairedComparison, content: ReportData, pictures: Path) -> str:
     title = "The cases with the lowest, the median and the highest difference"
     try:
         return _picture(pictures, paired, "cases", lambda p, path: draw_cases(p, content.place, path), title)
@@ -138,14 +138,14 @@ def _test(results: Results) -> list[str]:
     return [*parts, note if beside else f"{note} Validation cases may not stand beside it: run with `--test`."]
 
 
-def _missing(content: Content) -> str:
+def _missing(content: ReportData) -> str:
     lines = [f"{results.setting}: {line}" for results in content.results for line in results.missing]
     lines += [text for text in content.sizes.values() if isinstance(text, str)]
     lines = [f"- {plain(line)}" for line in lines]
     return "## Missing\n\n" + ("\n".join(lines) if lines else "Nothing.")
 
 
-def _fairness(content: Content) -> str:
+def _fairness(content: ReportData) -> str:
     lines = [f"- {plain(f'{results.setting}: {line}')}" for results in content.results for line in results.warnings]
     compared = {(p.results.setting, trainer) for p in content.primary for trainer in (p.trainer, p.results.baseline)}
     trained = [t for results in content.results for t in results.trained if (t.run.setting, t.run.trainer) in compared]
@@ -181,7 +181,7 @@ _STATISTICS = f"""\
   are too narrow; none is corrected. Single labels and HD95 are for looking at."""
 
 
-def _how(content: Content) -> str:
+def _how(content: ReportData) -> str:
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES)
     lines = [f"This report: nnunet-xattnres {__version__}, {versions}, Python {platform.python_version()}"]
     trained = [t for results in content.results for t in results.trained]
@@ -203,10 +203,10 @@ def _how(content: Content) -> str:
     return "\n\n".join(parts)
 
 
-def _commands(content: Content) -> Iterable[str]:
+def _commands(content: ReportData) -> Iterable[str]:
     """What a person would type for these trainings."""
     for results in content.results:
         for trained in results.trained:
             device = trained.debug.device if trained.debug.device in ("cpu", "mps") else "cuda"
             before = f"nnUNet_results=$nnUNet_results/repeat_{trained.run.repeat} " if trained.run.repeat else ""
-            yield before + " ".join(Train(trained.run).command(How(device)))
+            yield before + " ".join(Train(trained.run).command(RunOptions(device)))

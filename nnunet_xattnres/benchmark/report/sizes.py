@@ -4,10 +4,10 @@ import contextlib
 import io
 from dataclasses import dataclass
 
-from ...errors import UserError
 from ...training.lookup import find_trainer
-from ..grid import Setting
-from ..place import Place
+from ...utils.errors import UserError
+from ..folders import NnUNetFolders
+from ..grid import ExperimentKey
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Size:
     macs: int
 
 
-def measure(setting: Setting, trainer: str, place: Place) -> Size:
+def measure(setting: ExperimentKey, trainer: str, place: NnUNetFolders) -> Size:
     """Build the network as for prediction, and count.
 
     Raises:
@@ -28,8 +28,8 @@ def measure(setting: Setting, trainer: str, place: Place) -> Size:
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ...files import read_json
-    from ...plans_file import configuration_of, read_plans
+    from ...utils.files import read_json
+    from ...utils.plans_file import configuration_of, read_plans
 
     plans = read_plans(place.plans(setting))
     configuration = configuration_of(plans, setting.configuration, place.plans(setting))

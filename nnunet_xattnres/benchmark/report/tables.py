@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from ...evaluation.metrics import METRICS
 from ...evaluation.report import OVERLAPS, Report
 from ...paper import published
-from .analysis import Paired, means_of_test, regions, validation_means
-from .content import Content, epoch_seconds, peak_memory
+from .analysis import PairedComparison, means_of_test, regions, validation_means
+from .report_data import ReportData, epoch_seconds, peak_memory
 from .results import Results
 from .sizes import Size
 from .statistics import LEVEL
@@ -34,7 +34,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line if line is rule else map(plain, line)) + " |" for line in lines)
 
 
-def means(results: Results, content: Content) -> str:
+def means(results: Results, content: ReportData) -> str:
     """Means over labels and what each trainer costs, each with its difference to the baseline."""
     head = ["", *(_title(metric, results.unit) for metric in _SHOWN)]
     head += ["parameters", "GMACs", "s an epoch", "peak memory"]
@@ -114,7 +114,7 @@ def _title(metric: str, unit: str) -> str:
     return f"{METRICS[metric]} {'%' if metric in OVERLAPS else unit}"
 
 
-def _costs(results: Results, trainer: str, content: Content) -> list[str]:
+def _costs(results: Results, trainer: str, content: ReportData) -> list[str]:
     size = content.sizes.get((results.setting, trainer))
     cells = [f"{_short(size.parameters / 1e6)} M", _short(size.macs / 1e9)] if isinstance(size, Size) else ["?", "?"]
     seconds, memory = epoch_seconds(results, trainer), peak_memory(results, trainer)
@@ -127,7 +127,7 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
-def comparisons(compared: Sequence[Paired], title: str) -> str:
+def comparisons(compared: Sequence[PairedComparison], title: str) -> str:
     """Differences to the baseline with everything that says how sure they are."""
     head = [title, "cases", "mean difference", f"{100 * LEVEL:.0f} % over cases", "over folds"]
     head += ["p", "p (Holm)", "both (Holm)", "effect", "win / tie / loss"]

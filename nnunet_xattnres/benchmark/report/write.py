@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
-from ...errors import UserError
-from ...files import write_whole
-from .content import Content
-from .data import cases_csv, document
+from ...utils.errors import UserError
+from ...utils.files import write_whole
+from .export import cases_csv, document
 from .page import page
+from .report_data import ReportData
 from .sections import markdown
 
 
-def write_report(content: Content, out: Path) -> Path:
+def write_report(content: ReportData, out: Path) -> Path:
     """Write report.md, report.html, cases.csv, results.json and pictures/; returns the page.
 
     Every file is replaced as a whole, the page last; other files in the folder stay.

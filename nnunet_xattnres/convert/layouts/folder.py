@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...errors import UserError
-from .. import pictures, volumes
+from ...utils.errors import UserError
+from .. import images as image_reader
+from .. import volumes
 from ..case import Case
 from ..labels import BinaryMask, LabelMap
-from ..plan import Named, Plan, pair
+from ..plan import FilesByCase, Plan, pair
 from ..problems import Problem, UnusableError
 from ..sources import File, is_safe
 from ..splits import by_ratio, read_file, read_ratio
@@ -55,12 +56,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def find(files: Sequence[File], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
     """The cases in the files of a source."""
-    endings = (*pictures.ENDINGS, *volumes.ENDINGS)
+    endings = (*image_reader.ENDINGS, *volumes.ENDINGS)
     usable = [file for file in files if file.ending in endings]
     image_files, mask_files = _tell_apart(usable, arguments)
     image_suffix, mask_suffix = arguments.image_suffix, arguments.mask_suffix
-    images = Named(image_files, lambda file: file.stem.removesuffix(image_suffix))
-    masks = Named(mask_files, lambda file: file.stem.removesuffix(mask_suffix))
+    images = FilesByCase(image_files, lambda file: file.stem.removesuffix(image_suffix))
+    masks = FilesByCase(mask_files, lambda file: file.stem.removesuffix(mask_suffix))
     names, unpaired = pair(images, masks)
     problems = [*problems, *unpaired]
     for name in [name for name in names if not is_safe(name)]:
@@ -80,8 +81,8 @@ def find(files: Sequence[File], problems: list[Problem], arguments: argparse.Nam
         reader, channel_names = volumes.NiftiReader(meaning), (arguments.channel_name,)
     else:
         channels = {"grey": 1, "RGB": 3}.get(arguments.channels) or _most_channels(images[c.name] for c in cases)
-        reader = pictures.PictureReader(meaning, channels, arguments.size, arguments.resize_masks)
-        channel_names = pictures.CHANNEL_NAMES[channels]
+        reader = image_reader.PictureReader(meaning, channels, arguments.size, arguments.resize_masks)
+        channel_names = image_reader.CHANNEL_NAMES[channels]
     return Plan(
         title=arguments.name or "images and masks", name="Images", cases=cases, reader=reader, labels=meaning.names,
         channel_names=channel_names, split=split, problems=problems, notes=notes,
@@ -142,7 +143,7 @@ def _most_channels(files) -> int:
     counts: Counter[int] = Counter()
     for file in files:
         try:
-            counts[pictures.count_channels(pictures.decode(file))] += 1
+            counts[image_reader.count_channels(image_reader.decode(file))] += 1
         except UnusableError:
             continue  # told when it is converted
     return counts.most_common(1)[0][0] if counts else 3

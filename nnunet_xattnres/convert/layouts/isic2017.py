@@ -4,11 +4,11 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from ...errors import UserError
+from ...utils.errors import UserError
 from ..case import Case
+from ..images import CHANNEL_NAMES, PictureReader
 from ..labels import BinaryMask
-from ..pictures import CHANNEL_NAMES, PictureReader
-from ..plan import Named, Plan, pair
+from ..plan import FilesByCase, Plan, pair
 from ..problems import Problem
 from ..sources import File
 
@@ -30,8 +30,8 @@ def find(files: Sequence[File], problems: list[Problem], arguments: argparse.Nam
     superpixels = sum(f.stem.endswith("_superpixels") for f in files)
     if superpixels:
         notes.append(f"{superpixels} superpixel files are left aside")
-    images = Named(image_files)
-    masks = Named(mask_files, lambda file: _MASK.fullmatch(file.stem)[1])
+    images = FilesByCase(image_files)
+    masks = FilesByCase(mask_files, lambda file: _MASK.fullmatch(file.stem)[1])
     if not images and any(file.ending == ".zip" for file in files):
         raise UserError("the source holds zip archives: name these, as in isic2017 FOLDER/*.zip")
     if not images:

@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import UserError
+from ...utils.errors import UserError
 from ..case import Case
+from ..images import CHANNEL_NAMES, ENDINGS, PictureReader
 from ..labels import BinaryMask
-from ..pictures import CHANNEL_NAMES, ENDINGS, PictureReader
-from ..plan import Named, Plan, pair
+from ..plan import FilesByCase, Plan, pair
 from ..problems import Problem
 from ..sources import File
 from ..splits import PAPER_RATIO, by_ratio, published
@@ -34,8 +34,8 @@ class Polyps:
         """The cases in the files of a source."""
         notes: list[str] = []
         pictures = _one_format([file for file in files if file.ending in ENDINGS], notes)
-        images = Named(pairs.in_folders(pictures, pairs.IMAGE_FOLDERS), _number)
-        masks = Named(pairs.in_folders(pictures, pairs.MASK_FOLDERS), _number)
+        images = FilesByCase(pairs.in_folders(pictures, pairs.IMAGE_FOLDERS), _number)
+        masks = FilesByCase(pairs.in_folders(pictures, pairs.MASK_FOLDERS), _number)
         if not images and not masks:
             raise UserError(f"no folders of frames and masks in the source; expected {self.layouts}")
         names, unpaired = pair(images, masks)

@@ -5,11 +5,11 @@ import math
 import re
 from collections.abc import Sequence
 
-from ...errors import UserError
+from ...utils.errors import UserError
 from ..arrays import ArrayReader
 from ..case import Case
 from ..labels import LabelMap
-from ..plan import Counts, Named, Plan, pair
+from ..plan import Counts, FilesByCase, Plan, pair
 from ..problems import Problem
 from ..sources import File
 from ..splits import published
@@ -74,8 +74,8 @@ def _from_nifti(files: Sequence[File], problems: list[Problem], arguments: argpa
     def case_of(file: File) -> str:
         return f"case{file.stem[-4:]}"
 
-    images = Named((f for f in files if _IMAGE.fullmatch(f.stem)), case_of)
-    labels = Named((f for f in files if _LABEL.fullmatch(f.stem)), case_of)
+    images = FilesByCase((f for f in files if _IMAGE.fullmatch(f.stem)), case_of)
+    labels = FilesByCase((f for f in files if _LABEL.fullmatch(f.stem)), case_of)
     entries = published("synapse")
     # the challenge's own test cases have no labels, and no part in the paper
     others = sorted(images.keys() - labels.keys() - entries.keys())
@@ -111,7 +111,7 @@ def _from_arrays(
         if other := found.setdefault(name, {}).get(int(number)):
             problems.append(Problem(file.name, f"is the same slice as {other.name}: keep one of them"))
         found[name][int(number)] = file
-    whole = Named(volumes)
+    whole = FilesByCase(volumes)
     problems += whole.problems()
     cases = [Case(name, entries[name].split, (file,)) for name, file in whole.items() if name in entries]
     for name, numbered in found.items():

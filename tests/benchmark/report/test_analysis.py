@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from support.finished import BASELINE, OTHER, in_memory, row
 
-from nnunet_xattnres.benchmark.grid import Setting
+from nnunet_xattnres.benchmark.grid import ExperimentKey
 from nnunet_xattnres.benchmark.report import statistics
 from nnunet_xattnres.benchmark.report.analysis import compare_all, find_pairs, means_of_test, regions, validation_means
 from nnunet_xattnres.benchmark.report.statistics import in_words, verdict
@@ -109,7 +109,7 @@ def everything():
             for fold in range(3):
                 trainings[BASELINE, fold] = scores[fold]
                 trainings[trainer, fold] = scores[3 + fold]
-        found.append(in_memory(trainings, Setting(f"Dataset00{number}_X", "2d", "nnUNetPlans")))
+        found.append(in_memory(trainings, ExperimentKey(f"Dataset00{number}_X", "2d", "nnUNetPlans")))
     return found, differences
 
 

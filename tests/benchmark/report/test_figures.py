@@ -11,7 +11,7 @@ from support.finished import BASELINE, OTHER, in_memory, row
 
 from nnunet_xattnres.benchmark.log import Log
 from nnunet_xattnres.benchmark.report import statistics
-from nnunet_xattnres.benchmark.report.analysis import Pairs, compare_all, find_pairs
+from nnunet_xattnres.benchmark.report.analysis import PairedScores, compare_all, find_pairs
 from nnunet_xattnres.benchmark.report.figures import (
     boxes,
     by_case,
@@ -110,7 +110,7 @@ class TestLearningCurves:
 class TestDifferences:
     def test_by_case(self):
         """Mean over repeats."""
-        pairs = Pairs([0.5, 0.5, 0.25], [0.75, 1.0, 0.0], ["x", "y", "x"], [(0, 0), (0, 0), (1, 0)])
+        pairs = PairedScores([0.5, 0.5, 0.25], [0.75, 1.0, 0.0], ["x", "y", "x"], [(0, 0), (0, 0), (1, 0)])
         np.testing.assert_array_equal(by_case(pairs), [0.0, 0.5])
 
     @pytest.mark.parametrize(

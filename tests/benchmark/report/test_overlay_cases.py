@@ -10,9 +10,9 @@ from support.finished import BASELINE, CASES, LABELS, OTHER, Finished, predictio
 from support.label_maps import write_dataset_json
 
 from nnunet_xattnres.benchmark.report import overlay_cases, statistics
-from nnunet_xattnres.benchmark.report.analysis import Paired, compare_all
+from nnunet_xattnres.benchmark.report.analysis import PairedComparison, compare_all
 from nnunet_xattnres.benchmark.report.overlay_cases import draw_cases
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def finished(pictures, tmp_path) -> Finished:
     return pictures.copy(tmp_path / "copy")
 
 
-def paired(finished: Finished) -> Paired:
+def paired(finished: Finished) -> PairedComparison:
     (found,) = compare_all([finished.results()])
     return found
 

@@ -29,10 +29,10 @@ from support.trees import snapshot
 
 from nnunet_xattnres.benchmark.grid import Grid
 from nnunet_xattnres.benchmark.report import scores
-from nnunet_xattnres.benchmark.report.content import Content
-from nnunet_xattnres.benchmark.report.data import cases_csv
+from nnunet_xattnres.benchmark.report.export import cases_csv
+from nnunet_xattnres.benchmark.report.report_data import ReportData
 from nnunet_xattnres.benchmark.report.results import Results, collapsed, read_attempts, read_results
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,7 @@ def test_the_cases_are_those_of_the_label_maps(finished):
     """From the files to cases.csv: by hand, of every row."""
     case = finished.validated[2][1]
     write_label_map(finished.predicted(OTHER, case), np.zeros((24, 28)))
-    lines = csv.DictReader(io.StringIO(cases_csv(Content(finished.grid, finished.place, [finished.results()]))))
+    lines = csv.DictReader(io.StringIO(cases_csv(ReportData(finished.grid, finished.place, [finished.results()]))))
     lines = [line for line in lines if line["part"] == "validation"]
     assert len(lines) == 2 * 15 * 2
     for line in lines:

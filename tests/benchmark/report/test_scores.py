@@ -18,9 +18,9 @@ from support.trees import snapshot
 
 from nnunet_xattnres.benchmark.report import scores as module
 from nnunet_xattnres.benchmark.report.scores import TOLERANCE, Predictions, score
-from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.evaluation import PROTOCOLS, compare
 from nnunet_xattnres.evaluation.folders import Evaluation
+from nnunet_xattnres.utils.errors import UserError
 
 REGIONS = {"nucleus": (1,), "cell wall": (2,)}
 

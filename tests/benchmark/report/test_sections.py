@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from support.finished import BASELINE, OTHER, in_memory, row, write_log
 
-from nnunet_xattnres.benchmark.grid import Grid, Setting
+from nnunet_xattnres.benchmark.folders import NnUNetFolders
+from nnunet_xattnres.benchmark.grid import ExperimentKey, Grid
 from nnunet_xattnres.benchmark.log import Debug, Log, read_logs
-from nnunet_xattnres.benchmark.place import Place
 from nnunet_xattnres.benchmark.report import figures, sections, statistics
-from nnunet_xattnres.benchmark.report.content import Content, analyse
+from nnunet_xattnres.benchmark.report.report_data import ReportData, analyse
 from nnunet_xattnres.benchmark.report.results import Results
 from nnunet_xattnres.benchmark.report.sections import markdown
-from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.paper import published
+from nnunet_xattnres.utils.errors import UserError
 
 THIRD = "nnUNetTrainerEMCAD"
 SAME = "are the same on both sides"
@@ -47,9 +47,9 @@ def drawn(monkeypatch, tmp_path) -> list[str]:
     return kinds
 
 
-def content(*found: Results) -> Content:
+def content(*found: Results) -> ReportData:
     grid = Grid([r.setting.dataset for r in found], found[0].trainers)
-    return analyse(grid, Place(Path("raw"), Path("preprocessed"), Path("results")), found)
+    return analyse(grid, NnUNetFolders(Path("raw"), Path("preprocessed"), Path("results")), found)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ class TestSetting:
 
     def test_every_trainer_and_dataset_has_its_own(self, text, drawn, tmp_path):
         one, two = (
-            trainings(spread(0.01), setting=Setting(name, "2d", "P")) for name in ("Dataset001_A", "Dataset002_B")
+            trainings(spread(0.01), setting=ExperimentKey(name, "2d", "P")) for name in ("Dataset001_A", "Dataset002_B")
         )
         for results in (one, two):
             other = trainings(spread(0.02), THIRD)
@@ -248,7 +248,7 @@ class TestPublished:
         ],
     )
     def test_only_for_the_papers_data_sets(self, text, dataset, name):
-        report = text(trainings(spread(0.01), setting=Setting(dataset, "2d", "nnUNetPlans")))
+        report = text(trainings(spread(0.01), setting=ExperimentKey(dataset, "2d", "nnUNetPlans")))
         assert re.findall(r"^### Published for (.*)$", report, re.MULTILINE) == ([name] if name else [])
         assert ("2604.03297" in report) == bool(name)
         if name:
@@ -256,12 +256,12 @@ class TestPublished:
             assert f"{printed[0]:.2f}" in section(report, f"Published for {name}")
 
     def test_validation_may_not_stand_beside_it(self, text):
-        report = text(trainings(spread(0.01), setting=Setting("Dataset501_Synapse", "2d", "nnUNetPlans")))
+        report = text(trainings(spread(0.01), setting=ExperimentKey("Dataset501_Synapse", "2d", "nnUNetPlans")))
         assert "Validation cases may not stand beside it: run with `--test`." in report
         assert "Test cases" not in report
 
     def test_test_cases_by_the_published_protocol_may(self, text):
-        results = trainings(spread(0.01), setting=Setting("Dataset501_Synapse", "2d", "nnUNetPlans"))
+        results = trainings(spread(0.01), setting=ExperimentKey("Dataset501_Synapse", "2d", "nnUNetPlans"))
         cases = {"t": {"organ": row(0.25, 3.0)}}
         results.test.update({p: {(t, 0): cases for t in (BASELINE, OTHER)} for p in ("default", "published")})
         report = text(results)
@@ -317,7 +317,7 @@ class TestMissing:
 
     def test_nothing(self, tmp_path):
         results = trainings(spread(0.01))
-        whole = Content(Grid([results.setting.dataset], results.trainers), Place(*[tmp_path] * 3), [results])
+        whole = ReportData(Grid([results.setting.dataset], results.trainers), NnUNetFolders(*[tmp_path] * 3), [results])
         assert section(markdown(whole, tmp_path), "Missing") == "Nothing."
 
 
@@ -329,7 +329,7 @@ class TestHow:
 
     def test_commands(self, text):
         results = trainings(
-            spread(0.01, 2), setting=Setting("Dataset007_Cells", "3d_fullres", "nnUNetResEncUNetMPlans")
+            spread(0.01, 2), setting=ExperimentKey("Dataset007_Cells", "3d_fullres", "nnUNetResEncUNetMPlans")
         )
         train = "nnUNetv2_train Dataset007_Cells 3d_fullres {} -tr {} -p nnUNetResEncUNetMPlans -device cuda"
         expected = [train.format(fold, trainer) for fold in (0, 1) for trainer in (BASELINE, OTHER)]
@@ -395,7 +395,7 @@ class Text(html.parser.HTMLParser):
 @pytest.mark.parametrize("name", ["a|b", "lesion < 5 mm", "<tumour>", "<script>x", "grey & white", "a*b*c", "`x`"])
 def test_names_stay_what_they_are(text, name):
     """Of datasets, of labels, and in what is told of files."""
-    setting = Setting(f"Dataset009_{name}", "2d", "nnUNetPlans")
+    setting = ExperimentKey(f"Dataset009_{name}", "2d", "nnUNetPlans")
     scores = {(t, 0): {"x": {name: row(0.5), "other": row(0.5)}} for t in (BASELINE, OTHER)}
     results = in_memory(scores, setting, debug=DEBUG)
     results.missing.append(f"/data/{name}/x.png cannot be read")

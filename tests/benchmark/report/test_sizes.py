@@ -15,7 +15,7 @@ from torch import nn
 from nnunet_xattnres import XAttnResUNet
 from nnunet_xattnres.benchmark.report import sizes
 from nnunet_xattnres.benchmark.report.sizes import Size, measure
-from nnunet_xattnres.errors import UserError
+from nnunet_xattnres.utils.errors import UserError
 
 
 @pytest.fixture(scope="module", params=[".png", ".nii.gz"])

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from support.finished import BASELINE, OTHER, in_memory, row
 
+from nnunet_xattnres.benchmark.folders import NnUNetFolders
 from nnunet_xattnres.benchmark.grid import Grid
 from nnunet_xattnres.benchmark.log import Log
-from nnunet_xattnres.benchmark.place import Place
 from nnunet_xattnres.benchmark.report import statistics, tables
-from nnunet_xattnres.benchmark.report.analysis import Paired, Pairs
-from nnunet_xattnres.benchmark.report.content import Content
+from nnunet_xattnres.benchmark.report.analysis import PairedComparison, PairedScores
+from nnunet_xattnres.benchmark.report.report_data import ReportData
 from nnunet_xattnres.benchmark.report.results import Results
 from nnunet_xattnres.benchmark.report.sizes import Size
 from nnunet_xattnres.benchmark.report.statistics import Comparison, Interval
@@ -29,10 +29,10 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line] for line in (lines[0], *lines[2:])]
 
 
-def content(results: Results, **sizes: Size | str) -> Content:
+def content(results: Results, **sizes: Size | str) -> ReportData:
     grid = Grid((results.setting.dataset,), tuple(results.trainers))
-    place = Place(Path("raw"), Path("preprocessed"), Path("results"))
-    return Content(grid, place, [results], sizes={(results.setting, name): size for name, size in sizes.items()})
+    place = NnUNetFolders(Path("raw"), Path("preprocessed"), Path("results"))
+    return ReportData(grid, place, [results], sizes={(results.setting, name): size for name, size in sizes.items()})
 
 
 VALUES = np.random.default_rng(0).uniform(0.3, 0.9, (2, 3, 4, 2))
@@ -171,13 +171,15 @@ def test_by_label():
         assert block[3] == ["difference", f"{number[1][0] - number[0][0]:+.2f}", ""]
 
 
-def paired(metric: str, region: str | None = None, **others) -> Paired:
+def paired(metric: str, region: str | None = None, **others) -> PairedComparison:
     values = {
         "n": 20, "cases": Interval(0.0123, -0.004, 0.03), "folds": Interval(0.01, -0.02, 0.04), "n_folds": 5,
         "median": 0.01, "p": 0.0312, "p_folds": 0.2, "effect": 0.5, "wins": 12, "ties": 3, "losses": 5,
     }  # fmt: skip
     results = in_memory({(BASELINE, 0): {}, (OTHER, 0): {}})
-    return Paired(results, OTHER, metric, region, Comparison(**values | others), 0.0624, 0.4, Pairs([], [], [], []))
+    return PairedComparison(
+        results, OTHER, metric, region, Comparison(**values | others), 0.0624, 0.4, PairedScores([], [], [], [])
+    )
 
 
 class TestComparisons:

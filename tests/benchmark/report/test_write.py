@@ -20,11 +20,11 @@ from support.label_maps import damage, write_label_map
 from support.trees import contents
 
 from nnunet_xattnres.benchmark.report import figures, sections, statistics
-from nnunet_xattnres.benchmark.report.content import analyse
 from nnunet_xattnres.benchmark.report.page import page
+from nnunet_xattnres.benchmark.report.report_data import analyse
 from nnunet_xattnres.benchmark.report.write import write_report
-from nnunet_xattnres.errors import UserError
 from nnunet_xattnres.evaluation import METRICS
+from nnunet_xattnres.utils.errors import UserError
 
 FILES = ("cases.csv", "results.json", "report.md", "report.html")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import io
 from support import converted, downloads
 
-from nnunet_xattnres.commands import main
+from nnunet_xattnres.cli.main import main
 
 
 def save(array, path):

@@ -1,0 +1,67 @@
+"""xattnres demo: train stock nnU-Net and XAttnRes side by side on real images and show both results.
+
+Converts slices of the MNI152 brain template (carried by the package nilearn, so nothing is downloaded) to an nnU-Net
+dataset, plans, trains both trainers with the same short budget, predicts held-out slices, and ends with a table and
+a picture. Everything is done by nnU-Net's own commands, which are printed, and stays inside --out.
+
+It shows the machinery and is no benchmark: all slices come from one averaged brain.
+
+examples:
+  xattnres demo                                   about 7 minutes on two CPU cores
+  xattnres demo --device cuda --epochs 20         a longer training on a GPU
+  xattnres demo --data Task04_Hippocampus         any folder of the Medical Segmentation Decathlon
+"""
+
+import argparse
+from pathlib import Path
+
+from ..training.lengths import EPOCHS
+from ..utils.errors import UserError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("xattnres_demo"), metavar="DIR",
+        help="new folder for everything the demo writes (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier demo in --out first")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="a Decathlon folder Task<NN>_<Name> instead of the brain template"
+    )
+    parser.add_argument(
+        "-c", "--configuration", default="2d", choices=["2d", "3d_fullres"],
+        help="nnU-Net configuration (default: %(default)s; 3d_fullres needs --data and, within reason, a GPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--epochs", type=int, default=1, choices=EPOCHS, metavar="N",
+        help=f"epochs of 250 iterations, one of {', '.join(map(str, EPOCHS))} (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        choices=["cpu", "cuda", "mps"],
+        help="where to train and predict (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..demo import decathlon, mni, pipeline
+
+    if arguments.data is None and arguments.configuration != "2d":
+        raise UserError(f"-c {arguments.configuration} needs volumes: pass --data with a Decathlon folder")
+    mni.check()
+    if arguments.data is not None:
+        decathlon.check(arguments.data)
+    _check_device(arguments.device)
+    out = arguments.out.resolve()
+    pipeline.prepare(out, arguments.overwrite)
+    pipeline.Demo(out, arguments.data, arguments.configuration, arguments.epochs, arguments.device).run()
+    return 0
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device)
+    if backend is not None and not backend.is_available():
+        raise UserError(f"--device {device}: PyTorch {torch.__version__} finds no such device here; use --device cpu")

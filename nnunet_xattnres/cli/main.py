@@ -1,0 +1,90 @@
+"""The command `xattnres`: each subcommand is a module with `configure(parser)` and `run(arguments) -> exit code`.
+
+Only the module of the subcommand that is called is imported, so that `xattnres trainers` starts without PyTorch.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..utils.errors import UserError
+
+COMMANDS = {
+    "trainers": "print the folder for nnU-Net's variable nnUNet_extTrainer, or list all trainers",
+    "convert": "convert a downloaded data set, or a folder of images and masks, to an nnU-Net raw dataset",
+    "evaluate": "score predictions against references: Dice, IoU, HD95, ASSD and surface Dice",
+    "benchmark": "train stock nnU-Net and other trainers alike, and report whether they differ",
+    "table": "print the sizes of the paper's networks beside the published figures",
+    "doctor": "check that nnU-Net will find and run the trainers on this machine",
+    "demo": "train stock nnU-Net and XAttnRes side by side on real images",
+    "cost": "measure time and memory of XAttnRes against stock nnU-Net",
+}
+"""The subcommands, each a module of this package, and the line that `xattnres --help` shows for it."""
+
+_EPILOG = """\
+train with nnU-Net's own command:
+  export nnUNet_extTrainer="$(xattnres trainers)"
+  nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerXAttnRes
+
+exit codes: 0 success, 1 something is broken or failed, 2 the arguments or the input are wrong
+"""
+
+
+def exit_on_signals() -> None:
+    """Turn SIGTERM and SIGHUP into SystemExit, so that started commands are ended as well."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, and that is kept
+                signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
+
+def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for `argv`; the subcommand named there is imported and adds its arguments, the others do not."""
+    parser = argparse.ArgumentParser(
+        prog="xattnres",
+        description="nnU-Net v2 with cross-stage attention residuals (XAttnRes, arXiv 2604.03297).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nnunet-xattnres {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    called = next((argument for argument in argv if not argument.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name != called:
+            subparsers.add_parser(name, help=summary)
+            continue
+        module = import_module(f".{name}", __package__)
+        command = subparsers.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.configure(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `xattnres` with `argv`; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = make_parser(argv).parse_args(argv)
+    exit_on_signals()
+    # timm's import raises these
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of a pipe is gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 128 + signal.SIGPIPE
+    except UserError as error:
+        print(f"xattnres {arguments.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"\nxattnres {arguments.command}: interrupted", file=sys.stderr)
+        return 130

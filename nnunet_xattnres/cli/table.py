@@ -1,0 +1,87 @@
+"""xattnres table: the paper's networks in numbers, this code's beside the printed ones.
+
+Parameters and multiply-adds at 256x256 of every network of the paper, as built here, the paper's own figures and the
+difference. With --published, its accuracy tables as data instead.
+
+examples:
+  xattnres table                      sizes as text, with what counts what
+  xattnres table --csv > sizes.csv    for a spreadsheet
+  xattnres table --published --json   Tables 1 to 5 of the paper, one figure an entry
+"""
+
+import argparse
+import csv
+import json
+import sys
+import textwrap
+from dataclasses import asdict
+
+from ..utils.tables import format_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--published", action="store_true", help="the accuracy tables of the paper instead")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--csv", action="store_true", help="as comma-separated values")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.published:
+        from ..paper.accuracy import published
+
+        records = [asdict(figure) for figure in published()]
+    else:
+        from ..paper.sizes import REMARKS, sizes
+
+        counted = sizes()
+        differences = ("parameters_difference_m", "gmacs_difference")
+        records = [asdict(size) | {name: getattr(size, name) for name in differences} for size in counted]
+    if arguments.json:
+        print(json.dumps(records if arguments.published else {"networks": records, "remarks": REMARKS}, indent=1))
+    elif arguments.csv:
+        writer = csv.DictWriter(sys.stdout, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    else:
+        print(_published() if arguments.published else _sizes(counted))
+    return 0
+
+
+def _sizes(counted) -> str:
+    from ..paper.sizes import REMARKS, SIDE
+
+    head = ["", "parameters", "paper", "difference", f"GMACs at {SIDE}x{SIDE}", "paper", "difference", "attention"]
+    rows = [
+        [
+            s.network,
+            f"{s.parameters / 1e6:.4f} M",
+            _form(s.paper_parameters_m, "{:.2f} M"),
+            _form(s.parameters_difference_m, "{:+.4f} M"),
+            f"{s.macs / 1e9:.3f}",
+            _form(s.paper_gmacs, "{:.2f}"),
+            _form(s.gmacs_difference, "{:+.3f}"),
+            f"{s.attention_macs / 1e9:.3f}",
+        ]
+        for s in counted
+    ]
+    return "\n".join([format_table([head, *rows]), "", *(textwrap.fill(r, 116) for r in REMARKS)])
+
+
+def _published() -> str:
+    from ..paper.accuracy import TITLES, published
+
+    blocks = []
+    for number, title in TITLES.items():
+        figures = published(number)
+        metrics = list(dict.fromkeys(f.metric for f in figures))
+        values = {(f.method, f.metric): f"{f.value:.2f}" for f in figures}
+        methods = dict.fromkeys(f.method for f in figures)
+        rows = [["", *metrics], *([m, *(values.get((m, metric), "") for metric in metrics)] for m in methods)]
+        blocks.append(f"Table {number}: {title}\n{format_table(rows)}")
+    remark = "DSC and mIoU in %. HD95: printed as mm, computed without the spacing, so voxels."
+    return "\n\n".join([*blocks, remark])
+
+
+def _form(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

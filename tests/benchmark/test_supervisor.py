@@ -1,0 +1,285 @@
+"""A command under its supervisor: nothing of it outlives either, its lock lasts as long as it does."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from support.benchmark import alive, eventually
+
+from nnunet_xattnres.benchmark import supervisor
+from nnunet_xattnres.benchmark.state import is_locked
+
+PYTHON = (sys.executable, "-I", "-S")  # so it needs nothing but the standard library
+
+
+class Supervised:
+    """A supervisor, the end of its lifeline that its parent holds, and its files."""
+
+    def __init__(self, folder, command, **env):
+        self.log, self.record, self.lock = folder / "log.txt", folder / "record.jsonl", folder / "lock"
+        self.entry = f"SUPERVISED_BY={folder}"
+        self.command = list(map(str, command))
+        their_end, self.lifeline = os.pipe()
+        lock = os.open(self.lock, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.process = subprocess.Popen(
+            [*PYTHON, supervisor.__file__, str(their_end), str(lock), self.log, self.record, *self.command],
+            env=os.environ | {"SUPERVISED_BY": str(folder)} | env, pass_fds=[their_end, lock],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        os.close(their_end)
+        os.close(lock)
+
+    def end(self):
+        """The exit code; it prints nothing itself."""
+        assert self.process.communicate(timeout=60)[0] == ""
+        return self.process.returncode
+
+    def cut(self):
+        if self.lifeline is not None:
+            os.close(self.lifeline)
+            self.lifeline = None
+
+    def printed(self):
+        """What the command of the last attempt printed."""
+        return self.log.read_text().rpartition(f"$ {shlex.join(self.command)}\n")[2]
+
+    def wait_for(self, text):
+        while not self.log.exists() or text not in self.printed():
+            assert self.process.poll() is None
+            time.sleep(0.01)
+
+    def alive(self):
+        return alive(self.entry)
+
+    def wait_until_all_are_gone(self):
+        assert eventually(lambda: not self.alive()), self.alive()
+
+    def wait_until_it_is_free(self):
+        assert eventually(lambda: not is_locked(self.lock))
+
+    def attempts(self):
+        return [json.loads(line) for line in self.record.read_text().splitlines()]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Supervise a Python program, or another command; nothing is left of it after the test."""
+    started = []
+
+    def run(program, *arguments, command=None, **env):
+        started.append(Supervised(tmp_path, command or [*PYTHON, "-c", program, *arguments], **env))
+        return started[-1]
+
+    yield run
+    for supervised in started:
+        supervised.cut()
+        for pid in supervised.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        supervised.process.communicate()
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 255])
+def test_the_exit_code_is_that_of_the_command(start, code):
+    supervised = start(f"raise SystemExit({code})")
+    assert supervised.end() == code
+    assert [attempt["exit_code"] for attempt in supervised.attempts()] == [code]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_the_exit_code_of_a_command_that_is_killed(start, number):
+    supervised = start(f"import os; os.kill(os.getpid(), {number:d})")
+    assert supervised.end() == 128 + number
+    assert [attempt["exit_code"] for attempt in supervised.attempts()] == [-number]
+
+
+def test_what_it_prints_goes_to_the_log(start):
+    supervised = start("import sys; print('one', flush=True); print('two', file=sys.stderr)", "a b")
+    assert supervised.end() == 0
+    command = f"$ {shlex.join(supervised.command)}\n"
+    assert supervised.log.read_text() == f"{command}one\ntwo\n"
+    assert start("import sys; print('one', flush=True); print('two', file=sys.stderr)", "a b").end() == 0
+    assert supervised.log.read_text() == f"{command}one\ntwo\n" * 2
+
+
+def test_it_is_asked_nothing(start):
+    supervised = start("import sys; print(repr(sys.stdin.read()))")
+    assert supervised.end() == 0
+    assert supervised.printed() == "''\n"
+
+
+FILES = """
+import os
+for number in range(100):
+    if os.path.exists(f"/proc/self/fd/{number}"):
+        print(os.readlink(f"/proc/self/fd/{number}"))
+"""
+
+
+def test_it_inherits_the_lock_alone(start):
+    """With the lifeline, too, it would keep that open."""
+    supervised = start(FILES)
+    assert supervised.end() == 0
+    files = [os.devnull, str(supervised.log), str(supervised.log), str(supervised.lock)]
+    assert sorted(supervised.printed().splitlines()) == sorted(files)
+
+
+def test_the_record(start):
+    before = time.time()
+    supervised = start("x = b'1' * (100 << 20)", CUDA_VISIBLE_DEVICES="3,4", PATH="/nowhere")
+    assert supervised.end() == 0
+    after = time.time()
+    assert start("", "again", PATH="/nowhere").end() == 0
+    first, second = supervised.attempts()
+    assert first.pop("command") == supervised.command
+    assert before <= first["started"] <= first.pop("started") + first["seconds"] <= after + 0.1  # which is rounded
+    assert first.pop("seconds") >= 0
+    assert 100 << 20 <= first.pop("peak_memory_bytes") < 200 << 20
+    host = platform.node()
+    assert first == {"exit_code": 0, "host": host, "peak_gpu_memory_bytes": None, "gpus": "3,4"}
+    assert second["command"][-1] == "again" and second["peak_memory_bytes"] < 100 << 20
+
+
+def test_no_choice_of_gpus_is_recorded_as_none(start, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    supervised = start("")
+    assert supervised.end() == 0
+    assert supervised.attempts()[0]["gpus"] is None
+
+
+FAMILY = """
+import os, signal, subprocess, sys, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+if sys.argv[1] == "0":
+    print("all are here", flush=True)
+else:
+    subprocess.Popen([sys.executable, "-I", "-S", "-c", sys.argv[2], str(int(sys.argv[1]) - 1), sys.argv[2]])
+    if os.fork() == 0:
+        time.sleep(3600)
+time.sleep(3600)
+"""
+
+
+def test_nothing_outlives_the_parent(start):
+    """Children and theirs that ignore polite signals, as nnU-Net's workers may."""
+    supervised = start(FAMILY, "2", FAMILY)
+    supervised.wait_for("all are here")
+    assert len(supervised.alive()) == 6
+    supervised.cut()
+    assert supervised.end() == 137
+    supervised.wait_until_all_are_gone()
+    assert supervised.attempts()[0]["exit_code"] == -signal.SIGKILL
+    supervised.wait_until_it_is_free()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_with_the_command(start, number):
+    supervised = start(FAMILY, "1", FAMILY)
+    supervised.wait_for("all are here")
+    supervised.process.send_signal(number)
+    assert supervised.end() == 137
+    supervised.wait_until_all_are_gone()
+    assert len(supervised.attempts()) == 1
+
+
+def test_a_parent_that_is_gone_already(start):
+    supervised = start("import time; time.sleep(3600)")
+    supervised.cut()
+    assert supervised.end() == 137
+    supervised.wait_until_all_are_gone()
+
+
+LEAVER = """
+import os, time
+begun, said = os.pipe()
+if os.fork() == 0:
+    os.write(said, b"!")
+    time.sleep(3600)
+os.read(begun, 1)
+raise SystemExit(5)
+"""
+
+
+def test_what_a_command_leaves_behind_is_ended(start):
+    supervised = start(LEAVER)
+    assert supervised.end() == 5
+    supervised.wait_until_all_are_gone()
+    supervised.wait_until_it_is_free()
+
+
+def test_the_lock_lasts_as_long_as_the_command(start):
+    supervised = start("import os, time; print(os.getpid(), flush=True); time.sleep(3600)")
+    supervised.wait_for("\n")
+    assert is_locked(supervised.lock)
+    supervised.process.kill()
+    supervised.process.wait()
+    assert is_locked(supervised.lock)
+    command = int(supervised.printed())
+    assert list(supervised.alive()) == [command]
+    os.kill(command, signal.SIGKILL)
+    supervised.wait_until_all_are_gone()
+    supervised.wait_until_it_is_free()
+
+
+def test_the_lock_ends_with_the_command(start):
+    supervised = start("print('held')")
+    assert supervised.end() == 0
+    supervised.wait_until_all_are_gone()
+    supervised.wait_until_it_is_free()
+
+
+@pytest.mark.parametrize("content", [None, "#!/no/such/interpreter\n", "\x7fELF"])
+def test_a_command_that_cannot_be_started(start, tmp_path, content):
+    """As of an environment that was moved; the reason is in the log."""
+    file = tmp_path / "nnUNetv2_train"
+    if content:
+        file.write_text(content)
+        file.chmod(0o755)
+    supervised = start(None, command=[file, "4"])
+    assert supervised.end() > 0
+    assert supervised.printed().strip()
+
+
+NVIDIA_SMI = """#!/bin/sh
+cat {folder}/$(ls {folder} | head -n 1)
+rm {folder}/$(ls {folder} | head -n 1)
+[ "$(ls {folder})" ] || rm "$0"
+"""
+
+
+def test_gpu_memory_is_that_of_the_group(tmp_path, monkeypatch):
+    """The most at any time, of its processes alone; an end of nvidia-smi ends the looking."""
+    mine, other = os.getpid(), 1
+    assert os.getpgid(other) != os.getpgid(mine)
+    answers = [
+        f"{mine}, 100\n{other}, 5000\n",
+        f"{mine}, 300\n{mine}, 20\n",
+        f"{mine}, [N/A]\nnothing\n4000000, 7000\n",
+        "",
+    ]
+    (tmp_path / "answers").mkdir()
+    for number, answer in enumerate(answers):
+        (tmp_path / "answers" / str(number)).write_text(answer)
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI.format(folder=tmp_path / "answers"))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(supervisor, "_SECONDS_BETWEEN_LOOKS", 0)
+    watch = supervisor._GPUMemory(os.getpgid(0))
+    thread = threading.Thread(target=watch.look)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert not list((tmp_path / "answers").iterdir())
+    assert watch.peak == 320 * 2**20

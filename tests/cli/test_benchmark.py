@@ -1,0 +1,413 @@
+"""`xattnres benchmark`: a true help, reports and states of what lies there, and one line for every bad input."""
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support.finished import SHORT, Finished, change_debug, write_finished
+from support.label_maps import damage
+from support.trees import snapshot
+
+from nnunet_xattnres.benchmark.grid import from_options
+from nnunet_xattnres.benchmark.report import figures, sections, statistics
+from nnunet_xattnres.cli import benchmark
+from nnunet_xattnres.cli.main import main
+
+OURS, THEIRS = SHORT
+GRID = ["-d", "7", "-tr", OURS, THEIRS, "-f", "0", "1", "2"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Finished:
+    finished = write_finished(tmp_path_factory.mktemp("finished"), trainers=SHORT, tested=True)
+    finished.results()
+    return finished
+
+
+@pytest.fixture(autouse=True)
+def finished(kept, tmp_path, monkeypatch) -> Finished:
+    """A copy in nnU-Net's variables, with the current folder elsewhere."""
+    copy = kept.copy(tmp_path / "copy")
+    copy.use(monkeypatch)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return copy
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Few resamples, and pictures without content: what they show is tested elsewhere."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 200)
+    for kind in ("differences", "boxes", "learning_curves"):
+        monkeypatch.setattr(figures, kind, lambda what, path: path.touch())
+    monkeypatch.setattr(sections, "draw_cases", lambda paired, place, path: path.touch())
+
+
+@pytest.fixture
+def call(capsys):
+    """Exit code, standard output and error."""
+
+    def command(*arguments):
+        code = main(["benchmark", *map(str, arguments)])
+        return (code, *capsys.readouterr())
+
+    return command
+
+
+def results_of(finished: Finished) -> dict:
+    """What nnU-Net's results hold, without the scores that are kept beside them."""
+    found = snapshot(finished.place.results)
+    folders = {name for name, (_, is_folder, *_) in found.items() if is_folder}
+    return {n: None if n in folders else entry for n, entry in found.items() if not n.endswith("_default.json")}
+
+
+def parse(text: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    benchmark.configure(parser)
+    return parser.parse_args(shlex.split(text, comments=True))
+
+
+class TestHelp:
+    @pytest.mark.parametrize("action", [[], ["run"], ["status"], ["report"]])
+    def test_it_teaches(self, capsys, action):
+        with pytest.raises(SystemExit) as exit:
+            main(["benchmark", *action, "--help"])
+        assert exit.value.code == 0
+        text = capsys.readouterr().out
+        for said in (
+            "The first trainer is the baseline",
+            "benchmark.json",
+            "examples:",
+            "benchmark.yaml",
+            "exit codes:",
+        ):
+            assert said in text
+        assert ("--jobs" in text) == (action == ["run"])
+        assert ("-tr TRAINER" in text) == bool(action)
+
+    def test_every_option_is_explained(self):
+        parser = argparse.ArgumentParser()
+        benchmark.configure(parser)
+        (actions,) = parser._subparsers._group_actions
+        assert list(actions.choices) == ["run", "status", "report"]
+        assert not [o.dest for action in actions.choices.values() for o in action._actions if not o.help]
+
+    def test_its_examples_are_commands(self):
+        """With grids that are accepted."""
+        examples = re.findall(
+            r"^  xattnres benchmark (\w+ .*-.*)$", benchmark.__doc__.split("examples:")[1], re.MULTILINE
+        )
+        assert len(examples) >= 4
+        for example in examples:
+            options = parse(re.split(r"   +", example)[0])
+            given = {name: getattr(options, name) for name in ("datasets", "trainers", "configurations", "plans")}
+            if not options.grid:
+                from_options({name: value for name, value in given.items() if value}, "the help")
+
+    def test_its_file_is_a_grid(self):
+        text = re.search(r"benchmark.yaml.*?:\n((?:  .*\n)+)", benchmark.__doc__)[1]
+        grid = from_options(yaml.safe_load(text), "the help")
+        whole = from_options({"datasets": grid.datasets, "trainers": grid.trainers}, "the defaults")
+        assert grid == whole  # what is optional is the default
+        for name in ("configurations", "plans", "folds", "repeats"):
+            value = grid.options()[name]
+            shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            (option,) = [o for o in self.options("run") if o.dest == name]
+            assert f"default: {shown})" in option.help
+
+    def options(self, action: str) -> list[argparse.Action]:
+        parser = argparse.ArgumentParser()
+        benchmark.configure(parser)
+        return parser._subparsers._group_actions[0].choices[action]._actions
+
+    def test_it_needs_no_libraries(self):
+        program = """
+import sys
+from nnunet_xattnres.cli.main import main
+try:
+    main(["benchmark", "run", "--help"])
+except SystemExit as exit:
+    assert exit.code == 0
+heavy = {"torch", "nnunetv2", "scipy", "matplotlib", "markdown", "submitit"} & set(sys.modules)
+assert not heavy, heavy
+"""
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+class TestReport:
+    def test_from_the_command_line(self, call, finished, tmp_path):
+        code, text, told = call("report", *GRID, "--workers", "1")
+        assert (code, told) == (0, "")
+        said, path = text.splitlines()
+        assert said.startswith(f"{finished.setting}: {THEIRS} is better than {OURS}: +")
+        assert path == "Report: xattnres_benchmark/report/report.html"
+        out = tmp_path / "here" / "xattnres_benchmark"
+        assert {p.name for p in out.iterdir()} == {"benchmark.json", "report"}
+        assert (out / "report/report.html").is_file()
+
+    def test_again_without_options(self, call, tmp_path):
+        first = call("report", *GRID)
+        report = tmp_path / "here/xattnres_benchmark/report/report.md"
+        before = report.read_bytes()
+        report.unlink()
+        assert call("report") == first
+        assert report.read_bytes() == before
+
+    def test_in_another_folder(self, call, tmp_path):
+        code, text, _ = call("report", *GRID, "--out", tmp_path / "other" / "place")
+        assert (code, text.splitlines()[-1]) == (0, f"Report: {tmp_path}/other/place/report/report.html")
+        assert list((tmp_path / "here").iterdir()) == []
+
+    def test_from_a_file_where_options_win(self, call, tmp_path):
+        entries = {"datasets": 7, "trainers": list(SHORT), "folds": [0, 1]}
+        (tmp_path / "grid.yaml").write_text(yaml.safe_dump(entries))
+        assert call("report", "--grid", tmp_path / "grid.yaml")[0] == 0
+        document = tmp_path / "here/xattnres_benchmark/report/results.json"
+        assert json.loads(document.read_text())["grid"]["folds"] == [0, 1]
+        assert call("report", "--grid", tmp_path / "grid.yaml", "-f", 2)[0] == 0
+        grid = json.loads(document.read_text())["grid"]
+        assert (grid["folds"], grid["datasets"], grid["trainers"]) == ([2], ["Dataset007_Cells"], list(SHORT))
+
+    def test_results_stay_as_they_are(self, call, finished):
+        before = results_of(finished)
+        call("report", *GRID)
+        assert results_of(finished) == before
+
+    def test_something_is_missing(self, call, finished):
+        shutil.rmtree(finished.fold(THEIRS, 1))
+        code, text, told = call("report", *GRID)
+        assert code == 1
+        assert f"missing: {finished.setting}: {THEIRS}, fold 1: not trained" in told.splitlines()
+        assert f"{finished.setting}: {THEIRS} is better" in text and "Report: " in text
+
+    def test_a_label_map_is_torn(self, call, finished):
+        damage(finished.predicted(OURS, "case_04"))
+        code, text, told = call("report", *GRID, "--workers", "1")
+        assert code == 1 and "Report: " in text
+        assert told.startswith(f"missing: {finished.setting}: {OURS}, fold 1: case_04: ")
+
+    @pytest.mark.parametrize("action", ["report", "status"])
+    def test_a_dataset_that_was_moved_away(self, call, action):
+        """The others are reported, and it is named."""
+        code, text, told = call(action, "-d", "7", "Dataset008_Gone", *GRID[2:])
+        assert code == (action == "report")
+        assert "Dataset008_Gone" in text + told and "Dataset007_Cells" in text
+        assert action == "status" or "missing: Dataset008_Gone" in told
+
+    def test_the_sides_differ(self, call, finished):
+        """That is said, and no failure."""
+        change_debug(finished.fold(THEIRS, 1), num_epochs="9")
+        code, _, told = call("report", *GRID)
+        assert code == 0
+        assert f"warning: {finished.setting}: epochs differ between trainings" in told
+
+    def test_a_trainer_that_nobody_has_any_more(self, call, finished):
+        """Its trainings lie there all the same; only its network cannot be counted."""
+        for run in finished.grid.runs():
+            if run.trainer == THEIRS and run.fold == 0:
+                model = finished.place.model(run)
+                model.rename(model.with_name(model.name.replace(THEIRS, "nnUNetTrainerOld")))
+        code, text, _ = call("report", "-d", 7, "-tr", OURS, "nnUNetTrainerOld", "-f", 0, 1, 2)
+        assert code == 0 and "nnUNetTrainerOld is better than" in text
+        report = Path("xattnres_benchmark/report/report.md").read_text()
+        assert "nnU-Net finds no trainer nnUNetTrainerOld" in report
+
+
+class TestStatus:
+    def test_all_is_done(self, call):
+        code, text, told = call("status", *GRID)
+        assert (code, told) == (0, "")
+        assert len(re.findall(r"done  +2 of 2", text)) == 6
+        assert "6 trainings: 6 done." in text
+
+    def test_some_is_left(self, call, finished):
+        shutil.rmtree(finished.fold(THEIRS, 1))
+        shutil.rmtree(finished.fold(OURS, 2) / "validation")
+        code, text, _ = call("status", *GRID)
+        assert code == 0
+        assert re.search(rf"{THEIRS} +1 +to train", text)
+        assert re.search(rf"{OURS} +2 +to validate", text)
+        assert "4 done" in text
+
+    @pytest.mark.parametrize("action", ["status", "report"])
+    def test_without_options_afterwards(self, call, action):
+        """As the help says: all three keep what is compared."""
+        call(action, *GRID)
+        code, text, told = call("status")
+        assert (code, told) == (0, "") and "6 trainings: 6 done." in text
+
+    def test_nothing_is_changed(self, call, finished):
+        before = snapshot(finished.root)
+        call("status", *GRID)
+        assert snapshot(finished.root) == before
+
+
+class TestRun:
+    def test_what_is_done_is_not_done_again(self, call, finished):
+        before, prepared = results_of(finished), snapshot(finished.place.preprocessed)
+        code, text, told = call("run", *GRID, "--device", "cpu", "--test", "--workers", "1")
+        assert (code, told) == (0, "")
+        assert f"{finished.setting}: {THEIRS} is better than {OURS}: +" in text
+        assert "$ nnUNetv2" not in text
+        assert results_of(finished) == before
+        assert snapshot(finished.place.preprocessed) == prepared
+
+    def test_dry_run_of_what_is_done(self, call, finished, tmp_path):
+        before = snapshot(tmp_path)
+        code, text, told = call("run", *GRID, "--test", "--dry-run")
+        assert (code, told) == (0, "")
+        assert text.splitlines()[1:] == ["# 9 of 9 are done already"]
+        assert snapshot(tmp_path) == before
+
+    def test_dry_run_of_what_is_left(self, call, finished, tmp_path):
+        """Commands of nnU-Net that a shell takes."""
+        shutil.rmtree(finished.fold(THEIRS, 1))
+        shutil.rmtree(finished.fold(OURS, 2) / "validation")
+        (finished.place.test(finished.run(THEIRS, 0), (0, 1, 2)) / "test_1.png").unlink()
+        before = snapshot(tmp_path)
+        code, text, _ = call("run", *GRID, "--test", "--dry-run", "--device", "cpu", "--workers", "2")
+        export, *commands = text.splitlines()
+        assert code == 0 and snapshot(tmp_path) == before
+        assert shlex.split(export)[1].startswith("nnUNet_extTrainer=") and "trainers" in export
+        images = finished.place.dataset(finished.setting) / "imagesTs"
+        model = finished.place.model(finished.run(THEIRS, 0))
+        assert [shlex.split(command) for command in commands[:-1]] == [
+            f"nnUNetv2_train Dataset007_Cells 2d 1 -tr {THEIRS} -p nnUNetPlans -device cpu --c".split(),
+            f"nnUNetv2_train Dataset007_Cells 2d 2 -tr {OURS} -p nnUNetPlans -device cpu --val".split(),
+            shlex.split(f"nnUNetv2_predict -i {images} -o {model}/test_folds_0_1_2 -d Dataset007_Cells -c 2d "
+                        f"-tr {THEIRS} -p nnUNetPlans -f 0 1 2 -npp 2 -nps 2 -device cpu"),
+        ]  # fmt: skip
+        assert commands[-1] == "# 6 of 9 are done already"
+
+    def test_dry_run_of_repeats(self, call, finished):
+        """They lie in folders of their own."""
+        code, text, _ = call("run", *GRID, "--repeats", "2", "--dry-run")
+        assert code == 0
+        commands = [line for line in text.splitlines() if "nnUNetv2_train" in line]
+        assert len(commands) == 6
+        assert all(
+            line.startswith(f"nnUNet_results={finished.place.results}/repeat_1 nnUNetv2_train ") for line in commands
+        )
+
+
+class TestBadInput:
+    """Exit code 2 and a single line that names what is wrong."""
+
+    def refused(self, call, *arguments) -> str:
+        code, text, told = call(*arguments)
+        assert (code, text) == (2, "")
+        assert told.startswith("xattnres benchmark: ") and told.endswith("\n") and told.count("\n") == 1
+        return told
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ([], "name datasets with -d and trainers with -tr"),
+            (["-d", "7"], "name datasets with -d and trainers with -tr"),
+            (["-tr", OURS, THEIRS], "name datasets with -d and trainers with -tr"),
+            (["-d", "8", "-tr", OURS, THEIRS], "no dataset 8 in "),
+            (["-d", "Dataset007_Other", "-tr", OURS, THEIRS], "no dataset Dataset007_Other in "),
+            (["-d", "7", "7", "-tr", OURS, THEIRS], "datasets has something twice: 7, 7"),
+            (["-d", "7", "Dataset007_Cells", "-tr", OURS, THEIRS], "datasets has something twice"),
+            (["-d", "7", "-tr", OURS], f"needs a baseline and another trainer, got {OURS} alone"),
+            (["-d", "7", "-tr", OURS, OURS], "trainers has something twice"),
+            (["-d", "7", "-tr", OURS, THEIRS.replace("XAttn", "XAtn"), "-f", "0"], f"did you mean {THEIRS}?"),
+            ([*GRID, "-c", "3d_lowres"], "has no configuration 3d_lowres, but 2d, 3d_fullres"),
+            (["-d", "7", "-tr", OURS, THEIRS], "splits_final.json has the folds 0, 1, 2, not 3, 4: choose with -f"),
+            ([*GRID[:-3], "x"], "a fold must be a whole number of at least 0, got 'x'"),
+            ([*GRID[:-3], "all"], "a fold must be a whole number of at least 0, got 'all'"),
+            ([*GRID[:-3], "-1"], "a fold must be a whole number of at least 0, got '-1'"),
+            ([*GRID, "--grid", "none.yaml"], "none.yaml cannot be read as YAML"),
+        ],
+    )
+    def test_what_is_compared(self, call, finished, options, told):
+        before = snapshot(finished.root)
+        assert told in self.refused(call, "run", *options, "--device", "cpu")
+        assert snapshot(finished.root) == before
+
+    def test_a_fold_that_nnunet_will_not_make(self, call, finished):
+        """Before it has made its five, as for any new dataset."""
+        (finished.prepared / "splits_final.json").unlink()
+        told = self.refused(call, "run", *GRID[:-3], "4", "5", "--device", "cpu")
+        assert "has the folds 0, 1, 2, 3, 4, not 5: choose with -f" in told
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (b"", "must name datasets and trainers, it holds NoneType"),
+            (b"- 1", "it holds list"),
+            (b"a: [1", "cannot be read as YAML"),
+            (b"\xff\xfe\x00", "cannot be read as YAML"),
+            (b"datasets: 7", "names no trainers"),
+            (b"datasets: 7\ntrainers: [a, b]\nseeds: 3", "has seeds, but only datasets, trainers, "),
+            (b"datasets: 7\ntrainers: [a, b]\nrepeats: 0", "repeats must be a whole number of at least 1, got 0"),
+            (b"datasets: 7\ntrainers: [a, b]\nfolds: all", "a fold must be a whole number of at least 0, got 'all'"),
+            (b"datasets: {a: 1}\ntrainers: [a, b]", "datasets must be a name or a list of names"),
+            (b"datasets: []\ntrainers: [a, b]", "datasets must be a name or a list of names, got []"),
+        ],
+    )
+    @pytest.mark.parametrize("place", ["grid.yaml", "xattnres_benchmark/benchmark.json"])
+    def test_a_file(self, call, tmp_path, content, told, place):
+        path = tmp_path / "here" / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        said = self.refused(call, "report", *(["--grid", place] if place == "grid.yaml" else []))
+        assert told in said and place in said
+
+    @pytest.mark.parametrize("action", ["status", "report"])
+    def test_nothing_to_go_on(self, call, action):
+        told = self.refused(call, action)
+        assert "there is no xattnres_benchmark/benchmark.json" in told and "--out" in told
+
+    @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
+    @pytest.mark.parametrize("action", ["run", "status", "report"])
+    def test_nnunets_folders(self, call, monkeypatch, variable, action):
+        monkeypatch.setenv(variable, "/no/such/folder")
+        assert f"{variable}=/no/such/folder is no folder" in self.refused(call, action, *GRID)
+        monkeypatch.delenv(variable)
+        assert f"{variable} is not set" in self.refused(call, action, *GRID)
+
+    @pytest.mark.parametrize("content", ["", "[1]", "{"])
+    def test_splits(self, call, finished, content):
+        path = finished.prepared / "splits_final.json"
+        path.write_text(content)
+        assert f"{path} cannot be read as nnU-Net's splits" in self.refused(call, "run", *GRID, "--device", "cpu")
+
+    @pytest.mark.parametrize("name", ["file", "file/below"])
+    def test_nowhere_to_write(self, call, tmp_path, name):
+        """Known before the work."""
+        (tmp_path / "file").touch()
+        for action in (["report"], ["run", "--device", "cpu"]):
+            assert f"cannot write to {tmp_path / name} (" in self.refused(
+                call, *action, *GRID, "--out", tmp_path / name
+            )
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["train"],
+            ["run", *GRID, "--repeats", "0"],
+            ["run", *GRID, "--jobs", "0"],
+            ["run", *GRID, "--device", "tpu"],
+            ["report", *GRID, "--workers", "0"],
+            ["report", *GRID, "--dry-run"],
+            ["run", "-d"],
+        ],
+    )
+    def test_the_commands_form(self, capsys, arguments):
+        with pytest.raises(SystemExit) as exit:
+            main(["benchmark", *arguments])
+        assert exit.value.code == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+    def test_a_wrong_option_is_not_blamed_on_the_file(self, call, tmp_path):
+        (tmp_path / "here/grid.yaml").write_text(f"datasets: 7\ntrainers: [{OURS}, {THEIRS}]\n")
+        assert "grid.yaml" not in self.refused(call, "report", "--grid", "grid.yaml", "-f", "x")
