@@ -1,26 +1,35 @@
-# make demo   set everything up in .venv and run the demo
-# make test   set everything up in .venv and run the tests
-# make test-slurm   the tests that need Slurm: apt-get install slurm-wlm munge
+# make demo       set everything up in .venv and run the demo
+# make test       set everything up in .venv and run the tests, about ten minutes on two cores
+# make test-all   the tests that `make test` leaves out; those of Slurm need: apt-get install slurm-wlm munge
+# make lint       check style and types
+# make format     apply the style
+# make docs       build the documentation site into site/, warnings are errors
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slurm lint clean
+.PHONY: demo test test-all lint format docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/xattnres demo --overwrite
 
 test: $(VENV)/.installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
-test-slurm: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slurm
+test-all: $(VENV)/.installed
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m "interpreter or soak or slow or slurm"
 
 lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --strict
 
 # reinstalled when the metadata changes; the code itself is installed in place
 $(VENV)/.installed: pyproject.toml setup.py
@@ -29,4 +38,4 @@ $(VENV)/.installed: pyproject.toml setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info xattnres_demo
+	rm -rf $(VENV) build dist site *.egg-info xattnres_demo

@@ -9,5 +9,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["nnunet_xattnres*"]), "nnunet_xattnres.trainers"],
     package_dir={"nnunet_xattnres.trainers": "trainers"},
-    package_data={"nnunet_xattnres.paper": ["tables/*.csv"], "nnunet_xattnres.convert": ["lists/*.csv"]},
+    package_data={
+        "nnunet_xattnres": ["py.typed"],
+        "nnunet_xattnres.paper": ["tables/*.csv"],
+        "nnunet_xattnres.convert": ["lists/*.csv"],
+    },
 )

@@ -2,15 +2,28 @@
 
 import os
 
+# Tiny networks on many threads are slower than on one, and far slower on a busy machine. The commands that tests start
+# inherit this.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+
 import pytest
 import torch
 
+torch.set_num_threads(1)
 if not torch.cuda.is_available():
     # before the kernels are imported: Triton runs them without a GPU
     os.environ["TRITON_INTERPRET"] = "1"
 
 from support.hippocampus import decathlon_folder
 from support.workspace import TRAINER, Workspace, shrink
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """With several test processes, one runs all tests of the shared workspace, which is then prepared once."""
+    for item in items:
+        if "workspace" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("workspace"))
 
 
 @pytest.fixture(scope="session")
