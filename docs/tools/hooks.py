@@ -1,0 +1,100 @@
+"""What MkDocs does beside its plugins: parts of pages that the code generates, and formulas.
+
+A page gets a generated part by a line such as `<!-- insert: commands -->`, so that what it shows cannot go out of date.
+Formulas are LaTeX between `$` or `$$`, or a docstring's `.. math::`, and become MathML, which browsers show without a
+script.
+"""
+
+import argparse
+import html
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from markdown import Extension
+from markdown.preprocessors import Preprocessor
+
+from nnunet_xattnres.cli.main import COMMANDS, make_parser
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def on_config(config):
+    config.markdown_extensions.append(MathDirectiveExtension())
+    return config
+
+
+def on_page_markdown(markdown: str, page, **_) -> str:
+    return re.sub(r"^<!-- insert: ([\w.-]+) -->$", lambda found: insert(found[1]), markdown, flags=re.MULTILINE)
+
+
+def on_page_content(content: str, **_) -> str:
+    """The formulas that pymdownx.arithmatex has marked, as MathML."""
+
+    def mathml(found: re.Match) -> str:
+        latex, display = html.unescape(found[2]), found[1] == "div"
+        return convert(latex.strip()[2:-2], display="block" if display else "inline")
+
+    return re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', mathml, content, flags=re.DOTALL)
+
+
+def insert(name: str) -> str:
+    """A generated part of a page, as Markdown, or a file of the repository's top folder.
+
+    Raises:
+        KeyError: if there is no such part.
+    """
+    if name.endswith(".md"):
+        return file_of_the_repository(name)
+    return {"commands": commands}[name]()
+
+
+def file_of_the_repository(name: str) -> str:
+    """CONTRIBUTING.md or CHANGELOG.md as a page of docs/: links into docs/ lead there, links to code are text."""
+
+    def link(found: re.Match) -> str:
+        text, target = found.groups()
+        if target.startswith(("http", "#")):
+            return found[0]
+        return f"[{text}]({target.removeprefix('docs/')})" if target.startswith("docs/") else text
+
+    return re.sub(r"\[([^]]+)\]\(([^)]+)\)", link, (REPOSITORY / name).read_text())
+
+
+def commands() -> str:
+    """The help of every subcommand."""
+    os.environ["COLUMNS"] = "100"  # argparse's width
+    parts = []
+    for name in COMMANDS:
+        (subparsers,) = _subparsers(make_parser([name]))
+        for title, parser in _with_actions(name, subparsers.choices[name]):
+            parts.append(f"{'##' if title == name else '###'} xattnres {title}\n\n```text\n{parser.format_help()}```\n")
+    return "\n".join(parts)
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> list[argparse._SubParsersAction]:
+    return [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+
+
+def _with_actions(title: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    yield title, parser
+    for action in _subparsers(parser):
+        for name, choice in action.choices.items():
+            yield from _with_actions(f"{title} {name}", choice)
+
+
+class MathDirectiveExtension(Extension):
+    """`.. math::` of docstrings as `$$ ... $$`."""
+
+    def extendMarkdown(self, md) -> None:  # noqa: N802 - Markdown's name
+        md.preprocessors.register(_MathDirective(md), "math_directive", 100)
+
+
+class _MathDirective(Preprocessor):
+    def run(self, lines: list[str]) -> list[str]:
+        text = re.sub(
+            r"^\.\. math::(.*(?:\n{1,2} +.+)?(?:\n +.+)*)", r"\n$$\n\1\n$$\n", "\n".join(lines), flags=re.MULTILINE
+        )
+        return text.split("\n")
