@@ -25,11 +25,11 @@ import sysconfig
 import time
 from pathlib import Path
 
-from nnunet_xattnres.benchmark.folders import Place
+from nnunet_xattnres.benchmark.folders import NnUNetFolders
 from nnunet_xattnres.benchmark.grid import from_options, read_options
 from nnunet_xattnres.benchmark.log import read_logs
 from nnunet_xattnres.utils.files import read_json, write_whole
-from nnunet_xattnres.utils.nnunet_cli import environment
+from nnunet_xattnres.utils.nnunet_cli import make_environment
 from nnunet_xattnres.utils.nnunet_cli import run as run_nnunet
 
 TRAINERS = ("nnUNetTrainerShort", "nnUNetTrainerXAttnResShort")
@@ -48,16 +48,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     arguments = parser.parse_args()
-    work, how = arguments.work.resolve(), "slurm" if arguments.slurm else "local"
-    env = environment(work, 1)
-    env["nnUNet_results"] = str(work / f"nnUNet_results_{how}")
+    work, mode = arguments.work.resolve(), "slurm" if arguments.slurm else "local"
+    env = make_environment(work, 1)
+    env["nnUNet_results"] = str(work / f"nnUNet_results_{mode}")
     env["nnUNet_extTrainer"] += os.pathsep + str(Path(__file__).resolve().parent / "trainers")
     env["OMP_WAIT_POLICY"] = "passive"  # or two trainings on the same cores wait busily for each other
     Path(env["nnUNet_results"]).mkdir(exist_ok=True)
     os.environ |= env
     prepare(work, arguments.data.resolve(), env)
     rng = random.Random(arguments.seed)
-    out = work / f"benchmark_{how}"
+    out = work / f"benchmark_{mode}"
     command = [XATTNRES, "benchmark", "run", "-d", "4", "-tr", *TRAINERS, "-p", PLANS, "--device", "cpu"]
     command += ["--workers", "1", "--out", str(out)]
     started = time.monotonic()
@@ -139,15 +139,18 @@ def slurm(*command: str) -> list[str]:
 def check(out: Path) -> int:
     """What the report has, and what the logs say of every training."""
     results = json.loads((out / "report" / "results.json").read_text())
-    (setting,) = results["settings"]
-    grid, place = from_options(read_options(out / "benchmark.json"), "benchmark.json"), Place.from_environment()
+    (experiment,) = results["settings"]
+    grid, folders = (
+        from_options(read_options(out / "benchmark.json"), "benchmark.json"),
+        NnUNetFolders.from_environment(),
+    )
     runs = list(grid.runs())
     for run in runs:
-        assert sorted(read_logs(place.fold(run)).epochs) == list(range(EPOCHS)), f"{run}: epochs are missing"
-    assert not setting["missing"], setting["missing"]
-    assert set(setting["trainers"]) == set(TRAINERS)
+        assert sorted(read_logs(folders.fold(run)).epochs) == list(range(EPOCHS)), f"{run}: epochs are missing"
+    assert not experiment["missing"], experiment["missing"]
+    assert set(experiment["trainers"]) == set(TRAINERS)
     assert len(results["comparisons"]) == 5
-    continued = sum(went_on(place.fold(run)) for run in runs)
+    continued = sum(went_on(folders.fold(run)) for run in runs)
     print(f"complete: {len(runs)} trainings, {continued} of them went on from a checkpoint")
     return 0 if continued else 1
 

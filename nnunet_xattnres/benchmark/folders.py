@@ -36,7 +36,7 @@ class NnUNetFolders:
             folders.append(Path(value).resolve())
         return cls(*folders)
 
-    def results_of(self, repeat: int) -> Path:
+    def results_for(self, repeat: int) -> Path:
         """Where repeats lie: the first as always, the others in folders of their own."""
         return self.results / f"repeat_{repeat}" if repeat else self.results
 
@@ -46,29 +46,29 @@ class NnUNetFolders:
         if trainers_path() not in [Path(folder).resolve() for folder in folders]:
             folders.append(str(trainers_path()))
         return {
-            _RAW: str(self.raw), _PREPROCESSED: str(self.preprocessed), _RESULTS: str(self.results_of(repeat)),
+            _RAW: str(self.raw), _PREPROCESSED: str(self.preprocessed), _RESULTS: str(self.results_for(repeat)),
             "nnUNet_extTrainer": os.pathsep.join(folders),
         }  # fmt: skip
 
-    def dataset(self, setting: ExperimentKey) -> Path:
+    def raw_dataset(self, experiment: ExperimentKey) -> Path:
         """The raw dataset."""
-        return self.raw / setting.dataset
+        return self.raw / experiment.dataset
 
-    def prepared(self, setting: ExperimentKey) -> Path:
+    def preprocessed_dataset(self, experiment: ExperimentKey) -> Path:
         """The preprocessed dataset, with plans and splits."""
-        return self.preprocessed / setting.dataset
+        return self.preprocessed / experiment.dataset
 
-    def plans(self, setting: ExperimentKey) -> Path:
-        return self.prepared(setting) / f"{setting.plans}.json"
+    def plans(self, experiment: ExperimentKey) -> Path:
+        return self.preprocessed_dataset(experiment) / f"{experiment.plans}.json"
 
-    def references(self, setting: ExperimentKey) -> Path:
+    def references(self, experiment: ExperimentKey) -> Path:
         """Label maps of the training cases."""
-        return self.prepared(setting) / "gt_segmentations"
+        return self.preprocessed_dataset(experiment) / "gt_segmentations"
 
     def model(self, run: Run) -> Path:
         """The folder of all folds of a trainer."""
-        s = run.setting
-        return self.results_of(run.repeat) / s.dataset / f"{run.trainer}__{s.plans}__{s.configuration}"
+        s = run.experiment
+        return self.results_for(run.repeat) / s.dataset / f"{run.trainer}__{s.plans}__{s.configuration}"
 
     def fold(self, run: Run) -> Path:
         return self.model(run) / f"fold_{run.fold}"
@@ -77,26 +77,26 @@ class NnUNetFolders:
         """Predictions of the fold's validation cases."""
         return self.fold(run) / "validation"
 
-    def test(self, run: Run, folds: Sequence[int]) -> Path:
+    def test_predictions(self, run: Run, folds: Sequence[int]) -> Path:
         """Predictions of the test cases, by these folds together."""
         return self.model(run) / f"test_folds_{'_'.join(map(str, folds))}"
 
 
-def find_dataset(name: str, place: NnUNetFolders) -> str:
+def find_dataset(name: str, folders: NnUNetFolders) -> str:
     """The full name of a dataset given by number or name.
 
     Raises:
         UserError: if there is none, or more than one.
     """
-    roots = (place.raw, place.preprocessed)
-    folders = {f.name for root in roots for f in root.glob("Dataset[0-9][0-9][0-9]_*") if f.is_dir()}
-    if name in folders:
+    roots = (folders.raw, folders.preprocessed)
+    known = {f.name for root in roots for f in root.glob("Dataset[0-9][0-9][0-9]_*") if f.is_dir()}
+    if name in known:
         return name
     prefix = f"Dataset{int(name):03d}_" if name.isascii() and name.isdecimal() else None
-    found = sorted(folder for folder in folders if prefix and folder.startswith(prefix))
+    found = sorted(folder for folder in known if prefix and folder.startswith(prefix))
     if len(found) > 1:
         raise UserError(f"more than one dataset has the number {name}: {', '.join(found)}: give the full name")
     if not found:
-        there = ", ".join(sorted(folders)) or "nothing"
-        raise UserError(f"no dataset {name} in {place.raw} or {place.preprocessed}, which hold {there}")
+        there = ", ".join(sorted(known)) or "nothing"
+        raise UserError(f"no dataset {name} in {folders.raw} or {folders.preprocessed}, which hold {there}")
     return found[0]

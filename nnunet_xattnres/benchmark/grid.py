@@ -27,27 +27,27 @@ class Run:
     """One training: what `nnUNetv2_train` is told.
 
     Attributes:
-        setting: dataset, configuration and plans.
+        experiment: dataset, configuration and plans.
         trainer: the name of its class.
         fold: 0, 1, ...; not "all", which has no validation cases of its own.
         repeat: 0, 1, ...; nnU-Net takes no seed, so repeats differ by chance.
     """
 
-    setting: ExperimentKey
+    experiment: ExperimentKey
     trainer: str
     fold: int
     repeat: int = 0
 
     def __str__(self) -> str:
-        return f"{self.setting}: {self.within_setting}"
+        return f"{self.experiment}: {self.short_name}"
 
     @property
-    def within_setting(self) -> str:
-        """The run where its setting is known."""
-        return f"{self.trainer}, fold {self.fold}{self.again}"
+    def short_name(self) -> str:
+        """The run where its experiment is known."""
+        return f"{self.trainer}, fold {self.fold}{self.repeat_suffix}"
 
     @property
-    def again(self) -> str:
+    def repeat_suffix(self) -> str:
         """ ", repeat 1", or nothing for the first training."""
         return f", repeat {self.repeat}" if self.repeat else ""
 
@@ -74,13 +74,13 @@ class Grid:
     def baseline(self) -> str:
         return self.trainers[0]
 
-    def settings(self) -> list[ExperimentKey]:
+    def experiments(self) -> list[ExperimentKey]:
         return [ExperimentKey(*names) for names in product(self.datasets, self.configurations, self.plans)]
 
-    def runs(self, setting: ExperimentKey | None = None) -> Iterator[Run]:
+    def runs(self, experiment: ExperimentKey | None = None) -> Iterator[Run]:
         """Every run, those of one fold together, so that an unfinished benchmark has pairs."""
-        settings = [setting] if setting else self.settings()
-        for repeat, chosen, fold, trainer in product(range(self.repeats), settings, self.folds, self.trainers):
+        experiments = [experiment] if experiment else self.experiments()
+        for repeat, chosen, fold, trainer in product(range(self.repeats), experiments, self.folds, self.trainers):
             yield Run(chosen, trainer, fold, repeat)
 
     def options(self) -> dict:

@@ -72,8 +72,8 @@ def _visible_gpus() -> list[str]:
 
 def run_tasks(
     tasks: Sequence[Task],
-    place: NnUNetFolders,
-    how: RunOptions,
+    folders: NnUNetFolders,
+    options: RunOptions,
     where: Sequence[Slot],
     logs: Path,
     tell: Callable[[str], None],
@@ -84,7 +84,7 @@ def run_tasks(
 
     Args:
         tasks: in their order.
-        place, how: of nnU-Net's folders and commands.
+        folders, options: of nnU-Net's folders and commands.
         where: the slots.
         logs: folder for what the commands print.
         tell: takes lines for the user.
@@ -97,7 +97,11 @@ def run_tasks(
     def work(task: Task) -> Failure | None:
         slot = free.get()
         try:
-            return None if stop.is_set() else run_task(task, place, how, slot, logs / f"{slug(task)}.txt", tell, stop)
+            return (
+                None
+                if stop.is_set()
+                else run_task(task, folders, options, slot, logs / f"{slug(task)}.txt", tell, stop)
+            )
         except BrokenPipeError:  # nobody reads what is told: the end of everything
             raise
         except UserError as error:  # before anything was run
@@ -119,8 +123,8 @@ def run_tasks(
 
 def run_task(
     task: Task,
-    place: NnUNetFolders,
-    how: RunOptions,
+    folders: NnUNetFolders,
+    options: RunOptions,
     gpus: Slot,
     log: Path,
     tell: Callable[[str], None],
@@ -130,28 +134,28 @@ def run_task(
 
     Args:
         task: what is done.
-        place, how: of nnU-Net's folders and commands.
+        folders, options: of nnU-Net's folders and commands.
         gpus: what its commands may see.
         log: gets what they print.
         tell: takes lines for the user.
         stop: ends it when set.
     """
-    if not task.commands(place, how):
+    if not task.commands(folders, options):
         return None
-    with _lock(task.folder(place), stop if task.kind == "prepare" else None) as lock:
+    with _lock(task.folder(folders), stop if task.kind == "prepare" else None) as lock:
         if lock is None:
             return Failure(task, "another process is at it: left to that")
         last = None
-        while left := task.commands(place, how):  # which are known for sure only now
+        while left := task.commands(folders, options):  # which are known for sure only now
             command = left[0]
             if command == last:
                 return Failure(task, f"{command[0]} ended well, but not all is there: see {log}")
-            for line in task.begin(place):
+            for line in task.begin(folders):
                 tell(line)
             tell(f"$ {shlex.join(command)}")
-            if reason := _run(command, task, place, gpus, log, lock, stop):
+            if reason := _run(command, task, folders, gpus, log, lock, stop):
                 return Failure(task, reason)
-            task.end(place)
+            task.end(folders)
             last = command
     return None
 
@@ -188,14 +192,14 @@ def _take(handle: int) -> bool:
 
 
 def _run(
-    command: Sequence[str], task: Task, place: NnUNetFolders, gpus: Slot, log: Path, lock: int, stop: threading.Event
+    command: Sequence[str], task: Task, folders: NnUNetFolders, gpus: Slot, log: Path, lock: int, stop: threading.Event
 ) -> str | None:
     """Run one command under `supervise.py`; returns why it failed, None if it did not."""
     try:
         path = executable(command[0])
     except UserError as error:
         return str(error)
-    env = dict(os.environ) | place.environment(task.repeat)
+    env = dict(os.environ) | folders.environment(task.repeat)
     if gpus is not None:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +208,7 @@ def _run(
     try:
         try:
             process = subprocess.Popen(
-                [*supervisor, str(log), str(task.folder(place) / RECORD), path, *command[1:]],
+                [*supervisor, str(log), str(task.folder(folders) / RECORD), path, *command[1:]],
                 env=env, pass_fds=[lifeline, lock], start_new_session=True, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         finally:

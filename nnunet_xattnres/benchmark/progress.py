@@ -27,29 +27,31 @@ class RemainingWork:
     unknown: int
 
 
-def read_states(grid: Grid, place: NnUNetFolders) -> dict[Run, State | str]:
+def read_states(grid: Grid, folders: NnUNetFolders) -> dict[Run, State | str]:
     """The state of every run, or one line that says why it cannot be read."""
     states: dict[Run, State | str] = {}
     for run in grid.runs():
         try:
-            states[run] = read_state(run, place)
+            states[run] = read_state(run, folders)
         except UserError as error:
             states[run] = str(error)
     return states
 
 
-def left(states: dict[Run, State | str]) -> RemainingWork:
-    """What is left, by the epochs of the same trainer, or else of any in the same setting."""
+def estimate_remaining(states: dict[Run, State | str]) -> RemainingWork:
+    """What is left, by the epochs of the same trainer, or else of any in the same experiment."""
     known = {run: state for run, state in states.items() if isinstance(state, State)}
     epochs, seconds, unknown, timed = 0, 0.0, 0, True
     for run, state in known.items():
-        if state.stage in ("done", "to validate", "other splits"):
+        if state.stage in ("done", "to validate", "different splits"):
             continue
-        of = state.of or next((s.of for r, s in known.items() if r.trainer == run.trainer and s.of), None)
-        if of is None:
+        num_epochs = state.num_epochs or next(
+            (s.num_epochs for r, s in known.items() if r.trainer == run.trainer and s.num_epochs), None
+        )
+        if num_epochs is None:
             unknown += 1
             continue
-        more = max(0, of - state.epochs)
+        more = max(0, num_epochs - state.epochs)
         epochs += more
         pace = _pace(run, known)
         timed = timed and pace is not None
@@ -58,11 +60,11 @@ def left(states: dict[Run, State | str]) -> RemainingWork:
 
 
 def _pace(run: Run, states: dict[Run, State]) -> float | None:
-    """Seconds an epoch: median over this run, else this trainer in this setting, else any trainer in it."""
+    """Seconds an epoch: median over this run, else this trainer in this experiment, else any trainer in it."""
     for alike in (
         lambda other: other == run,
-        lambda other: (other.setting, other.trainer) == (run.setting, run.trainer),
-        lambda other: other.setting == run.setting,
+        lambda other: (other.experiment, other.trainer) == (run.experiment, run.trainer),
+        lambda other: other.experiment == run.experiment,
     ):
         found = [s.seconds_per_epoch for r, s in states.items() if alike(r) and s.seconds_per_epoch is not None]
         if found:
@@ -70,24 +72,24 @@ def _pace(run: Run, states: dict[Run, State]) -> float | None:
     return None
 
 
-def status(grid: Grid, place: NnUNetFolders, jobs: Mapping[str, str] | None = None) -> str:
+def status(grid: Grid, folders: NnUNetFolders, jobs: Mapping[str, str] | None = None) -> str:
     """A line for every run, and what is left.
 
     Args:
-        grid, place: of the benchmark.
+        grid, folders: of the benchmark.
         jobs: states of jobs on a cluster, by the text of their run.
     """
     jobs = jobs or {}
-    states = read_states(grid, place)
+    states = read_states(grid, folders)
     rows = [["", "trainer", "fold", "state", "epochs", "s an epoch"]]
     previous = None
-    for run, state in sorted(states.items(), key=lambda item: (item[0].setting, item[0].repeat)):
-        setting = f"{run.setting}{run.again}"
-        title, previous = "" if setting == previous else setting, setting
+    for run, state in sorted(states.items(), key=lambda item: (item[0].experiment, item[0].repeat)):
+        experiment = f"{run.experiment}{run.repeat_suffix}"
+        title, previous = "" if experiment == previous else experiment, experiment
         if isinstance(state, str):
             rows.append([title, run.trainer, str(run.fold), state])
             continue
-        epochs = f"{state.epochs} of {state.of or '?'}" if state.epochs or state.of else ""
+        epochs = f"{state.epochs} of {state.num_epochs or '?'}" if state.epochs or state.num_epochs else ""
         pace = "" if state.seconds_per_epoch is None else f"{state.seconds_per_epoch:.1f}"
         rows.append([title, run.trainer, str(run.fold), _in_words(state, jobs.get(str(run))), epochs, pace])
     counts: dict[str, int] = {}
@@ -96,14 +98,14 @@ def status(grid: Grid, place: NnUNetFolders, jobs: Mapping[str, str] | None = No
         word = "unreadable" if isinstance(state, str) else "running" if running else state.stage
         counts[word] = counts.get(word, 0) + 1
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-    return f"{format_table(rows, left=4)}\n\n{len(states)} trainings: {summary}.{_rest(left(states))}"
+    return f"{format_table(rows, left=4)}\n\n{len(states)} trainings: {summary}.{_rest(estimate_remaining(states))}"
 
 
 def _in_words(state: State, job: str | None) -> str:
     word = "running" if state.running else state.stage
     if job and job != word:
         word += f", job {job}"
-    return f"{word} ({'; '.join(state.broken)})" if state.broken else word
+    return f"{word} ({'; '.join(state.problems)})" if state.problems else word
 
 
 def _rest(rest: RemainingWork) -> str:
@@ -118,14 +120,14 @@ def _rest(rest: RemainingWork) -> str:
 
 
 @contextlib.contextmanager
-def progress(grid: Grid, place: NnUNetFolders, shown: bool) -> Iterator[Callable[[str], None]]:
+def progress(grid: Grid, folders: NnUNetFolders, shown: bool) -> Iterator[Callable[[str], None]]:
     """A bar over all epochs while trainings run; yields what prints a line above it."""
     from tqdm import tqdm
 
     if not shown:
         yield lambda line: print(line, flush=True)
         return
-    states = read_states(grid, place)
+    states = read_states(grid, folders)
     bar = tqdm(desc="training", unit="epoch", total=1, disable=None, leave=False, file=sys.stderr)
     _show(bar, states)
     bar.initial = bar.n  # so that the pace is that of this session
@@ -135,7 +137,7 @@ def progress(grid: Grid, place: NnUNetFolders, shown: bool) -> Iterator[Callable
         took = 0.0
         while not stop.wait(max(_SECONDS_BETWEEN_LOOKS, 20 * took)):  # logs of many long trainings take a while
             start = time.monotonic()
-            _show(bar, read_states(grid, place))
+            _show(bar, read_states(grid, folders))
             took = time.monotonic() - start
 
     watcher = threading.Thread(target=look, daemon=True)
@@ -152,8 +154,10 @@ def progress(grid: Grid, place: NnUNetFolders, shown: bool) -> Iterator[Callable
 
 def _show(bar, states: dict[Run, State | str]) -> None:
     known: Sequence[State] = [state for state in states.values() if isinstance(state, State)]
-    done = sum(state.of or state.epochs if state.stage in ("done", "to validate") else state.epochs for state in known)
-    bar.total = done + left(states).epochs
+    done = sum(
+        state.num_epochs or state.epochs if state.stage in ("done", "to validate") else state.epochs for state in known
+    )
+    bar.total = done + estimate_remaining(states).epochs
     bar.n = done
     finished = sum(state.stage == "done" for state in known)
     bar.set_postfix_str(f"{finished} of {len(states)} trainings done")

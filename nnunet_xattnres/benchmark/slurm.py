@@ -50,13 +50,13 @@ class Slurm:
 class Work:
     """A task as a job: what is left of it is found out when it starts, so that it may start again and again."""
 
-    def __init__(self, task: Task, place: NnUNetFolders, how: RunOptions, log: Path, minutes: int):
-        self.task, self.place, self.how, self.log, self.minutes = task, place, how, log, minutes
+    def __init__(self, task: Task, folders: NnUNetFolders, options: RunOptions, log: Path, minutes: int):
+        self.task, self.folders, self.options, self.log, self.minutes = task, folders, options, log, minutes
         self.stop: threading.Event | None = None
 
     def __call__(self) -> None:
         self.stop, self.began, self.saved = threading.Event(), time.monotonic(), self._saved()
-        failure = run_task(self.task, self.place, self.how, None, self.log, partial(print, flush=True), self.stop)
+        failure = run_task(self.task, self.folders, self.options, None, self.log, partial(print, flush=True), self.stop)
         if failure:
             raise StepFailedError(str(failure))
 
@@ -76,13 +76,13 @@ class Work:
                     f"{self.task}: {self.minutes} minutes are too short, for they end where they began (nnU-Net saves "
                     "a training every 50 epochs, and what is no training begins anew): give the jobs more with --time"
                 )
-        return DelayedSubmission(Work(self.task, self.place, self.how, self.log, self.minutes))
+        return DelayedSubmission(Work(self.task, self.folders, self.options, self.log, self.minutes))
 
     def _saved(self) -> tuple[str, int] | None:
         """The checkpoint that a training would go on from, and when it was written."""
         if isinstance(self.task, Train):
             for name in CHECKPOINTS:
-                if (file := self.place.fold(self.task.run) / name).exists():
+                if (file := self.folders.fold(self.task.run) / name).exists():
                     return name, file.stat().st_mtime_ns
         return None
 
@@ -101,7 +101,7 @@ class Report:
 
 
 def submit(
-    phases: Sequence[Sequence[Task]], place: NnUNetFolders, how: RunOptions, slurm: Slurm, out: Path
+    phases: Sequence[Sequence[Task]], folders: NnUNetFolders, options: RunOptions, slurm: Slurm, out: Path
 ) -> list[str]:
     """Submit what is left; returns a line for every array of jobs.
 
@@ -110,7 +110,7 @@ def submit(
 
     Args:
         phases: tasks; each needs none but earlier ones.
-        place, how: of nnU-Net's folders and commands.
+        folders, options: of nnU-Net's folders and commands.
         slurm: what the jobs ask for.
         out: of logs and the report; on a file system that the nodes share.
 
@@ -129,7 +129,7 @@ def submit(
         arrays: dict[tuple[str, ...], list[Task]] = {}
         for task in tasks:
             try:
-                left = str(task) not in jobs and bool(task.commands(place, how))
+                left = str(task) not in jobs and bool(task.commands(folders, options))
             except UserError as error:
                 said.append(f"left out: {error}")
                 continue
@@ -137,8 +137,8 @@ def submit(
                 needed = tuple(jobs[str(other)] for other in earlier if str(other) in jobs and task.depends_on(other))
                 arrays.setdefault(needed, []).append(task)
         for needed, members in arrays.items():
-            work = [Work(task, place, how, out / "logs" / f"{slug(task)}.txt", slurm.time) for task in members]
-            gpus = how.num_gpus if how.device == "cuda" and members[0].uses_gpu else None
+            work = [Work(task, folders, options, out / "logs" / f"{slug(task)}.txt", slurm.time) for task in members]
+            gpus = options.num_gpus if options.device == "cuda" and members[0].uses_gpu else None
             ids = _submit(work, slurm, out, members[0].kind, gpus, "afterok", needed)
             jobs |= zip(map(str, members), ids, strict=True)
             _keep_jobs(jobs, out)

@@ -23,7 +23,7 @@ LOCK = ".benchmark.lock"
 RECORD = "benchmark.jsonl"
 """In a fold: held while it is being trained, and what was run by whom."""
 
-Stage = Literal["to train", "begun", "to validate", "done", "other splits"]
+Stage = Literal["to train", "started", "to validate", "done", "different splits"]
 
 
 @dataclass(frozen=True)
@@ -31,41 +31,42 @@ class State:
     """How far a run is.
 
     Attributes:
-        stage: "begun" has a checkpoint to go on from or at least a log; "to validate" is trained; "other splits" was
-            validated on other cases than the fold has now, so that it may have been trained on these.
-        epochs: finished ones, and of how many; None if that is not known.
+        stage: "started" has a checkpoint to go on from or at least a log; "to validate" is trained; "different splits"
+            was validated on other cases than the fold has now, so that it may have been trained on these.
+        epochs: finished ones.
+        num_epochs: length of the training, None if it is not known.
         seconds_per_epoch: median so far, None without an epoch.
         running: whether a process of `xattnres benchmark run` is at it on this machine.
-        broken: files that a kill has left torn, or that are no checkpoint, and why.
+        problems: files that a kill has left torn, or that are no checkpoint, and why.
     """
 
     stage: Stage
     epochs: int
-    of: int | None
+    num_epochs: int | None
     seconds_per_epoch: float | None
     running: bool
-    broken: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
-def read_state(run: Run, place: NnUNetFolders) -> State:
+def read_state(run: Run, folders: NnUNetFolders) -> State:
     """How far a run is; nothing is changed."""
-    fold = place.fold(run)
+    fold = folders.fold(run)
     log, debug = read_logs(fold), read_debug(fold)
     whole = [name for name in CHECKPOINTS if is_checkpoint(fold / name)]
     broken = [f"{name} is torn" for name in CHECKPOINTS if (fold / name).exists() and name not in whole]
-    summary = place.validation(run) / "summary.json"
-    validated, wanted = summary_cases(summary), validation_cases(run, place)
+    summary = folders.validation(run) / "summary.json"
+    validated, wanted = summary_cases(summary), validation_cases(run, folders)
     # nnU-Net keeps an old summary until the next validation
     under_way = any((fold / name).exists() for name in ("checkpoint_final.pth", "checkpoint_latest.pth"))
     begun_anew = under_way and "checkpoint_final.pth" not in whole
     if validated and wanted and validated != wanted:
-        stage = "other splits"
+        stage = "different splits"
     elif validated and not begun_anew:
         stage = "done"
     elif "checkpoint_final.pth" in whole:
         stage = "to validate"
     elif whole or log.epochs or (validated and begun_anew):
-        stage = "begun"
+        stage = "started"
     else:
         stage = "to train"
     if validated is None and summary.exists():
@@ -114,13 +115,13 @@ def summary_cases(path: Path) -> set[str] | None:
         return None
 
 
-def read_splits(setting: ExperimentKey, place: NnUNetFolders) -> list[dict[str, list[str]]] | None:
+def read_splits(experiment: ExperimentKey, folders: NnUNetFolders) -> list[dict[str, list[str]]] | None:
     """The folds of a prepared dataset, None before nnU-Net has made them.
 
     Raises:
         UserError: if the file is there and is none of nnU-Net's.
     """
-    path = place.prepared(setting) / "splits_final.json"
+    path = folders.preprocessed_dataset(experiment) / "splits_final.json"
     if not path.exists():
         return None
     try:
@@ -130,23 +131,23 @@ def read_splits(setting: ExperimentKey, place: NnUNetFolders) -> list[dict[str, 
         raise UserError(f"{path} cannot be read as nnU-Net's splits ({error!r}): mend it or move it away") from None
 
 
-def validation_cases(run: Run, place: NnUNetFolders) -> set[str] | None:
+def validation_cases(run: Run, folders: NnUNetFolders) -> set[str] | None:
     """The fold's validation cases, None where nnU-Net has not made its splits yet."""
-    splits = read_splits(run.setting, place)
+    splits = read_splits(run.experiment, folders)
     return set(splits[run.fold]["val"]) if splits and run.fold < len(splits) else None
 
 
-def read_plans(setting: ExperimentKey, place: NnUNetFolders) -> dict:
+def read_plans(experiment: ExperimentKey, folders: NnUNetFolders) -> dict:
     """The plans of a prepared dataset.
 
     Raises:
         UserError: if they cannot be read, or lack the configuration.
     """
-    path = place.plans(setting)
+    path = folders.plans(experiment)
     plans = read_json(path, "nnU-Net's plans")
     configurations = plans.get("configurations")
     if not isinstance(configurations, dict):
         raise UserError(f"{path} has no configurations: make the plans anew with nnUNetv2_plan_experiment")
-    if setting.configuration not in configurations:
-        raise UserError(f"{path} has no configuration {setting.configuration}, but {', '.join(configurations)}")
+    if experiment.configuration not in configurations:
+        raise UserError(f"{path} has no configuration {experiment.configuration}, but {', '.join(configurations)}")
     return plans

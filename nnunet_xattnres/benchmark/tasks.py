@@ -46,10 +46,10 @@ class Task(Protocol):
     def __str__(self) -> str: ...
     def depends_on(self, other: "Task") -> bool: ...
     def consumes(self, other: "Task") -> bool: ...
-    def commands(self, place: NnUNetFolders, how: RunOptions) -> list[list[str]]: ...
-    def begin(self, place: NnUNetFolders) -> list[str]: ...
-    def end(self, place: NnUNetFolders) -> None: ...
-    def folder(self, place: NnUNetFolders) -> Path: ...
+    def commands(self, folders: NnUNetFolders, options: RunOptions) -> list[list[str]]: ...
+    def begin(self, folders: NnUNetFolders) -> list[str]: ...
+    def end(self, folders: NnUNetFolders) -> None: ...
+    def folder(self, folders: NnUNetFolders) -> Path: ...
 
 
 class _Marked:
@@ -57,15 +57,15 @@ class _Marked:
 
     marker = ".unfinished"
 
-    def _marker(self, place: NnUNetFolders) -> Path:
-        return self.folder(place) / self.marker
+    def _marker(self, folders: NnUNetFolders) -> Path:
+        return self.folder(folders) / self.marker
 
-    def begin(self, place: NnUNetFolders) -> list[str]:
-        self._marker(place).touch()
+    def begin(self, folders: NnUNetFolders) -> list[str]:
+        self._marker(folders).touch()
         return []
 
-    def end(self, place: NnUNetFolders) -> None:
-        self._marker(place).unlink(missing_ok=True)
+    def end(self, folders: NnUNetFolders) -> None:
+        self._marker(folders).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -87,27 +87,27 @@ class Prepare(_Marked):
 
     consumes = depends_on
 
-    def folder(self, place: NnUNetFolders) -> Path:
-        return place.preprocessed / self.dataset
+    def folder(self, folders: NnUNetFolders) -> Path:
+        return folders.preprocessed / self.dataset
 
     @property
     def marker(self) -> str:
         return f".{self.plans}.unfinished"
 
-    def _settings(self) -> list[ExperimentKey]:
+    def _experiments(self) -> list[ExperimentKey]:
         return [ExperimentKey(self.dataset, configuration, self.plans) for configuration in self.configurations]
 
-    def commands(self, place: NnUNetFolders, how: RunOptions) -> list[list[str]]:
-        number, n = str(int(self.dataset[7:10])), str(how.processes)
-        planning = [] if self._is_planned(place) else [self._plan(number, n)]
-        left = [s.configuration for s in self._settings() if planning or not self._is_preprocessed(s, place)]
+    def commands(self, folders: NnUNetFolders, options: RunOptions) -> list[list[str]]:
+        number, n = str(int(self.dataset[7:10])), str(options.processes)
+        planning = [] if self._is_planned(folders) else [self._plan(number, n)]
+        left = [s.configuration for s in self._experiments() if planning or not self._is_preprocessed(s, folders)]
         if not left:
             return []
         preprocess = ["nnUNetv2_preprocess", "-d", number, "-plans_name", self.plans, "-c", *left]
         return [*planning, [*preprocess, "-np", *[n] * len(left)]]
 
-    def _is_planned(self, place: NnUNetFolders) -> bool:
-        return place.plans(self._settings()[0]).exists()
+    def _is_planned(self, folders: NnUNetFolders) -> bool:
+        return folders.plans(self._experiments()[0]).exists()
 
     def _plan(self, number: str, processes: str) -> list[str]:
         if self.plans not in _PLANNERS:
@@ -118,22 +118,22 @@ class Prepare(_Marked):
         planner = _PLANNERS[self.plans]
         return [*command, "--no_pp", *(["-pl", planner] if planner else [])]
 
-    def begin(self, place: NnUNetFolders) -> list[str]:
-        return super().begin(place) if self._is_planned(place) else []  # planning leaves no cases
+    def begin(self, folders: NnUNetFolders) -> list[str]:
+        return super().begin(folders) if self._is_planned(folders) else []  # planning leaves no cases
 
-    def _is_preprocessed(self, setting: ExperimentKey, place: NnUNetFolders) -> bool:
-        folder = _preprocessed(setting, place)
-        if not folder.is_dir() or not any(folder.iterdir()) or self._marker(place).exists():
+    def _is_preprocessed(self, experiment: ExperimentKey, folders: NnUNetFolders) -> bool:
+        folder = _preprocessed(experiment, folders)
+        if not folder.is_dir() or not any(folder.iterdir()) or self._marker(folders).exists():
             return False  # nnU-Net preprocesses from the start whatever is there, and a kill leaves a file torn
         found = set(_identifiers(folder))
         whole = {case for case in found if (folder / f"{case}.pkl").exists()}  # which is written last
-        return bool(found) and found == whole and found >= self._cases(place)
+        return bool(found) and found == whole and found >= self._cases(folders)
 
-    def _cases(self, place: NnUNetFolders) -> set[str]:
+    def _cases(self, folders: NnUNetFolders) -> set[str]:
         """Training cases of the raw dataset; none where only the preprocessed one is there."""
         from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
-        raw = place.raw / self.dataset
+        raw = folders.raw / self.dataset
         if not (raw / "imagesTr").is_dir() or not (raw / "dataset.json").is_file():
             return set()
         description = read_json(raw / "dataset.json", "nnU-Net's dataset.json")
@@ -156,84 +156,84 @@ class Train:
 
     def depends_on(self, other: Task) -> bool:
         # plans share folders of cases, which nnU-Net empties before it fills them
-        return isinstance(other, Prepare) and other.dataset == self.run.setting.dataset
+        return isinstance(other, Prepare) and other.dataset == self.run.experiment.dataset
 
     def consumes(self, other: Task) -> bool:
-        return self.depends_on(other) and other.plans == self.run.setting.plans
+        return self.depends_on(other) and other.plans == self.run.experiment.plans
 
     @property
     def repeat(self) -> int:
         return self.run.repeat
 
-    def folder(self, place: NnUNetFolders) -> Path:
-        return place.fold(self.run)
+    def folder(self, folders: NnUNetFolders) -> Path:
+        return folders.fold(self.run)
 
-    def commands(self, place: NnUNetFolders, how: RunOptions) -> list[list[str]]:
-        stage = read_state(self.run, place).stage
+    def commands(self, folders: NnUNetFolders, options: RunOptions) -> list[list[str]]:
+        stage = read_state(self.run, folders).stage
         if stage == "done":
             return []
-        if stage == "other splits":
-            fold = place.fold(self.run)
+        if stage == "different splits":
+            fold = folders.fold(self.run)
             raise UserError(
                 f"{fold} was validated on other cases than splits_final.json has for this fold, so it may have been "
                 "trained on these: move it away to train it anew"
             )
         # without a checkpoint, --c starts anew; with the final one, it would write that again
-        return [[*self.command(how), "--val" if stage == "to validate" else "--c"]]
+        return [[*self.command(options), "--val" if stage == "to validate" else "--c"]]
 
-    def command(self, how: RunOptions) -> list[str]:
+    def command(self, options: RunOptions) -> list[str]:
         """The training from its start."""
-        setting = self.run.setting
-        command = ["nnUNetv2_train", setting.dataset, setting.configuration, str(self.run.fold)]
-        command += ["-tr", self.run.trainer, "-p", setting.plans, "-device", how.device]
-        return command + (["-num_gpus", str(how.num_gpus)] if how.num_gpus > 1 else [])
+        experiment = self.run.experiment
+        command = ["nnUNetv2_train", experiment.dataset, experiment.configuration, str(self.run.fold)]
+        command += ["-tr", self.run.trainer, "-p", experiment.plans, "-device", options.device]
+        return command + (["-num_gpus", str(options.num_gpus)] if options.num_gpus > 1 else [])
 
-    def begin(self, place: NnUNetFolders) -> list[str]:
+    def begin(self, folders: NnUNetFolders) -> list[str]:
         """Set torn checkpoints aside, and make the splits, which two trainings at once would write over each other."""
         said = []
         for name in CHECKPOINTS:
-            file = place.fold(self.run) / name
+            file = folders.fold(self.run) / name
             if file.exists() and not is_checkpoint(file):
                 aside = next(p for n in range(1, 1000) if not (p := file.with_suffix(f".broken{n}")).exists())
                 file.rename(aside)
                 said.append(f"{file} is no whole checkpoint: set aside as {aside.name}")
-        make_splits(self.run.setting, place)
-        folds = len(read_splits(self.run.setting, place) or [])
+        make_splits(self.run.experiment, folders)
+        folds = len(read_splits(self.run.experiment, folders) or [])
         if self.run.fold >= folds:
-            path = place.prepared(self.run.setting) / "splits_final.json"
+            path = folders.preprocessed_dataset(self.run.experiment) / "splits_final.json"
             raise UserError(f"{path} has {folds} folds, no fold {self.run.fold}: nnU-Net would split at random")
         return said
 
-    def end(self, place: NnUNetFolders) -> None:
+    def end(self, folders: NnUNetFolders) -> None:
         pass
 
 
-def make_splits(setting: ExperimentKey, place: NnUNetFolders) -> None:
+def make_splits(experiment: ExperimentKey, folders: NnUNetFolders) -> None:
     """Write nnU-Net's own five folds where there are none, with its own function."""
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     with _SPLITTING:
-        if read_splits(setting, place) is not None:
+        if read_splits(experiment, folders) is not None:
             return
-        folder = _preprocessed(setting, place)
+        folder = _preprocessed(experiment, folders)
         try:
             found = generate_crossval_split(sorted(_identifiers(folder)))
         except ValueError as error:
             raise UserError(f"{folder} cannot be split into five folds ({error}): write a splits_final.json") from None
         splits = [{part: [str(case) for case in fold[part]] for part in fold} for fold in found]
-        write_whole(place.prepared(setting) / "splits_final.json", json.dumps(splits, indent=4) + "\n")
+        write_whole(folders.preprocessed_dataset(experiment) / "splits_final.json", json.dumps(splits, indent=4) + "\n")
 
 
 _SPLITTING = threading.Lock()  # trainings start in threads of one process
 
 
-def _preprocessed(setting: ExperimentKey, place: NnUNetFolders) -> Path:
+def _preprocessed(experiment: ExperimentKey, folders: NnUNetFolders) -> Path:
     """Where nnU-Net keeps the cases of a configuration, which may be those of another."""
-    configurations = read_plans(setting, place)["configurations"]
-    configuration = configurations[setting.configuration]
+    configurations = read_plans(experiment, folders)["configurations"]
+    configuration = configurations[experiment.configuration]
     while "data_identifier" not in configuration and configuration.get("inherits_from") in configurations:
         configuration = configurations[configuration["inherits_from"]]
-    return place.prepared(setting) / str(configuration.get("data_identifier"))
+    return folders.preprocessed_dataset(experiment) / str(configuration.get("data_identifier"))
 
 
 def _identifiers(folder: Path) -> list[str]:
@@ -255,15 +255,15 @@ class Predict(_Marked):
 
     def __str__(self) -> str:
         run = self.runs[0]
-        return f"{run.setting}: {run.trainer}, test cases{run.again}"
+        return f"{run.experiment}: {run.trainer}, test cases{run.repeat_suffix}"
 
     def depends_on(self, other: Task) -> bool:
         if isinstance(other, Train):
             return other.run in self.runs
-        return isinstance(other, Prepare) and other.dataset == self.runs[0].setting.dataset
+        return isinstance(other, Prepare) and other.dataset == self.runs[0].experiment.dataset
 
     def consumes(self, other: Task) -> bool:
-        return self.depends_on(other) and (isinstance(other, Train) or other.plans == self.runs[0].setting.plans)
+        return self.depends_on(other) and (isinstance(other, Train) or other.plans == self.runs[0].experiment.plans)
 
     @property
     def repeat(self) -> int:
@@ -273,36 +273,37 @@ class Predict(_Marked):
     def folds(self) -> list[str]:
         return [str(run.fold) for run in self.runs]
 
-    def folder(self, place: NnUNetFolders) -> Path:
-        return place.test(self.runs[0], [run.fold for run in self.runs])
+    def folder(self, folders: NnUNetFolders) -> Path:
+        return folders.test_predictions(self.runs[0], [run.fold for run in self.runs])
 
-    def commands(self, place: NnUNetFolders, how: RunOptions) -> list[list[str]]:
-        run, folder = self.runs[0], self.folder(place)
-        if self.is_done(place) and not self.is_older_than_training(place):
+    def commands(self, folders: NnUNetFolders, options: RunOptions) -> list[list[str]]:
+        run, folder = self.runs[0], self.folder(folders)
+        experiment = run.experiment
+        if self.is_done(folders) and not self.is_outdated(folders):
             return []
-        images = place.dataset(run.setting) / "imagesTs"
-        command = ["nnUNetv2_predict", "-i", str(images), "-o", str(folder), "-d", run.setting.dataset]
-        command += ["-c", run.setting.configuration, "-tr", run.trainer, "-p", run.setting.plans, "-f", *self.folds]
-        n = str(max(1, min(3, how.processes)))
-        return [[*command, "-npp", n, "-nps", n, "-device", how.device]]
+        images = folders.raw_dataset(experiment) / "imagesTs"
+        command = ["nnUNetv2_predict", "-i", str(images), "-o", str(folder), "-d", experiment.dataset]
+        command += ["-c", experiment.configuration, "-tr", run.trainer, "-p", experiment.plans, "-f", *self.folds]
+        n = str(max(1, min(3, options.processes)))
+        return [[*command, "-npp", n, "-nps", n, "-device", options.device]]
 
-    def is_done(self, place: NnUNetFolders) -> bool:
+    def is_done(self, folders: NnUNetFolders) -> bool:
         """Whether every test case is predicted; where there is none, there is nothing to do."""
-        files = self._files(place)
-        return not files or (not self._marker(place).exists() and all(file.exists() for file in files))
+        files = self._files(folders)
+        return not files or (not self._marker(folders).exists() and all(file.exists() for file in files))
 
-    def is_older_than_training(self, place: NnUNetFolders) -> bool:
+    def is_outdated(self, folders: NnUNetFolders) -> bool:
         """Whether a fold has been trained since the test cases were predicted."""
-        networks = [path for run in self.runs if (path := place.fold(run) / "checkpoint_final.pth").exists()]
+        networks = [path for run in self.runs if (path := folders.fold(run) / "checkpoint_final.pth").exists()]
         trained = max((path.stat().st_mtime for path in networks), default=0.0)
-        return any(file.stat().st_mtime < trained for file in self._files(place))
+        return any(file.stat().st_mtime < trained for file in self._files(folders))
 
-    def _files(self, place: NnUNetFolders) -> list[Path]:
+    def _files(self, folders: NnUNetFolders) -> list[Path]:
         """The predictions of all test cases."""
-        setting, folder = self.runs[0].setting, self.folder(place)
-        if not (cases := find_test_cases(setting, place)):
+        experiment, folder = self.runs[0].experiment, self.folder(folders)
+        if not (cases := find_test_cases(experiment, folders)):
             return []
-        ending = _ending(place.dataset(setting))
+        ending = _ending(folders.raw_dataset(experiment))
         return [folder / f"{case}{ending}" for case in cases]
 
 
@@ -310,9 +311,9 @@ def _ending(dataset: Path) -> str:
     return str(read_json(dataset / "dataset.json", "nnU-Net's dataset.json").get("file_ending"))
 
 
-def find_test_cases(setting: ExperimentKey, place: NnUNetFolders) -> list[str]:
+def find_test_cases(experiment: ExperimentKey, folders: NnUNetFolders) -> list[str]:
     """Cases of imagesTs that have a reference in labelsTs."""
-    folder = place.dataset(setting)
+    folder = folders.raw_dataset(experiment)
     if not (folder / "labelsTs").is_dir() or not (folder / "imagesTs").is_dir():
         return []
     ending = _ending(folder)
@@ -335,6 +336,6 @@ def train_tasks(grid: Grid) -> Iterator[Train]:
 def predict_tasks(grid: Grid) -> Iterator[Predict]:
     models: dict[tuple, list[Run]] = {}
     for run in grid.runs():
-        models.setdefault((run.setting, run.trainer, run.repeat), []).append(run)
+        models.setdefault((run.experiment, run.trainer, run.repeat), []).append(run)
     for runs in models.values():
         yield Predict(tuple(runs))

@@ -139,8 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..benchmark.folders import NnUNetFolders
     from ..benchmark.grid import Grid, from_options, read_options
 
-    place = NnUNetFolders.from_environment()
-    os.environ["nnUNet_extTrainer"] = place.environment()["nnUNet_extTrainer"]
+    folders = NnUNetFolders.from_environment()
+    os.environ["nnUNet_extTrainer"] = folders.environment()["nnUNet_extTrainer"]
     kept = arguments.out / "benchmark.json"
     given = {field.name: value for field in fields(Grid) if (value := getattr(arguments, field.name)) is not None}
     if arguments.grid:
@@ -156,43 +156,45 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         raise UserError(f"there is no {kept} of a benchmark: name datasets with -d and trainers with -tr, or --out")
     grid = from_options(options, source)
-    found = [_find(name, place, strict=arguments.action == "run" or len(grid.datasets) == 1) for name in grid.datasets]
+    found = [
+        _find(name, folders, strict=arguments.action == "run" or len(grid.datasets) == 1) for name in grid.datasets
+    ]
     grid = from_options(grid.options() | {"datasets": found}, source)
     if len(grid.trainers) < 2:
         raise UserError(f"a benchmark needs a baseline and another trainer, got {grid.baseline} alone: add one to -tr")
     if arguments.action == "run":
-        _check(grid, place)
+        _check(grid, folders)
     action = {"run": _run, "status": _status, "report": _report}[arguments.action]
-    return action(grid, place, arguments)
+    return action(grid, folders, arguments)
 
 
-def _find(name: str, place, strict: bool) -> str:
+def _find(name: str, folders, strict: bool) -> str:
     """The full name of a dataset; of several, one that is gone is kept, for the report to name what is missing."""
     from ..benchmark.folders import find_dataset
 
     try:
-        return find_dataset(name, place)
+        return find_dataset(name, folders)
     except UserError:
         if strict or not name.startswith("Dataset"):
             raise
         return name
 
 
-def _check(grid, place) -> None:
+def _check(grid, folders) -> None:
     """Names that nothing knows, before anything is started."""
     from ..benchmark.grid import FOLDS
     from ..benchmark.state import read_plans, read_splits
     from ..training.lookup import find_trainer
 
-    for setting in grid.settings():
-        if place.plans(setting).exists():
-            read_plans(setting, place)
-        splits = read_splits(setting, place)
+    for experiment in grid.experiments():
+        if folders.plans(experiment).exists():
+            read_plans(experiment, folders)
+        splits = read_splits(experiment, folders)
         folds = FOLDS if splits is None else range(len(splits))  # nnU-Net makes five
         if unknown := [fold for fold in grid.folds if fold not in folds]:
             there = ", ".join(map(str, folds)) or "none"
             raise UserError(
-                f"{place.prepared(setting) / 'splits_final.json'} has the folds {there}, not "
+                f"{folders.preprocessed_dataset(experiment) / 'splits_final.json'} has the folds {there}, not "
                 f"{', '.join(map(str, unknown))}: choose with -f (nnU-Net would split at random)"
             )
     for trainer in grid.trainers:
@@ -211,35 +213,35 @@ def _keep(grid, out: Path, anew: bool = True) -> None:
         write_whole(out / "benchmark.json", json.dumps(grid.options(), indent=1) + "\n")
 
 
-def _run(grid, place, arguments) -> int:
+def _run(grid, folders, arguments) -> int:
     from ..benchmark.local import run_tasks, slots
     from ..benchmark.progress import progress
     from ..benchmark.tasks import RunOptions, predict_tasks, prepare_tasks, train_tasks
 
-    how = RunOptions(arguments.device, arguments.num_gpus, arguments.workers)
+    options = RunOptions(arguments.device, arguments.num_gpus, arguments.workers)
     phases = [list(prepare_tasks(grid)), list(train_tasks(grid))]
     if arguments.test:
         phases.append(list(predict_tasks(grid)))
     if arguments.dry_run:
-        return _print_commands(phases, place, how)
+        return _print_commands(phases, folders, options)
     if arguments.slurm:
-        return _submit(grid, phases, place, how, arguments)
+        return _submit(grid, phases, folders, options, arguments)
     where = slots(arguments.device, arguments.gpus, arguments.num_gpus, arguments.jobs)
     _keep(grid, arguments.out)
     failures = []
     for number, tasks in enumerate(phases):
         tasks = [task for task in tasks if not any(failure.blocks(task) for failure in failures)]
-        with progress(grid, place, shown=number == 1) as tell:
-            failures += run_tasks(tasks, place, how, where if number else where[:1], arguments.out / "logs", tell)
+        with progress(grid, folders, shown=number == 1) as tell:
+            failures += run_tasks(tasks, folders, options, where if number else where[:1], arguments.out / "logs", tell)
     for failure in failures:
         print(f"xattnres benchmark: {failure}", file=sys.stderr)
-    code = _report(grid, place, arguments)
+    code = _report(grid, folders, arguments)
     if failures:
         print("xattnres benchmark: the same command goes on with what is left", file=sys.stderr)
     return 1 if failures else code
 
 
-def _submit(grid, phases, place, how, arguments) -> int:
+def _submit(grid, phases, folders, options, arguments) -> int:
     from ..benchmark.slurm import Slurm, submit
 
     _keep(grid, arguments.out)
@@ -247,59 +249,59 @@ def _submit(grid, phases, place, how, arguments) -> int:
         time=arguments.time, partition=arguments.partition, memory_gb=arguments.memory, cpus=arguments.cpus,
         parallel=arguments.parallel, options=dict(arguments.slurm_option), setup=tuple(arguments.setup),
     )  # fmt: skip
-    said = submit(phases, place, how, slurm, arguments.out)
+    said = submit(phases, folders, options, slurm, arguments.out)
     print("\n".join(said) if said else "nothing is left to submit")
     if not said:
-        return _report(grid, place, arguments)
+        return _report(grid, folders, arguments)
     print(f"xattnres benchmark status --out {arguments.out} says how far they are")
     return 0
 
 
-def _print_commands(phases, place, how) -> int:
+def _print_commands(phases, folders, options) -> int:
     """What is left, as a person would type it; what cannot be known yet is said."""
     done = 0
-    print(f'export nnUNet_extTrainer="{place.environment()["nnUNet_extTrainer"]}"')
+    print(f'export nnUNet_extTrainer="{folders.environment()["nnUNet_extTrainer"]}"')
     for tasks in phases:
         for task in tasks:
             try:
-                commands = task.commands(place, how)
+                commands = task.commands(folders, options)
             except UserError as error:
                 print(f"# {error}")
                 continue
             done += not commands
             for command in commands:
-                before = f"nnUNet_results={shlex.quote(str(place.results_of(task.repeat)))} " if task.repeat else ""
+                before = f"nnUNet_results={shlex.quote(str(folders.results_for(task.repeat)))} " if task.repeat else ""
                 print(before + shlex.join(command))
     print(f"# {done} of {sum(map(len, phases))} are done already")
     return 0
 
 
-def _status(grid, place, arguments) -> int:
+def _status(grid, folders, arguments) -> int:
     from ..benchmark.progress import status
     from ..benchmark.slurm import active_jobs, read_jobs
 
     _keep(grid, arguments.out, anew=False)
     jobs = read_jobs(arguments.out)
     active = active_jobs() if jobs else {}
-    print(status(grid, place, {name: active[job].lower() for name, job in jobs.items() if job in active}))
+    print(status(grid, folders, {name: active[job].lower() for name, job in jobs.items() if job in active}))
     return 0
 
 
-def _report(grid, place, arguments) -> int:
+def _report(grid, folders, arguments) -> int:
     from ..benchmark.report.report_data import analyse
     from ..benchmark.report.results import read_results
     from ..benchmark.report.write import write_report
 
     _keep(grid, arguments.out, anew=False)
-    results = read_results(grid, place, arguments.workers)
-    content = analyse(grid, place, results)
+    results = read_results(grid, folders, arguments.workers)
+    content = analyse(grid, folders, results)
     page = write_report(content, arguments.out / "report")
     for paired in content.primary:
-        print(f"{paired.results.setting}: {paired.in_words()}")
-    missing = [f"{found.setting}: {line}" for found in results for line in found.missing]
+        print(f"{paired.results.experiment}: {paired.in_words()}")
+    missing = [f"{found.experiment}: {line}" for found in results for line in found.missing]
     for line in missing:
         print(f"missing: {line}", file=sys.stderr)
-    for line in [f"{found.setting}: {line}" for found in results for line in found.warnings]:
+    for line in [f"{found.experiment}: {line}" for found in results for line in found.warnings]:
         print(f"warning: {line}", file=sys.stderr)
     print(f"Report: {page}")
     return 1 if missing else 0

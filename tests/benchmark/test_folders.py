@@ -8,7 +8,7 @@ from nnunetv2.utilities.file_path_utilities import (
     get_output_folder,
     parse_dataset_trainer_plans_configuration_from_path,
 )
-from support.benchmark import SETTING, make_place, run_of
+from support.benchmark import EXPERIMENT, make_folders, run_of
 
 from nnunet_xattnres.benchmark.folders import NnUNetFolders, find_dataset
 from nnunet_xattnres.benchmark.grid import Grid
@@ -17,23 +17,23 @@ from nnunet_xattnres.utils.paths import PATH_VARIABLES, trainers_path
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> NnUNetFolders:
+def folders(tmp_path, monkeypatch) -> NnUNetFolders:
     """Empty folders that nnU-Net's variables name."""
-    place = make_place(tmp_path)
+    folders = make_folders(tmp_path)
     for variable in PATH_VARIABLES:
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
-    return place
+    return folders
 
 
-def test_folders_of_the_environment(place):
-    assert NnUNetFolders.from_environment() == place
+def test_folders_of_the_environment(folders):
+    assert NnUNetFolders.from_environment() == folders
 
 
 @pytest.mark.parametrize("variable", PATH_VARIABLES)
-def test_a_variable_that_names_no_folder(place, monkeypatch, variable):
-    (place.raw / "file").touch()
-    for value in ("/no/such/folder", str(place.raw / "file")):
+def test_a_variable_that_names_no_folder(folders, monkeypatch, variable):
+    (folders.raw / "file").touch()
+    for value in ("/no/such/folder", str(folders.raw / "file")):
         monkeypatch.setenv(variable, value)
         with pytest.raises(UserError, match=f"^{variable}={value} is no folder: export {variable}=/a/folder"):
             NnUNetFolders.from_environment()
@@ -43,19 +43,19 @@ def test_a_variable_that_names_no_folder(place, monkeypatch, variable):
             NnUNetFolders.from_environment()
 
 
-def test_folders_stay_the_same_from_elsewhere(place, tmp_path, monkeypatch):
+def test_folders_stay_the_same_from_elsewhere(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for variable in PATH_VARIABLES:
         monkeypatch.setenv(variable, variable)
     found = NnUNetFolders.from_environment()
     monkeypatch.chdir("/")
-    assert found == place
+    assert found == folders
 
 
 @pytest.mark.parametrize("repeat", [0, 1, 12])
-def test_environment(place, tmp_path, repeat):
-    results = place.results / f"repeat_{repeat}" if repeat else place.results
-    assert place.environment(repeat) == {
+def test_environment(folders, tmp_path, repeat):
+    results = folders.results / f"repeat_{repeat}" if repeat else folders.results
+    assert folders.environment(repeat) == {
         "nnUNet_raw": str(tmp_path / "nnUNet_raw"),
         "nnUNet_preprocessed": str(tmp_path / "nnUNet_preprocessed"),
         "nnUNet_results": str(results),
@@ -75,47 +75,47 @@ def test_environment(place, tmp_path, repeat):
         (f"{trainers_path().parent}/tests/../{trainers_path().name}", None),
     ],
 )
-def test_own_trainers_come_first(place, monkeypatch, mine, expected):
+def test_own_trainers_come_first(folders, monkeypatch, mine, expected):
     monkeypatch.setenv("nnUNet_extTrainer", mine)
-    found = place.environment()["nnUNet_extTrainer"]
+    found = folders.environment()["nnUNet_extTrainer"]
     assert found.split(os.pathsep) == [str(folder) for folder in expected or [mine]]
 
 
 @pytest.mark.parametrize("repeat", [0, 2])
-def test_folders_are_those_of_nnunet(place, monkeypatch, repeat):
+def test_folders_are_those_of_nnunet(folders, monkeypatch, repeat):
     run = run_of(repeat=repeat, fold=3)
-    monkeypatch.setenv("nnUNet_results", place.environment(repeat)["nnUNet_results"])
-    names = (SETTING.dataset, run.trainer, SETTING.plans, SETTING.configuration)
-    assert place.model(run) == Path(get_output_folder(*names))
-    assert place.fold(run) == Path(get_output_folder(*names, fold=3))
-    assert parse_dataset_trainer_plans_configuration_from_path(str(place.validation(run))) == names
+    monkeypatch.setenv("nnUNet_results", folders.environment(repeat)["nnUNet_results"])
+    names = (EXPERIMENT.dataset, run.trainer, EXPERIMENT.plans, EXPERIMENT.configuration)
+    assert folders.model(run) == Path(get_output_folder(*names))
+    assert folders.fold(run) == Path(get_output_folder(*names, fold=3))
+    assert parse_dataset_trainer_plans_configuration_from_path(str(folders.validation(run))) == names
 
 
-def test_every_run_has_a_folder_of_its_own(place):
+def test_every_run_has_a_folder_of_its_own(folders):
     grid = Grid(("Dataset001_A", "Dataset002_B"), ("T", "U"), ("2d", "3d"), ("P", "Q"), (0, 1), 3)
     runs = list(grid.runs())
-    for folder in (place.fold, place.validation):
+    for folder in (folders.fold, folders.validation):
         assert len({folder(run) for run in runs}) == len(runs)
-    models = {(run.setting, run.trainer, run.repeat): place.test(run, grid.folds) for run in runs}
+    models = {(run.experiment, run.trainer, run.repeat): folders.test_predictions(run, grid.folds) for run in runs}
     assert len(set(models.values())) == len(models)
-    assert place.test(runs[0], (0, 1)) != place.test(runs[0], (0, 1, 2))
+    assert folders.test_predictions(runs[0], (0, 1)) != folders.test_predictions(runs[0], (0, 1, 2))
 
 
 @pytest.fixture
-def datasets(place):
+def datasets(folders):
     for folder in (
-        place.raw / "Dataset004_Organs",
-        place.raw / "Dataset040_Forty",
-        place.preprocessed / "Dataset501_N",
+        folders.raw / "Dataset004_Organs",
+        folders.raw / "Dataset040_Forty",
+        folders.preprocessed / "Dataset501_N",
     ):
         folder.mkdir()
     for folder in (
-        place.raw / "Dataset005_A",
-        place.preprocessed / "Dataset005_B",
-        place.preprocessed / "Dataset004_Organs",
+        folders.raw / "Dataset005_A",
+        folders.preprocessed / "Dataset005_B",
+        folders.preprocessed / "Dataset004_Organs",
     ):
         folder.mkdir()
-    return place
+    return folders
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_datasets_that_are_not_there(datasets, name):
     assert str(error.value) == f"no dataset {name} in {datasets.raw} or {datasets.preprocessed}, which hold {names}"
 
 
-def test_no_datasets_at_all(place):
+def test_no_datasets_at_all(folders):
     with pytest.raises(UserError, match=r"^no dataset 4 in .*, which hold nothing$"):
-        find_dataset("4", place)
+        find_dataset("4", folders)
 
 
 def test_a_number_of_two_datasets(datasets):

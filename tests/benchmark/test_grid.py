@@ -19,7 +19,7 @@ LARGE = Grid(("Dataset001_A", "Dataset002_B"), ("T", "U", "V"), ("2d", "3d_fullr
 
 def test_defaults():
     grid = from_options(NAMES, "here")
-    assert grid.settings() == [ExperimentKey("4", "2d", "nnUNetPlans")]
+    assert grid.experiments() == [ExperimentKey("4", "2d", "nnUNetPlans")]
     assert (list(grid.folds), grid.repeats, grid.baseline) == ([0, 1, 2, 3, 4], 1, "nnUNetTrainer")
 
 
@@ -159,7 +159,7 @@ def test_a_folder_is_no_file(tmp_path):
 def test_every_run_once():
     runs = list(LARGE.runs())
     names = product(LARGE.datasets, LARGE.configurations, LARGE.plans, LARGE.trainers, LARGE.folds, range(2))
-    assert {(*vars(r.setting).values(), r.trainer, r.fold, r.repeat) for r in runs} == set(names)
+    assert {(*vars(r.experiment).values(), r.trainer, r.fold, r.repeat) for r in runs} == set(names)
     assert len(runs) == 2 * 2 * 2 * 3 * 2 * 2
 
 
@@ -167,7 +167,7 @@ def test_the_order_keeps_folds_paired():
     """One after another is every trainer on the same fold; the baseline is the first of them."""
     groups = [
         (key, [run.trainer for run in group])
-        for key, group in groupby(LARGE.runs(), key=lambda run: (run.repeat, run.setting, run.fold))
+        for key, group in groupby(LARGE.runs(), key=lambda run: (run.repeat, run.experiment, run.fold))
     ]
     assert len(groups) == len({key for key, _ in groups})
     assert all(trainers == list(LARGE.trainers) for _, trainers in groups)
@@ -178,15 +178,17 @@ def test_repeats_come_last():
     assert repeats == sorted(repeats)
 
 
-def test_runs_of_one_setting():
-    settings = LARGE.settings()
-    assert [list(LARGE.runs(s)) for s in settings] == [[r for r in LARGE.runs() if r.setting == s] for s in settings]
+def test_runs_of_one_experiment():
+    experiments = LARGE.experiments()
+    assert [list(LARGE.runs(s)) for s in experiments] == [
+        [r for r in LARGE.runs() if r.experiment == s] for s in experiments
+    ]
 
 
 def test_in_words():
-    setting = ExperimentKey("Dataset004_Organs", "2d", "nnUNetPlans")
-    assert str(Run(setting, "T", 3)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3"
-    assert str(Run(setting, "T", 3, 1)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3, repeat 1"
+    experiment = ExperimentKey("Dataset004_Organs", "2d", "nnUNetPlans")
+    assert str(Run(experiment, "T", 3)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3"
+    assert str(Run(experiment, "T", 3, 1)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3, repeat 1"
 
 
 def test_the_grid_of_the_box(monkeypatch):

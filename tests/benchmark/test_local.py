@@ -19,11 +19,11 @@ import torch
 from support import miniature
 from support.benchmark import (
     DATASET,
-    SETTING,
+    EXPERIMENT,
     alive,
     eventually,
     finish,
-    make_place,
+    make_folders,
     run_of,
     write_checkpoint,
     write_data,
@@ -61,7 +61,7 @@ class Workplace:
     """nnU-Net's folders and commands that work in them."""
 
     def __init__(self, root: Path):
-        self.root, self.place, self.scripts = root, make_place(root), root / "bin"
+        self.root, self.folders, self.scripts = root, make_folders(root), root / "bin"
         self.folder, self.logs = root / "miniature", root / "out" / "logs"
         self.entry = f"WORKPLACE={root}"
         self.told: list[str] = []
@@ -80,10 +80,10 @@ class Workplace:
         (self.folder / "settings.json").write_text(json.dumps(content))
 
     def prepare(self):
-        write_raw(self.place, CASES, TESTS)
-        write_plans(self.place)
-        write_data(self.place, CASES)
-        write_splits(self.place, [CASES[:3], CASES[3:]])
+        write_raw(self.folders, CASES, TESTS)
+        write_plans(self.folders)
+        write_data(self.folders, CASES)
+        write_splits(self.folders, [CASES[:3], CASES[3:]])
 
     def journal(self, event):
         path = self.folder / "journal.jsonl"
@@ -95,9 +95,9 @@ class Workplace:
         assert not self.journal("wrong")
         return collections.Counter(line["run"] for line in self.journal("start"))
 
-    def run(self, tasks=None, where=(None,), how=None):
+    def run(self, tasks=None, where=(None,), options=None):
         tasks = list(train_tasks(GRID)) if tasks is None else tasks
-        return run_tasks(tasks, self.place, how or RunOptions("cpu"), where, self.logs, self.told.append)
+        return run_tasks(tasks, self.folders, options or RunOptions("cpu"), where, self.logs, self.told.append)
 
     def wait_until_all_are_gone(self):
         assert eventually(lambda: not alive(self.entry)), alive(self.entry)
@@ -107,7 +107,7 @@ class Workplace:
         self.wait_until_all_are_gone()
         final = (self.folder / "checkpoints" / f"{EPOCHS}.pth").read_bytes()
         for run in grid.runs():
-            fold = self.place.fold(run)
+            fold = self.folders.fold(run)
             assert (fold / "checkpoint_final.pth").read_bytes() == final
             assert not (fold / "checkpoint_latest.pth").exists()
             summary = json.loads((fold / "validation" / "summary.json").read_text())["metric_per_case"]
@@ -123,9 +123,9 @@ class Workplace:
 def test_what_a_failed_preparation_prevents(plans, begun, prevented):
     """Plans that nobody could make leave the cases of others whole; a preprocessing may have emptied them."""
     failure = Failure(Prepare(DATASET, plans, ("2d",)), "why", begun)
-    run = run_of(setting=replace(SETTING, plans="P"))
+    run = run_of(experiment=replace(EXPERIMENT, plans="P"))
     assert [failure.blocks(task) for task in (Train(run), Predict((run,)))] == [prevented] * 2
-    assert not failure.blocks(Train(replace(run, setting=replace(SETTING, dataset="Dataset009_Other"))))
+    assert not failure.blocks(Train(replace(run, experiment=replace(EXPERIMENT, dataset="Dataset009_Other"))))
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
@@ -194,8 +194,8 @@ def test_what_the_commands_find(workplace, monkeypatch):
     workplace.check_done(grid)
     first, second = workplace.journal("start")
     fold = f"{DATASET}/T__nnUNetPlans__2d/fold_0"
-    assert first["folder"] == str(workplace.place.results / fold)
-    assert second["folder"] == str(workplace.place.results / "repeat_1" / fold)
+    assert first["folder"] == str(workplace.folders.results / fold)
+    assert second["folder"] == str(workplace.folders.results / "repeat_1" / fold)
     assert first["trainers"] == f"/my/trainers{os.pathsep}{trainers_path()}"
     assert first["gpus"] is None
 
@@ -206,7 +206,7 @@ def test_what_is_kept_of_a_training(workplace):
     (log,) = workplace.logs.iterdir()
     assert log.read_text().startswith(f"$ {workplace.scripts}/nnUNetv2_train {DATASET} 2d 0 -tr T ")
     assert log.read_text().endswith("Training done.\n")
-    (record,) = (workplace.place.fold(task.run) / RECORD).read_text().splitlines()
+    (record,) = (workplace.folders.fold(task.run) / RECORD).read_text().splitlines()
     assert json.loads(record)["command"][1:4] == [DATASET, "2d", "0"]
 
 
@@ -243,7 +243,7 @@ def test_a_command_that_is_not_installed(workplace):
 
 def test_a_wrong_folder_does_not_end_the_others(workplace):
     """Trained on other splits: what is told to the user is the failure."""
-    finish(workplace.place, run_of("T"), CASES[1:4])
+    finish(workplace.folders, run_of("T"), CASES[1:4])
     (failure,) = workplace.run()
     assert failure.task.run == run_of("T") and "other cases" in failure.reason
     workplace.check_done(replace(GRID, folds=(1,)))
@@ -252,7 +252,7 @@ def test_a_wrong_folder_does_not_end_the_others(workplace):
 
 def test_a_folder_that_cannot_be_written_does_not_end_the_others(workplace):
     """As where nnUNet_results has a link to a disk that is not there."""
-    model = workplace.place.model(run_of("T"))
+    model = workplace.folders.model(run_of("T"))
     model.parent.mkdir()
     model.symlink_to("/no/such/disk")
     failures = workplace.run()
@@ -275,7 +275,7 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_others(workplace):
 )
 def test_a_training_goes_on_where_it_stands(workplace, there, flags, epochs):
     """From the checkpoints after these epochs; a negative number is a torn one."""
-    fold, torn = workplace.place.fold(run_of("T")), {}
+    fold, torn = workplace.folders.fold(run_of("T")), {}
     fold.mkdir(parents=True)
     for name, epoch in there.items():
         content = (workplace.folder / "checkpoints" / f"{abs(epoch)}.pth").read_bytes()
@@ -292,10 +292,10 @@ def test_a_training_goes_on_where_it_stands(workplace, there, flags, epochs):
 
 
 def test_from_planning_to_prediction(empty):
-    write_raw(empty.place, CASES, TESTS)
-    (empty.folder / "plans.json").write_text(write_plans(empty.place).read_text())
-    empty.place.plans(SETTING).unlink()
-    write_splits(empty.place, [CASES[:3], CASES[3:]])
+    write_raw(empty.folders, CASES, TESTS)
+    (empty.folder / "plans.json").write_text(write_plans(empty.folders).read_text())
+    empty.folders.plans(EXPERIMENT).unlink()
+    write_splits(empty.folders, [CASES[:3], CASES[3:]])
     for tasks in (prepare_tasks, train_tasks, predict_tasks):
         assert empty.run(list(tasks(GRID))) == []
     started = [line.get("command") or line["run"] for line in empty.journal("start")]
@@ -310,14 +310,14 @@ def test_from_planning_to_prediction(empty):
 
 def test_two_plans_of_a_dataset_at_once(empty):
     """As two jobs of a cluster; nnU-Net keeps the cases of both in the same folder, which it empties first."""
-    write_raw(empty.place, CASES)
-    (empty.folder / "plans.json").write_text(write_plans(empty.place).read_text())
-    empty.place.plans(SETTING).unlink()
+    write_raw(empty.folders, CASES)
+    (empty.folder / "plans.json").write_text(write_plans(empty.folders).read_text())
+    empty.folders.plans(EXPERIMENT).unlink()
     empty.set(seconds=0.01)
     tasks = list(prepare_tasks(replace(GRID, plans=("nnUNetPlans", "nnUNetResEncUNetMPlans"))))
     assert empty.run(tasks, [None, None]) == []
     assert not empty.journal("wrong")
-    assert not any(task.commands(empty.place, RunOptions("cpu")) for task in tasks)
+    assert not any(task.commands(empty.folders, RunOptions("cpu")) for task in tasks)
 
 
 # slots
@@ -392,7 +392,7 @@ def test_slots_without_gpus(device):
 
 
 def test_what_another_process_is_at_is_left_to_it(workplace):
-    fold = workplace.place.fold(run_of("T"))
+    fold = workplace.folders.fold(run_of("T"))
     fold.mkdir(parents=True)
     program = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -410,12 +410,12 @@ def test_a_training_is_running_while_its_command_is(workplace):
     seen = []
 
     class Watched(Train):
-        def end(self, place):
-            seen.append(read_state(self.run, place).running)
+        def end(self, folders):
+            seen.append(read_state(self.run, folders).running)
 
     workplace.run([Watched(run_of("T"))])
     assert seen == [True]
-    assert not read_state(run_of("T"), workplace.place).running
+    assert not read_state(run_of("T"), workplace.folders).running
 
 
 def test_looking_never_keeps_a_training_from_its_lock(tmp_path):
@@ -438,23 +438,24 @@ def test_looking_never_keeps_a_training_from_its_lock(tmp_path):
 DRIVER = """
 import json, sys, sysconfig
 from pathlib import Path
-from nnunet_xattnres import cli
+from nnunet_xattnres.cli import trainers
+from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.benchmark import local, tasks
 from nnunet_xattnres.benchmark.grid import from_options
-from nnunet_xattnres.benchmark.folders import Place
+from nnunet_xattnres.benchmark.folders import NnUNetFolders
 
 scripts, options, phase, jobs, logs = sys.argv[1:]
 sysconfig.get_path = lambda name: scripts
 
 def run(arguments):
     todo = list(getattr(tasks, f"{phase}_tasks")(from_options(json.loads(options), "")))
-    place = Place.from_environment()
-    failures = local.run_tasks(todo, place, tasks.How("cpu"), [None] * int(jobs), Path(logs), print)
+    folders = NnUNetFolders.from_environment()
+    failures = local.run_tasks(todo, folders, tasks.RunOptions("cpu"), [None] * int(jobs), Path(logs), print)
     print(*failures, sep="\\n")
     return int(bool(failures))
 
-cli.trainers.run = run
-raise SystemExit(cli.main(["trainers"]))
+trainers.run = run
+raise SystemExit(main(["trainers"]))
 """
 
 
@@ -467,7 +468,7 @@ def start(workplace):
         grid = json.dumps(GRID.options())
         command = [sys.executable, "-c", DRIVER, workplace.scripts, grid, phase, str(jobs), workplace.logs]
         process = subprocess.Popen(
-            command, env=os.environ | workplace.place.environment(), start_new_session=True, preexec_fn=heed_signals,
+            command, env=os.environ | workplace.folders.environment(), start_new_session=True, preexec_fn=heed_signals,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)
@@ -493,8 +494,8 @@ def test_random_kills(workplace, start):
     seconds, rng, killed = time.monotonic() - began, random.Random(0), 0
     workplace.check_done()
     for number in range(10):
-        if all(read_state(run, workplace.place).stage == "done" for run in GRID.runs()):
-            (workplace.place.results / DATASET).rename(workplace.root / f"results {number}")
+        if all(read_state(run, workplace.folders).stage == "done" for run in GRID.runs()):
+            (workplace.folders.results / DATASET).rename(workplace.root / f"results {number}")
         process = start(1 + number % 2)
         time.sleep(seconds * rng.random())
         killed += process.poll() is None
@@ -533,10 +534,10 @@ def test_a_kill_loses_no_more_than_the_epochs_since_a_checkpoint(workplace, star
 @pytest.mark.parametrize("phase", ["prepare", "predict"])
 def test_other_commands_that_are_killed_begin_anew(workplace, start, phase):
     """They have no checkpoints, and a file that is there may be torn."""
-    data = workplace.place.prepared(SETTING) / "nnUNetPlans_2d"
-    folder = data if phase == "prepare" else workplace.place.model(run_of("T")) / "test_folds_0_1"
+    data = workplace.folders.preprocessed_dataset(EXPERIMENT) / "nnUNetPlans_2d"
+    folder = data if phase == "prepare" else workplace.folders.model(run_of("T")) / "test_folds_0_1"
     for run in GRID.runs():
-        finish(workplace.place, run, [CASES[:3], CASES[3:]][run.fold])
+        finish(workplace.folders, run, [CASES[:3], CASES[3:]][run.fold])
     if phase == "prepare":
         (data / f"{CASES[0]}.pkl").unlink()
     names = [f"{case}{ending}" for case in CASES for ending in (".b2nd", "_seg.b2nd", ".pkl")]
@@ -582,7 +583,7 @@ def test_a_command_that_lost_its_supervisor_is_left_alone(workplace, start):
     workplace.set(seconds=0.1)
     process = start(1)
     wait_for(lambda: workplace.journal("start"), process)
-    (supervisor,) = [pid for pid, command in alive(workplace.entry).items() if "supervise.py" in command]
+    (supervisor,) = [pid for pid, command in alive(workplace.entry).items() if "supervisor.py" in command]
     os.kill(supervisor, signal.SIGSTOP)
     process.kill()
     process.wait()
@@ -619,7 +620,7 @@ def test_an_error_of_the_caller_ends_the_commands(workplace):
             raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        run_tasks(list(train_tasks(GRID)), workplace.place, RunOptions("cpu"), [None, None], workplace.logs, tell)
+        run_tasks(list(train_tasks(GRID)), workplace.folders, RunOptions("cpu"), [None, None], workplace.logs, tell)
     workplace.wait_until_all_are_gone()
     assert len(workplace.told) < len(RUNS) and not workplace.journal("end")
 

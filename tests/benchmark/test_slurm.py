@@ -4,7 +4,7 @@ import os
 
 import pytest
 from submitit.helpers import DelayedSubmission
-from support.benchmark import make_place, run_of
+from support.benchmark import make_folders, run_of
 
 from nnunet_xattnres.benchmark import slurm
 from nnunet_xattnres.benchmark.slurm import Report, Work
@@ -15,17 +15,17 @@ from nnunet_xattnres.utils.errors import StepFailedError
 @pytest.fixture
 def started(tmp_path, monkeypatch):
     """Jobs that have had a part of their minutes when their command is at work."""
-    place, clock = make_place(tmp_path), iter([])
+    folders, clock = make_folders(tmp_path), iter([])
     monkeypatch.setattr(slurm.time, "monotonic", lambda: next(clock))
 
     def start(task, seconds, during=lambda fold: None, before=lambda fold: None):
         nonlocal clock
         clock = iter([100.0, 100.0 + seconds])
-        fold = place.fold(run_of())
+        fold = folders.fold(run_of())
         fold.mkdir(parents=True)
         before(fold)
         monkeypatch.setattr(slurm, "run_task", lambda *_: during(fold))
-        work = Work(task, place, RunOptions("cpu"), tmp_path / "log.txt", 60)
+        work = Work(task, folders, RunOptions("cpu"), tmp_path / "log.txt", 60)
         work()
         return work
 

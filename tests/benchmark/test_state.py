@@ -11,10 +11,10 @@ import sys
 import pytest
 import torch
 from support.benchmark import (
-    SETTING,
+    EXPERIMENT,
     epoch_lines,
     finish,
-    make_place,
+    make_folders,
     run_of,
     write_checkpoint,
     write_debug,
@@ -45,19 +45,19 @@ CASES, OTHERS = ["a", "b", "c"], ["d", "e"]
 
 
 @pytest.fixture
-def place(tmp_path):
-    place = make_place(tmp_path)
-    write_splits(place, [CASES, OTHERS])
-    return place
+def folders(tmp_path):
+    folders = make_folders(tmp_path)
+    write_splits(folders, [CASES, OTHERS])
+    return folders
 
 
 def tear(path):
     path.write_bytes(path.read_bytes()[:-30])
 
 
-def fill(place, *there):
+def fill(folders, *there):
     """Make the named things in the fold of `RUN`; "torn" before a name tears it."""
-    fold, summary = place.fold(RUN), place.validation(RUN) / "summary.json"
+    fold, summary = folders.fold(RUN), folders.validation(RUN) / "summary.json"
     fold.mkdir(parents=True)
     for what in there:
         name = what.removeprefix("torn ")
@@ -68,7 +68,7 @@ def fill(place, *there):
         elif name in CHECKPOINTS:
             write_checkpoint(fold / name)
         else:
-            write_summary(place, RUN, CASES)
+            write_summary(folders, RUN, CASES)
         if what != name:
             tear(summary if name == "summary" else fold / name)
 
@@ -82,17 +82,17 @@ TORN_SUMMARY = "validation/summary.json cannot be read"
         ([], "to train", []),
         (["empty log"], "to train", []),
         (["torn " + BEST, "empty log"], "to train", [BEST]),
-        (["log"], "begun", []),
-        (["log", "torn " + BEST], "begun", [BEST]),
-        (["log", BEST], "begun", []),
-        ([BEST], "begun", []),
-        (["log", LATEST, BEST], "begun", []),
-        (["log", LATEST, "torn " + BEST], "begun", [BEST]),
-        (["log", "torn " + LATEST, BEST], "begun", [LATEST]),
-        (["log", "torn " + LATEST, "torn " + BEST], "begun", [LATEST, BEST]),
+        (["log"], "started", []),
+        (["log", "torn " + BEST], "started", [BEST]),
+        (["log", BEST], "started", []),
+        ([BEST], "started", []),
+        (["log", LATEST, BEST], "started", []),
+        (["log", LATEST, "torn " + BEST], "started", [BEST]),
+        (["log", "torn " + LATEST, BEST], "started", [LATEST]),
+        (["log", "torn " + LATEST, "torn " + BEST], "started", [LATEST, BEST]),
         # the final one is written before the latest is removed
-        (["log", "torn " + FINAL, LATEST, BEST], "begun", [FINAL]),
-        (["log", "torn " + FINAL, BEST], "begun", [FINAL]),
+        (["log", "torn " + FINAL, LATEST, BEST], "started", [FINAL]),
+        (["log", "torn " + FINAL, BEST], "started", [FINAL]),
         (["log", FINAL, LATEST, BEST], "to validate", []),
         (["log", FINAL, BEST], "to validate", []),
         ([FINAL], "to validate", []),
@@ -102,23 +102,23 @@ TORN_SUMMARY = "validation/summary.json cannot be read"
         (["log", FINAL, "torn " + BEST, "summary"], "done", [BEST]),
     ],
 )
-def test_every_stage_of_a_training(place, there, stage, broken):
-    fill(place, *there)
-    state = read_state(RUN, place)
+def test_every_stage_of_a_training(folders, there, stage, broken):
+    fill(folders, *there)
+    state = read_state(RUN, folders)
     assert state.stage == stage
-    assert state.broken == tuple(f"{name} is torn" if name in CHECKPOINTS else name for name in broken)
+    assert state.problems == tuple(f"{name} is torn" if name in CHECKPOINTS else name for name in broken)
     assert not state.running
 
 
-def test_no_folder(place):
-    assert read_state(RUN, place) == State("to train", 0, 5, None, False)
-    assert not place.fold(RUN).exists()
+def test_no_folder(folders):
+    assert read_state(RUN, folders) == State("to train", 0, 5, None, False)
+    assert not folders.fold(RUN).exists()
 
 
-def test_trainings_by_hand_count_without_their_checkpoints(place):
+def test_trainings_by_hand_count_without_their_checkpoints(folders):
     """They take gigabytes, and are not needed once the validation is there."""
-    fill(place, "log", "summary")
-    assert read_state(RUN, place).stage == "done"
+    fill(folders, "log", "summary")
+    assert read_state(RUN, folders).stage == "done"
 
 
 @pytest.mark.parametrize(
@@ -134,31 +134,31 @@ def test_trainings_by_hand_count_without_their_checkpoints(place):
         ["torn " + FINAL, "summary"],
     ],
 )
-def test_a_training_that_is_begun_anew(place, there):
+def test_a_training_that_is_begun_anew(folders, there):
     """The summary is still that of the old one: nnU-Net keeps it until the next validation."""
-    fill(place, *there)
-    assert read_state(RUN, place).stage == "begun"
+    fill(folders, *there)
+    assert read_state(RUN, folders).stage == "started"
 
 
 @pytest.mark.parametrize("found", [OTHERS, CASES[:2], CASES + OTHERS, ["A", "b", "c"]])
 @pytest.mark.parametrize("there", [["log"], ["log", FINAL, BEST], ["log", LATEST, BEST]])
-def test_a_summary_of_other_cases(place, there, found):
+def test_a_summary_of_other_cases(folders, there, found):
     """It was trained on other splits, perhaps on what this fold validates now: neither done nor to be validated."""
-    fill(place, *there)
-    write_summary(place, RUN, found)
-    assert read_state(RUN, place).stage == "other splits"
+    fill(folders, *there)
+    write_summary(folders, RUN, found)
+    assert read_state(RUN, folders).stage == "different splits"
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".png", ".tif", ".nrrd", ".mha"])
-def test_cases_whose_names_have_dots(place, ending):
+def test_cases_whose_names_have_dots(folders, ending):
     """As those of DICOM have, which begin alike."""
     cases = ["1.3.6.1", "1.3.6.2", "1.3.6.3"]
-    write_splits(place, [cases, OTHERS])
-    write_checkpoint(place.fold(RUN) / FINAL)
-    write_summary(place, RUN, cases, ending)
-    assert read_state(RUN, place).stage == "done"
-    write_summary(place, RUN, cases[:1], ending)
-    assert read_state(RUN, place).stage == "other splits"
+    write_splits(folders, [cases, OTHERS])
+    write_checkpoint(folders.fold(RUN) / FINAL)
+    write_summary(folders, RUN, cases, ending)
+    assert read_state(RUN, folders).stage == "done"
+    write_summary(folders, RUN, cases[:1], ending)
+    assert read_state(RUN, folders).stage == "different splits"
 
 
 @pytest.mark.parametrize(
@@ -166,71 +166,73 @@ def test_cases_whose_names_have_dots(place, ending):
     ["", "[]", "null", "{}", '{"metric_per_case": 5}', '{"metric_per_case": [1]}', '{"metric_per_case": [{}]}',
      '{"metric_per_case": [{"reference_file": null}]}', "\udcff"],
 )  # fmt: skip
-def test_summaries_of_another_kind(place, content):
-    fill(place, FINAL, "summary")
-    (place.validation(RUN) / "summary.json").write_bytes(content.encode(errors="surrogateescape"))
-    state = read_state(RUN, place)
-    assert (state.stage, state.broken) == ("to validate", (TORN_SUMMARY,))
+def test_summaries_of_another_kind(folders, content):
+    fill(folders, FINAL, "summary")
+    (folders.validation(RUN) / "summary.json").write_bytes(content.encode(errors="surrogateescape"))
+    state = read_state(RUN, folders)
+    assert (state.stage, state.problems) == ("to validate", (TORN_SUMMARY,))
 
 
-def test_a_summary_that_ends_anywhere(place):
-    fill(place, FINAL, "summary")
-    path = place.validation(RUN) / "summary.json"
+def test_a_summary_that_ends_anywhere(folders):
+    fill(folders, FINAL, "summary")
+    path = folders.validation(RUN) / "summary.json"
     text = path.read_text()
     for end in range(0, len(text), 7):
         path.write_text(text[:end])
-        assert read_state(RUN, place).stage == "to validate"
+        assert read_state(RUN, folders).stage == "to validate"
 
 
-def test_before_there_are_splits(place):
-    (place.prepared(SETTING) / "splits_final.json").unlink()
-    assert validation_cases(RUN, place) is None
-    fill(place, FINAL, "torn summary")
-    assert read_state(RUN, place).stage == "to validate"
-    write_summary(place, RUN, ["whatever"])
-    assert read_state(RUN, place).stage == "done"
+def test_before_there_are_splits(folders):
+    (folders.preprocessed_dataset(EXPERIMENT) / "splits_final.json").unlink()
+    assert validation_cases(RUN, folders) is None
+    fill(folders, FINAL, "torn summary")
+    assert read_state(RUN, folders).stage == "to validate"
+    write_summary(folders, RUN, ["whatever"])
+    assert read_state(RUN, folders).stage == "done"
 
 
-def test_validation_cases(place):
-    assert [validation_cases(run_of(fold=fold), place) for fold in range(3)] == [set(CASES), set(OTHERS), None]
+def test_validation_cases(folders):
+    assert [validation_cases(run_of(fold=fold), folders) for fold in range(3)] == [set(CASES), set(OTHERS), None]
 
 
 @pytest.mark.parametrize(
     "content",
     ["", "{", "5", "null", '{"train": [], "val": []}', '[{"train": ["a"]}]', "[[]]", '[{"train": 1, "val": 2}]'],
 )
-def test_splits_of_another_kind(place, content):
-    path = place.prepared(SETTING) / "splits_final.json"
+def test_splits_of_another_kind(folders, content):
+    path = folders.preprocessed_dataset(EXPERIMENT) / "splits_final.json"
     path.write_text(content)
-    for read in (lambda: read_splits(SETTING, place), lambda: read_state(RUN, place)):
+    for read in (lambda: read_splits(EXPERIMENT, folders), lambda: read_state(RUN, folders)):
         with pytest.raises(UserError, match=f"^{path} cannot be read as nnU-Net's splits .*: mend it or move") as error:
             read()
         assert "\n" not in str(error.value)
 
 
-def test_splits(place):
-    assert read_splits(SETTING, place) == [{"train": OTHERS, "val": CASES}, {"train": CASES, "val": OTHERS}]
-    (place.prepared(SETTING) / "splits_final.json").write_text('[{"train": [1, 2], "val": [3], "test": [4]}]')
-    assert read_splits(SETTING, place) == [{"train": ["1", "2"], "val": ["3"]}]
+def test_splits(folders):
+    assert read_splits(EXPERIMENT, folders) == [{"train": OTHERS, "val": CASES}, {"train": CASES, "val": OTHERS}]
+    (folders.preprocessed_dataset(EXPERIMENT) / "splits_final.json").write_text(
+        '[{"train": [1, 2], "val": [3], "test": [4]}]'
+    )
+    assert read_splits(EXPERIMENT, folders) == [{"train": ["1", "2"], "val": ["3"]}]
 
 
-def test_epochs(place):
+def test_epochs(folders):
     seconds = [10.0, 3.0, 2.0, 1.0]
     write_log(
-        place.fold(RUN), [line for n, s in enumerate(seconds) for line in epoch_lines(n, seconds=s)] + ["", "Epoch 4"]
+        folders.fold(RUN), [line for n, s in enumerate(seconds) for line in epoch_lines(n, seconds=s)] + ["", "Epoch 4"]
     )
-    write_debug(place.fold(RUN), num_epochs=50)
-    state = read_state(RUN, place)
-    assert (state.epochs, state.of) == (4, 50)
+    write_debug(folders.fold(RUN), num_epochs=50)
+    state = read_state(RUN, folders)
+    assert (state.epochs, state.num_epochs) == (4, 50)
     assert state.seconds_per_epoch in (2.0, 3.0)
 
 
-def test_length_in_the_name_until_there_is_a_better_one(place):
+def test_length_in_the_name_until_there_is_a_better_one(folders):
     run = run_of("nnUNetTrainer_20epochs")
-    assert read_state(run, place).of == 20
-    write_debug(place.fold(run), num_epochs=7)
-    assert read_state(run, place).of == 7
-    assert read_state(run_of("nnUNetTrainer"), place).of is None
+    assert read_state(run, folders).num_epochs == 20
+    write_debug(folders.fold(run), num_epochs=7)
+    assert read_state(run, folders).num_epochs == 7
+    assert read_state(run_of("nnUNetTrainer"), folders).num_epochs is None
 
 
 @pytest.mark.parametrize(
@@ -245,13 +247,13 @@ def test_lengths_in_names(name, epochs):
     assert epochs_in_name(name) == epochs
 
 
-def test_nothing_is_changed_by_looking(place, tmp_path):
-    fold = finish(place, RUN, CASES)
+def test_nothing_is_changed_by_looking(folders, tmp_path):
+    fold = finish(folders, RUN, CASES)
     write_checkpoint(fold / LATEST)
     tear(fold / LATEST)
     (fold / LOCK).touch()
     before = snapshot(tmp_path)
-    read_state(RUN, place)
+    read_state(RUN, folders)
     assert snapshot(tmp_path) == before
 
 
@@ -311,20 +313,20 @@ HOLDER = (
 )
 
 
-def test_a_run_that_another_process_is_at(place):
-    fold = finish(place, RUN, CASES)
+def test_a_run_that_another_process_is_at(folders):
+    fold = finish(folders, RUN, CASES)
     lock = fold / LOCK
     assert not is_locked(lock)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], **pipes) as holder:
         assert holder.stdout.readline() == "held\n"
         assert is_locked(lock)
-        assert read_state(RUN, place).running
-        assert not read_state(run_of(fold=1), place).running
+        assert read_state(RUN, folders).running
+        assert not read_state(run_of(fold=1), folders).running
         holder.communicate("\n")
     assert lock.exists()
     assert not is_locked(lock)
-    assert not read_state(RUN, place).running
+    assert not read_state(RUN, folders).running
 
 
 def test_looking_at_a_lock_does_not_take_it(tmp_path):
@@ -351,9 +353,9 @@ def test_two_that_look_do_not_see_each_other(tmp_path):
 # plans
 
 
-def test_plans(place):
-    path = write_plans(place)
-    assert read_plans(SETTING, place) == json.loads(path.read_text())
+def test_plans(folders):
+    path = write_plans(folders)
+    assert read_plans(EXPERIMENT, folders) == json.loads(path.read_text())
 
 
 @pytest.mark.parametrize(
@@ -370,31 +372,31 @@ def test_plans(place):
         ),
     ],
 )
-def test_plans_of_another_kind(place, content, told):
-    path = place.plans(SETTING)
+def test_plans_of_another_kind(folders, content, told):
+    path = folders.plans(EXPERIMENT)
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=f"^{path}{told}") as error:
-        read_plans(SETTING, place)
+        read_plans(EXPERIMENT, folders)
     assert "\n" not in str(error.value)
 
 
-def test_every_combination_has_a_stage(place):
+def test_every_combination_has_a_stage(folders):
     """No mixture of files makes it fail, and only one with a summary of the fold's cases is done."""
     parts = [["", name, f"torn {name}"] for name in (*CHECKPOINTS, "summary")]
     for number, chosen in enumerate(itertools.product(*parts)):
-        other = make_place_in(place, number)
+        other = make_folders_in(folders, number)
         fill(other, *filter(None, chosen))
         state = read_state(RUN, other)
-        assert state.stage in ("to train", "begun", "to validate", "done")
+        assert state.stage in ("to train", "started", "to validate", "done")
         assert state.stage != "done" or "summary" in chosen
         assert state.stage != "to validate" or FINAL in chosen
-        assert len(state.broken) == sum(name.startswith("torn") for name in chosen)
+        assert len(state.problems) == sum(name.startswith("torn") for name in chosen)
 
 
-def make_place_in(place, number):
-    root = place.raw.parent / str(number)
+def make_folders_in(folders, number):
+    root = folders.raw.parent / str(number)
     root.mkdir()
-    other = make_place(root)
+    other = make_folders(root)
     write_splits(other, [CASES, OTHERS])
     return other

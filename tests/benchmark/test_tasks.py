@@ -21,10 +21,10 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from support.benchmark import (
     DATASET,
-    SETTING,
+    EXPERIMENT,
     epoch_lines,
     finish,
-    make_place,
+    make_folders,
     run_of,
     write_checkpoint,
     write_data,
@@ -57,25 +57,25 @@ RESENC = "nnUNetResEncUNetMPlans"
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def folders(tmp_path, monkeypatch):
     """Empty folders that nnU-Net's variables name."""
-    place = make_place(tmp_path)
-    for name, value in place.environment().items():
+    folders = make_folders(tmp_path)
+    for name, value in folders.environment().items():
         monkeypatch.setenv(name, value)
-    return place
+    return folders
 
 
 @pytest.fixture
-def prepared(place):
+def prepared(folders):
     """A dataset that is planned, and preprocessed for 2d."""
-    write_raw(place, CASES)
-    write_plans(place)
-    write_data(place, CASES)
-    return place
+    write_raw(folders, CASES)
+    write_plans(folders)
+    write_data(folders, CASES)
+    return folders
 
 
-def commands(task, place, how=HOW):
-    return [shlex.join(command) for command in task.commands(place, how)]
+def commands(task, folders, options=HOW):
+    return [shlex.join(command) for command in task.commands(folders, options)]
 
 
 # prepare
@@ -84,37 +84,37 @@ PREPARE = Prepare(DATASET, "nnUNetPlans", ("2d",))
 BOTH = Prepare(DATASET, "nnUNetPlans", ("2d", "3d_fullres"))
 
 
-def test_plan_a_new_dataset(place):
-    write_raw(place, CASES)
+def test_plan_a_new_dataset(folders):
+    write_raw(folders, CASES)
     plan = "nnUNetv2_plan_and_preprocess -d 4 -npfp 3 --verify_dataset_integrity --no_pp"
-    assert commands(PREPARE, place) == [plan, *LEFT]
+    assert commands(PREPARE, folders) == [plan, *LEFT]
     both = "nnUNetv2_preprocess -d 4 -plans_name nnUNetPlans -c 2d 3d_fullres -np 3 3"
-    assert commands(BOTH, place) == [plan, both]
+    assert commands(BOTH, folders) == [plan, both]
     with_planner = f"{plan} -pl nnUNetPlannerResEncM"
-    assert commands(replace(PREPARE, plans=RESENC), place) == [with_planner, LEFT[0].replace("nnUNetPlans", RESENC)]
+    assert commands(replace(PREPARE, plans=RESENC), folders) == [with_planner, LEFT[0].replace("nnUNetPlans", RESENC)]
 
 
-def test_planning_leaves_no_cases_half_done(place):
-    write_raw(place, CASES)
-    place.prepared(SETTING).mkdir()
-    assert PREPARE.begin(place) == []
-    write_plans(place)
-    write_data(place, CASES)
-    assert commands(PREPARE, place) == []
+def test_planning_leaves_no_cases_half_done(folders):
+    write_raw(folders, CASES)
+    folders.preprocessed_dataset(EXPERIMENT).mkdir()
+    assert PREPARE.begin(folders) == []
+    write_plans(folders)
+    write_data(folders, CASES)
+    assert commands(PREPARE, folders) == []
 
 
 def test_cases_that_other_plans_have_preprocessed(prepared):
     """As the ResEnc planners name them: nnU-Net would empty the folder that trainings read."""
-    setting = replace(SETTING, plans=RESENC)
-    path = write_plans(prepared, setting)
+    experiment = replace(EXPERIMENT, plans=RESENC)
+    path = write_plans(prepared, experiment)
     path.write_text(path.read_text().replace(f"{RESENC}_2d", "nnUNetPlans_2d"))
     assert commands(replace(PREPARE, plans=RESENC), prepared) == []
 
 
 @pytest.mark.parametrize("plans", ["nnUNetPlans", RESENC, "nnUNetResEncUNetLPlans", "nnUNetResEncUNetXLPlans"])
-def test_the_planner_makes_the_plans(place, monkeypatch, plans):
+def test_the_planner_makes_the_plans(folders, monkeypatch, plans):
     """By nnU-Net's own command line and planners."""
-    command, _ = Prepare(DATASET, plans, ("2d", "3d_fullres")).commands(place, HOW)
+    command, _ = Prepare(DATASET, plans, ("2d", "3d_fullres")).commands(folders, HOW)
     calls = called(
         monkeypatch, plan_and_preprocess_entrypoints, "plan_and_preprocess_entry", command,
         "extract_fingerprints", "plan_experiments", "preprocess",
@@ -140,11 +140,11 @@ def called(monkeypatch, module, entry, command, *replaced):
     return [getattr(calls, name).call_args for name in replaced]
 
 
-def test_plans_that_nobody_makes(place):
+def test_plans_that_nobody_makes(folders):
     task = replace(PREPARE, plans="MyPlans")
     known = "nnUNetPlans, nnUNetResEncUNetMPlans, nnUNetResEncUNetLPlans, nnUNetResEncUNetXLPlans"
     with pytest.raises(UserError) as error:
-        task.commands(place, HOW)
+        task.commands(folders, HOW)
     assert str(error.value) == f"{DATASET} has no plans MyPlans: make them first, or choose of {known}"
 
 
@@ -155,19 +155,19 @@ def test_plans_are_never_made_again(prepared):
     assert contents(prepared.preprocessed) == before
 
 
-def test_plans_under_names_of_their_own(place):
+def test_plans_under_names_of_their_own(folders):
     """As nnU-Net's users make them; those are preprocessed only."""
-    setting = replace(SETTING, plans="MyPlans")
-    write_plans(place, setting)
+    experiment = replace(EXPERIMENT, plans="MyPlans")
+    write_plans(folders, experiment)
     task = Prepare(DATASET, "MyPlans", ("2d",))
-    assert commands(task, place) == ["nnUNetv2_preprocess -d 4 -plans_name MyPlans -c 2d -np 3"]
-    write_data(place, CASES, setting)
-    assert commands(task, place) == []
+    assert commands(task, folders) == ["nnUNetv2_preprocess -d 4 -plans_name MyPlans -c 2d -np 3"]
+    write_data(folders, CASES, experiment)
+    assert commands(task, folders) == []
 
 
-def test_nnunet_takes_the_command(place, monkeypatch):
-    write_plans(place)
-    (command,) = BOTH.commands(place, HOW)
+def test_nnunet_takes_the_command(folders, monkeypatch):
+    write_plans(folders)
+    (command,) = BOTH.commands(folders, HOW)
     ((args, named),) = called(monkeypatch, plan_and_preprocess_entrypoints, "preprocess_entry", command, "preprocess")
     assert args == ([4], "nnUNetPlans")
     assert (named["configurations"], named["num_processes"]) == (["2d", "3d_fullres"], [3, 3])
@@ -199,7 +199,7 @@ LEFT = ["nnUNetv2_preprocess -d 4 -plans_name nnUNetPlans -c 2d -np 3"]
     ],
 )
 def test_what_a_killed_preprocessing_leaves(prepared, lost):
-    folder = prepared.prepared(SETTING) / "nnUNetPlans_2d"
+    folder = prepared.preprocessed_dataset(EXPERIMENT) / "nnUNetPlans_2d"
     for pattern in lost:
         for file in folder.glob(pattern):
             file.unlink()
@@ -215,19 +215,19 @@ def test_a_preprocessing_that_began_counts_once_it_ended(prepared):
 
 
 def test_a_case_that_was_added_later(prepared):
-    (prepared.dataset(SETTING) / "imagesTr" / "case_12_0000.png").touch()
+    (prepared.raw_dataset(EXPERIMENT) / "imagesTr" / "case_12_0000.png").touch()
     assert commands(PREPARE, prepared) == LEFT
 
 
 def test_a_label_map_without_an_image(prepared):
     """Which nnU-Net does not look at; else all would be preprocessed anew every time."""
-    (prepared.dataset(SETTING) / "labelsTr" / "case_12.png").touch()
+    (prepared.raw_dataset(EXPERIMENT) / "labelsTr" / "case_12.png").touch()
     assert commands(PREPARE, prepared) == []
 
 
 @pytest.mark.parametrize(("listed", "left"), [(CASES, []), (CASES[:-1], []), ([*CASES, "other"], None)])
 def test_cases_that_dataset_json_lists(prepared, listed, left):
-    path = prepared.dataset(SETTING) / "dataset.json"
+    path = prepared.raw_dataset(EXPERIMENT) / "dataset.json"
     entries = {case: {"images": [f"imagesTr/{case}_0000.png"], "label": f"labelsTr/{case}.png"} for case in listed}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": entries}))
     assert commands(PREPARE, prepared) == (LEFT if left is None else left)
@@ -235,19 +235,19 @@ def test_cases_that_dataset_json_lists(prepared, listed, left):
 
 def test_files_that_are_no_cases(prepared):
     for name in (".case_99.png", "._case_99.png", "notes.txt"):
-        (prepared.dataset(SETTING) / "labelsTr" / name).touch()
+        (prepared.raw_dataset(EXPERIMENT) / "labelsTr" / name).touch()
     assert commands(PREPARE, prepared) == []
 
 
-def test_a_preprocessed_dataset_without_the_raw_one(place):
-    write_plans(place)
-    write_data(place, CASES)
-    assert commands(PREPARE, place) == []
+def test_a_preprocessed_dataset_without_the_raw_one(folders):
+    write_plans(folders)
+    write_data(folders, CASES)
+    assert commands(PREPARE, folders) == []
 
 
 def test_the_older_format_of_preprocessed_cases(prepared):
     """npz, and npy where a training has unpacked it."""
-    folder = prepared.prepared(SETTING) / "nnUNetPlans_2d"
+    folder = prepared.preprocessed_dataset(EXPERIMENT) / "nnUNetPlans_2d"
     for case in CASES:
         for name in (f"{case}.b2nd", f"{case}_seg.b2nd"):
             (folder / name).unlink()
@@ -260,7 +260,7 @@ def test_the_older_format_of_preprocessed_cases(prepared):
 
 def test_a_folder_with_other_files(prepared):
     """nnU-Net itself would end with an AssertionError."""
-    folder = prepared.prepared(SETTING) / "nnUNetPlans_2d"
+    folder = prepared.preprocessed_dataset(EXPERIMENT) / "nnUNetPlans_2d"
     (folder / "Thumbs.db").touch()
     with pytest.raises(UserError, match=str(folder)) as error:
         PREPARE.commands(prepared, HOW)
@@ -270,14 +270,16 @@ def test_a_folder_with_other_files(prepared):
 # train
 
 
-def test_a_training_from_its_start(place):
-    write_splits(place, [CASES[:6], CASES[6:]])
+def test_a_training_from_its_start(folders):
+    write_splits(folders, [CASES[:6], CASES[6:]])
     train = f"nnUNetv2_train {DATASET} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device"
-    assert commands(Train(run_of()), place) == [f"{train} cpu --c"]
-    assert commands(Train(run_of()), place, RunOptions("cuda", 2)) == [f"{train} cuda -num_gpus 2 --c"]
-    assert commands(Train(run_of(repeat=1)), place) == [f"{train} cpu --c"]
-    other = run_of("T", 1, setting=replace(SETTING, configuration="3d_fullres", plans="MyPlans"))
-    assert commands(Train(other), place) == [f"nnUNetv2_train {DATASET} 3d_fullres 1 -tr T -p MyPlans -device cpu --c"]
+    assert commands(Train(run_of()), folders) == [f"{train} cpu --c"]
+    assert commands(Train(run_of()), folders, RunOptions("cuda", 2)) == [f"{train} cuda -num_gpus 2 --c"]
+    assert commands(Train(run_of(repeat=1)), folders) == [f"{train} cpu --c"]
+    other = run_of("T", 1, experiment=replace(EXPERIMENT, configuration="3d_fullres", plans="MyPlans"))
+    assert commands(Train(other), folders) == [
+        f"nnUNetv2_train {DATASET} 3d_fullres 1 -tr T -p MyPlans -device cpu --c"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -293,45 +295,45 @@ def test_a_training_from_its_start(place):
         (["log", "summary"], None),
     ],
 )
-def test_a_training_goes_on_where_it_stands(place, there, flag):
-    write_splits(place, [CASES[:6], CASES[6:]])
+def test_a_training_goes_on_where_it_stands(folders, there, flag):
+    write_splits(folders, [CASES[:6], CASES[6:]])
     run = run_of()
     for what in there:
         if what == "log":
-            write_log(place.fold(run), epoch_lines(0))
+            write_log(folders.fold(run), epoch_lines(0))
         elif what == "summary":
-            write_summary(place, run, CASES[:6])
+            write_summary(folders, run, CASES[:6])
         else:
-            write_checkpoint(place.fold(run) / what)
+            write_checkpoint(folders.fold(run) / what)
     train = f"nnUNetv2_train {DATASET} 2d 0 -tr nnUNetTrainer_5epochs -p nnUNetPlans -device cpu"
-    assert commands(Train(run), place) == ([f"{train} {flag}"] if flag else [])
+    assert commands(Train(run), folders) == ([f"{train} {flag}"] if flag else [])
 
 
-def test_a_training_on_other_splits_is_not_touched(place):
+def test_a_training_on_other_splits_is_not_touched(folders):
     """Its network may have learned from the cases that this fold validates now."""
-    write_splits(place, [CASES[:6], CASES[6:]])
-    fold = finish(place, run_of(), CASES[3:9])
-    before = snapshot(place.results)
+    write_splits(folders, [CASES[:6], CASES[6:]])
+    fold = finish(folders, run_of(), CASES[3:9])
+    before = snapshot(folders.results)
     told = f"^{fold} was validated on other cases than splits_final.json has .*: move it away to train it anew$"
     with pytest.raises(UserError, match=told):
-        Train(run_of()).commands(place, HOW)
-    assert snapshot(place.results) == before
+        Train(run_of()).commands(folders, HOW)
+    assert snapshot(folders.results) == before
 
 
 RUN_TRAINING = inspect.signature(run_training.run_training)
 
 
-@pytest.mark.parametrize("stage", ["begun", "trained"])
-def test_nnunet_takes_the_command_of_a_training(place, monkeypatch, stage):
+@pytest.mark.parametrize("stage", ["started", "trained"])
+def test_nnunet_takes_the_command_of_a_training(folders, monkeypatch, stage):
     run = run_of("T", 3)
     if stage == "trained":
-        write_checkpoint(place.fold(run) / "checkpoint_final.pth")
-    (command,) = Train(run).commands(place, RunOptions("cpu", 2))
+        write_checkpoint(folders.fold(run) / "checkpoint_final.pth")
+    (command,) = Train(run).commands(folders, RunOptions("cpu", 2))
     ((args, named),) = called(monkeypatch, run_training, "run_training_entry", command, "run_training")
     assert RUN_TRAINING.bind(*args, **named).arguments == {
         "dataset_name_or_id": DATASET, "configuration": "2d", "fold": "3", "trainer_class_name": "T",
         "plans_identifier": "nnUNetPlans", "pretrained_weights": None, "num_gpus": 2,
-        "export_validation_probabilities": False, "continue_training": stage == "begun",
+        "export_validation_probabilities": False, "continue_training": stage == "started",
         "only_run_validation": stage == "trained", "disable_checkpointing": False, "val_with_best": False,
         "device": torch.device("cpu"),
     }  # fmt: skip
@@ -341,50 +343,50 @@ def tear(path):
     path.write_bytes(path.read_bytes()[:-30])
 
 
-def test_torn_checkpoints_are_set_aside(place):
-    write_splits(place, [CASES[:6], CASES[6:]])
-    fold = place.fold(run_of())
+def test_torn_checkpoints_are_set_aside(folders):
+    write_splits(folders, [CASES[:6], CASES[6:]])
+    fold = folders.fold(run_of())
     kept = write_checkpoint(fold / "checkpoint_latest.pth").read_bytes()
     torn = {}
     for name in ("checkpoint_final", "checkpoint_best"):
         tear(write_checkpoint(fold / f"{name}.pth"))
         torn[name] = (fold / f"{name}.pth").read_bytes()
-    said = Train(run_of()).begin(place)
+    said = Train(run_of()).begin(folders)
     assert contents(fold) == {
         "checkpoint_latest.pth": kept,
         "checkpoint_final.broken1": torn["checkpoint_final"],
         "checkpoint_best.broken1": torn["checkpoint_best"],
     }
     assert said == [f"{fold / f'{name}.pth'} is no whole checkpoint: set aside as {name}.broken1" for name in torn]
-    assert Train(run_of()).begin(place) == []
+    assert Train(run_of()).begin(folders) == []
 
 
-def test_no_torn_checkpoint_takes_the_place_of_another(place):
-    write_splits(place, [CASES[:6], CASES[6:]])
-    fold = place.fold(run_of())
+def test_no_torn_checkpoint_takes_the_place_of_another(folders):
+    write_splits(folders, [CASES[:6], CASES[6:]])
+    fold = folders.fold(run_of())
     fold.mkdir(parents=True)
     for number in range(12):
         (fold / "checkpoint_latest.pth").write_text(f"torn {number}")
-        Train(run_of()).begin(place)
+        Train(run_of()).begin(folders)
     assert sorted(contents(fold).values()) == sorted(f"torn {number}".encode() for number in range(12))
 
 
-def test_whole_checkpoints_stay(place):
-    write_splits(place, [CASES[:6], CASES[6:]])
-    fold = finish(place, run_of(), CASES[:6])
+def test_whole_checkpoints_stay(folders):
+    write_splits(folders, [CASES[:6], CASES[6:]])
+    fold = finish(folders, run_of(), CASES[:6])
     before = snapshot(fold)
-    assert Train(run_of()).begin(place) == []
-    Train(run_of()).end(place)
+    assert Train(run_of()).begin(folders) == []
+    Train(run_of()).end(folders)
     assert snapshot(fold) == before
 
 
 @pytest.mark.parametrize("task", [Train(run_of()), Predict((run_of(),))])
-def test_a_number_of_two_datasets(place, monkeypatch, task):
+def test_a_number_of_two_datasets(folders, monkeypatch, task):
     """Of two datasets with a number the user gives the full name, so that must be what nnU-Net is told."""
-    write_raw(place, CASES, ["test_1"])
-    write_raw(place, CASES, dataset="Dataset004_Other")
-    assert find_dataset(DATASET, place) == DATASET
-    (command,) = task.commands(place, HOW)
+    write_raw(folders, CASES, ["test_1"])
+    write_raw(folders, CASES, dataset="Dataset004_Other")
+    assert find_dataset(DATASET, folders) == DATASET
+    (command,) = task.commands(folders, HOW)
     name = command[1] if isinstance(task, Train) else command[command.index("-d") + 1]
     assert maybe_convert_to_dataset_name(name) == DATASET
 
@@ -392,7 +394,7 @@ def test_a_number_of_two_datasets(place, monkeypatch, task):
 # splits
 
 
-def splits_of_nnunet(place, folder):
+def splits_of_nnunet(folders, folder):
     """What nnU-Net's trainer writes where there are none."""
     trainer = SimpleNamespace(
         dataset_class=None, preprocessed_dataset_folder=str(folder), fold=0, folder_with_segs_from_previous_stage=None,
@@ -408,58 +410,58 @@ def splits_of_nnunet(place, folder):
 @pytest.mark.parametrize(
     "cases", [CASES, [f"{n}" for n in range(23)], ["b", "B", "a_1", "a", "ä"], ["1.10", "1.9", "1.2", "1.1", "2", "10"]]
 )
-def test_splits_are_those_of_nnunet(place, cases):
-    write_plans(place)
-    folder = write_data(place, cases)
-    expected = splits_of_nnunet(place, folder)
-    make_splits(SETTING, place)
+def test_splits_are_those_of_nnunet(folders, cases):
+    write_plans(folders)
+    folder = write_data(folders, cases)
+    expected = splits_of_nnunet(folders, folder)
+    make_splits(EXPERIMENT, folders)
     assert json.loads((folder.parent / "splits_final.json").read_text()) == expected
     assert sorted(case for fold in expected for case in fold["val"]) == sorted(cases)
 
 
 def test_splits_of_a_configuration_that_inherits_its_data(prepared):
-    expected = splits_of_nnunet(prepared, prepared.prepared(SETTING) / "nnUNetPlans_2d")
-    make_splits(replace(SETTING, configuration="2d_bs4"), prepared)
-    assert json.loads((prepared.prepared(SETTING) / "splits_final.json").read_text()) == expected
+    expected = splits_of_nnunet(prepared, prepared.preprocessed_dataset(EXPERIMENT) / "nnUNetPlans_2d")
+    make_splits(replace(EXPERIMENT, configuration="2d_bs4"), prepared)
+    assert json.loads((prepared.preprocessed_dataset(EXPERIMENT) / "splits_final.json").read_text()) == expected
 
 
 def test_splits_are_made_before_the_first_training(prepared):
     Train(run_of()).begin(prepared)
-    assert len(json.loads((prepared.prepared(SETTING) / "splits_final.json").read_text())) == 5
+    assert len(json.loads((prepared.preprocessed_dataset(EXPERIMENT) / "splits_final.json").read_text())) == 5
 
 
 @pytest.mark.parametrize("content", ['[{"train": ["case_00"], "val": ["case_01"]}]', "[]", "no splits"])
 def test_splits_that_are_there_stay(prepared, content):
-    path = prepared.prepared(SETTING) / "splits_final.json"
+    path = prepared.preprocessed_dataset(EXPERIMENT) / "splits_final.json"
     path.write_text(content)
     before = snapshot(prepared.preprocessed)
     if content == "no splits":
         with pytest.raises(UserError, match="cannot be read as nnU-Net's splits"):
-            make_splits(SETTING, prepared)
+            make_splits(EXPERIMENT, prepared)
     else:
-        make_splits(SETTING, prepared)
+        make_splits(EXPERIMENT, prepared)
     assert snapshot(prepared.preprocessed) == before
 
 
-def test_too_few_cases_for_five_folds(place):
-    write_plans(place)
-    write_data(place, CASES[:4])
+def test_too_few_cases_for_five_folds(folders):
+    write_plans(folders)
+    write_data(folders, CASES[:4])
     with pytest.raises(UserError) as error:
-        make_splits(SETTING, place)
+        make_splits(EXPERIMENT, folders)
     assert "\n" not in str(error.value)
-    assert not (place.prepared(SETTING) / "splits_final.json").exists()
+    assert not (folders.preprocessed_dataset(EXPERIMENT) / "splits_final.json").exists()
 
 
 def test_splits_that_many_slots_make_at_once(prepared):
     """The first trainings all begin together."""
-    path, wrong = prepared.prepared(SETTING) / "splits_final.json", []
-    make_splits(SETTING, prepared)
+    path, wrong = prepared.preprocessed_dataset(EXPERIMENT) / "splits_final.json", []
+    make_splits(EXPERIMENT, prepared)
     expected = path.read_text()
 
     def make():
         barrier.wait()
         try:
-            make_splits(SETTING, prepared)
+            make_splits(EXPERIMENT, prepared)
             wrong.extend([path.read_text()] if path.read_text() != expected else [])
         except Exception as error:
             wrong.append(error)
@@ -483,10 +485,10 @@ TESTS = ["test_1", "test_2"]
 
 
 @pytest.fixture
-def tested(place):
+def tested(folders):
     """A dataset with test cases."""
-    write_raw(place, CASES, TESTS)
-    return place
+    write_raw(folders, CASES, TESTS)
+    return folders
 
 
 def test_test_cases_are_predicted_once(tested):
@@ -507,12 +509,12 @@ def test_test_cases_are_predicted_again_after_a_fold_was_trained_anew(tested):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
         os.utime(file, (1e9, 1e9))
-    assert not PREDICT.is_older_than_training(tested) and commands(PREDICT, tested) == []
+    assert not PREDICT.is_outdated(tested) and commands(PREDICT, tested) == []
     os.utime(final, (2e9, 2e9))
-    assert PREDICT.is_done(tested) and PREDICT.is_older_than_training(tested)
+    assert PREDICT.is_done(tested) and PREDICT.is_outdated(tested)
     assert len(commands(PREDICT, tested)) == 1
     (folder / f"{TESTS[0]}.png").touch()  # the other is still old
-    assert PREDICT.is_older_than_training(tested)
+    assert PREDICT.is_outdated(tested)
 
 
 @pytest.mark.parametrize(("processes", "used"), [(1, "1"), (2, "2"), (3, "3"), (64, "3")])
@@ -553,22 +555,22 @@ def test_test_cases_need_an_image_and_a_reference(tested):
     (folder / "labelsTs" / ".test_3.png").touch()
     (folder / "imagesTs" / ".test_3_0000.png").touch()
     (folder / "labelsTs" / "notes.txt").touch()
-    assert find_test_cases(SETTING, tested) == TESTS
+    assert find_test_cases(EXPERIMENT, tested) == TESTS
 
 
 @pytest.mark.parametrize("name", ["scan[1]", "scan?", "scan*", "1.2.3", "a b", "ä"])
-def test_any_name_of_a_test_case(place, name):
-    write_raw(place, CASES, [name])
-    assert find_test_cases(SETTING, place) == [name]
+def test_any_name_of_a_test_case(folders, name):
+    write_raw(folders, CASES, [name])
+    assert find_test_cases(EXPERIMENT, folders) == [name]
 
 
-def test_no_test_cases(place):
-    write_raw(place, CASES)
-    assert find_test_cases(SETTING, place) == [] == commands(PREDICT, place)
-    (place.raw / DATASET / "imagesTs").mkdir()
-    assert find_test_cases(SETTING, place) == [] == commands(PREDICT, place)
-    (place.raw / DATASET / "labelsTs").mkdir()
-    assert find_test_cases(SETTING, place) == [] == commands(PREDICT, place)
+def test_no_test_cases(folders):
+    write_raw(folders, CASES)
+    assert find_test_cases(EXPERIMENT, folders) == [] == commands(PREDICT, folders)
+    (folders.raw / DATASET / "imagesTs").mkdir()
+    assert find_test_cases(EXPERIMENT, folders) == [] == commands(PREDICT, folders)
+    (folders.raw / DATASET / "labelsTs").mkdir()
+    assert find_test_cases(EXPERIMENT, folders) == [] == commands(PREDICT, folders)
 
 
 # all of a grid
@@ -585,7 +587,7 @@ def test_tasks_of_a_grid():
     assert sorted(run for task in predict for run in task.runs) == sorted(GRID.runs())
     for task in predict:
         assert [run.fold for run in task.runs] == [0, 1]
-        assert len({(run.setting, run.trainer, run.repeat) for run in task.runs}) == 1
+        assert len({(run.experiment, run.trainer, run.repeat) for run in task.runs}) == 1
         assert task.repeat == task.runs[0].repeat
 
 
@@ -605,9 +607,9 @@ def test_a_training_waits_until_nobody_writes_its_cases():
     """Plans may share them."""
     prepare = list(prepare_tasks(GRID))
     for task in train_tasks(GRID):
-        setting = task.run.setting
-        (mine,) = [p for p in prepare if (p.dataset, p.plans) == (setting.dataset, setting.plans)]
-        (read,) = written_by(replace(mine, configurations=(setting.configuration,)))
+        experiment = task.run.experiment
+        (mine,) = [p for p in prepare if (p.dataset, p.plans) == (experiment.dataset, experiment.plans)]
+        (read,) = written_by(replace(mine, configurations=(experiment.configuration,)))
         needed = [p for p in prepare if task.depends_on(p)]
         assert mine in needed
         assert needed == [p for p in prepare if p == mine or read in written_by(p)]

@@ -47,7 +47,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 200)
     for kind in ("differences", "boxes", "learning_curves"):
         monkeypatch.setattr(figures, kind, lambda what, path: path.touch())
-    monkeypatch.setattr(sections, "draw_cases", lambda paired, place, path: path.touch())
+    monkeypatch.setattr(sections, "draw_cases", lambda paired, folders, path: path.touch())
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def call(capsys):
 
 def results_of(finished: Finished) -> dict:
     """What nnU-Net's results hold, without the scores that are kept beside them."""
-    found = snapshot(finished.place.results)
+    found = snapshot(finished.folders.results)
     folders = {name for name, (_, is_folder, *_) in found.items() if is_folder}
     return {n: None if n in folders else entry for n, entry in found.items() if not n.endswith("_default.json")}
 
@@ -146,7 +146,7 @@ class TestReport:
         code, text, told = call("report", *GRID, "--workers", "1")
         assert (code, told) == (0, "")
         said, path = text.splitlines()
-        assert said.startswith(f"{finished.setting}: {THEIRS} is better than {OURS}: +")
+        assert said.startswith(f"{finished.experiment}: {THEIRS} is better than {OURS}: +")
         assert path == "Report: xattnres_benchmark/report/report.html"
         out = tmp_path / "here" / "xattnres_benchmark"
         assert {p.name for p in out.iterdir()} == {"benchmark.json", "report"}
@@ -161,8 +161,8 @@ class TestReport:
         assert report.read_bytes() == before
 
     def test_in_another_folder(self, call, tmp_path):
-        code, text, _ = call("report", *GRID, "--out", tmp_path / "other" / "place")
-        assert (code, text.splitlines()[-1]) == (0, f"Report: {tmp_path}/other/place/report/report.html")
+        code, text, _ = call("report", *GRID, "--out", tmp_path / "other" / "folder")
+        assert (code, text.splitlines()[-1]) == (0, f"Report: {tmp_path}/other/folder/report/report.html")
         assert list((tmp_path / "here").iterdir()) == []
 
     def test_from_a_file_where_options_win(self, call, tmp_path):
@@ -184,14 +184,14 @@ class TestReport:
         shutil.rmtree(finished.fold(THEIRS, 1))
         code, text, told = call("report", *GRID)
         assert code == 1
-        assert f"missing: {finished.setting}: {THEIRS}, fold 1: not trained" in told.splitlines()
-        assert f"{finished.setting}: {THEIRS} is better" in text and "Report: " in text
+        assert f"missing: {finished.experiment}: {THEIRS}, fold 1: not trained" in told.splitlines()
+        assert f"{finished.experiment}: {THEIRS} is better" in text and "Report: " in text
 
     def test_a_label_map_is_torn(self, call, finished):
         damage(finished.predicted(OURS, "case_04"))
         code, text, told = call("report", *GRID, "--workers", "1")
         assert code == 1 and "Report: " in text
-        assert told.startswith(f"missing: {finished.setting}: {OURS}, fold 1: case_04: ")
+        assert told.startswith(f"missing: {finished.experiment}: {OURS}, fold 1: case_04: ")
 
     @pytest.mark.parametrize("action", ["report", "status"])
     def test_a_dataset_that_was_moved_away(self, call, action):
@@ -206,13 +206,13 @@ class TestReport:
         change_debug(finished.fold(THEIRS, 1), num_epochs="9")
         code, _, told = call("report", *GRID)
         assert code == 0
-        assert f"warning: {finished.setting}: epochs differ between trainings" in told
+        assert f"warning: {finished.experiment}: epochs differ between trainings" in told
 
     def test_a_trainer_that_nobody_has_any_more(self, call, finished):
         """Its trainings lie there all the same; only its network cannot be counted."""
         for run in finished.grid.runs():
             if run.trainer == THEIRS and run.fold == 0:
-                model = finished.place.model(run)
+                model = finished.folders.model(run)
                 model.rename(model.with_name(model.name.replace(THEIRS, "nnUNetTrainerOld")))
         code, text, _ = call("report", "-d", 7, "-tr", OURS, "nnUNetTrainerOld", "-f", 0, 1, 2)
         assert code == 0 and "nnUNetTrainerOld is better than" in text
@@ -251,13 +251,13 @@ class TestStatus:
 
 class TestRun:
     def test_what_is_done_is_not_done_again(self, call, finished):
-        before, prepared = results_of(finished), snapshot(finished.place.preprocessed)
+        before, prepared = results_of(finished), snapshot(finished.folders.preprocessed)
         code, text, told = call("run", *GRID, "--device", "cpu", "--test", "--workers", "1")
         assert (code, told) == (0, "")
-        assert f"{finished.setting}: {THEIRS} is better than {OURS}: +" in text
+        assert f"{finished.experiment}: {THEIRS} is better than {OURS}: +" in text
         assert "$ nnUNetv2" not in text
         assert results_of(finished) == before
-        assert snapshot(finished.place.preprocessed) == prepared
+        assert snapshot(finished.folders.preprocessed) == prepared
 
     def test_dry_run_of_what_is_done(self, call, finished, tmp_path):
         before = snapshot(tmp_path)
@@ -270,14 +270,14 @@ class TestRun:
         """Commands of nnU-Net that a shell takes."""
         shutil.rmtree(finished.fold(THEIRS, 1))
         shutil.rmtree(finished.fold(OURS, 2) / "validation")
-        (finished.place.test(finished.run(THEIRS, 0), (0, 1, 2)) / "test_1.png").unlink()
+        (finished.folders.test_predictions(finished.run(THEIRS, 0), (0, 1, 2)) / "test_1.png").unlink()
         before = snapshot(tmp_path)
         code, text, _ = call("run", *GRID, "--test", "--dry-run", "--device", "cpu", "--workers", "2")
         export, *commands = text.splitlines()
         assert code == 0 and snapshot(tmp_path) == before
         assert shlex.split(export)[1].startswith("nnUNet_extTrainer=") and "trainers" in export
-        images = finished.place.dataset(finished.setting) / "imagesTs"
-        model = finished.place.model(finished.run(THEIRS, 0))
+        images = finished.folders.raw_dataset(finished.experiment) / "imagesTs"
+        model = finished.folders.model(finished.run(THEIRS, 0))
         assert [shlex.split(command) for command in commands[:-1]] == [
             f"nnUNetv2_train Dataset007_Cells 2d 1 -tr {THEIRS} -p nnUNetPlans -device cpu --c".split(),
             f"nnUNetv2_train Dataset007_Cells 2d 2 -tr {OURS} -p nnUNetPlans -device cpu --val".split(),
@@ -293,7 +293,7 @@ class TestRun:
         commands = [line for line in text.splitlines() if "nnUNetv2_train" in line]
         assert len(commands) == 6
         assert all(
-            line.startswith(f"nnUNet_results={finished.place.results}/repeat_1 nnUNetv2_train ") for line in commands
+            line.startswith(f"nnUNet_results={finished.folders.results}/repeat_1 nnUNetv2_train ") for line in commands
         )
 
 
@@ -353,13 +353,13 @@ class TestBadInput:
             (b"datasets: []\ntrainers: [a, b]", "datasets must be a name or a list of names, got []"),
         ],
     )
-    @pytest.mark.parametrize("place", ["grid.yaml", "xattnres_benchmark/benchmark.json"])
-    def test_a_file(self, call, tmp_path, content, told, place):
-        path = tmp_path / "here" / place
+    @pytest.mark.parametrize("file_name", ["grid.yaml", "xattnres_benchmark/benchmark.json"])
+    def test_a_file(self, call, tmp_path, content, told, file_name):
+        path = tmp_path / "here" / file_name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-        said = self.refused(call, "report", *(["--grid", place] if place == "grid.yaml" else []))
-        assert told in said and place in said
+        said = self.refused(call, "report", *(["--grid", file_name] if file_name == "grid.yaml" else []))
+        assert told in said and file_name in said
 
     @pytest.mark.parametrize("action", ["status", "report"])
     def test_nothing_to_go_on(self, call, action):

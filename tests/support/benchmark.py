@@ -17,11 +17,11 @@ from .label_maps import write_dataset_json
 from .plans_file import plans_dict
 
 DATASET = "Dataset004_Organs"
-SETTING = ExperimentKey(DATASET, "2d", "nnUNetPlans")
+EXPERIMENT = ExperimentKey(DATASET, "2d", "nnUNetPlans")
 STARTED = datetime(2026, 11, 22, 2, 43, 26)
 
 
-def make_place(root: Path) -> NnUNetFolders:
+def make_folders(root: Path) -> NnUNetFolders:
     """nnU-Net's three folders, empty."""
     folders = [root / variable for variable in PATH_VARIABLES]
     for folder in folders:
@@ -29,18 +29,22 @@ def make_place(root: Path) -> NnUNetFolders:
     return NnUNetFolders(*folders)
 
 
-def run_of(trainer="nnUNetTrainer_5epochs", fold=0, repeat=0, setting=SETTING) -> Run:
-    return Run(setting, trainer, fold, repeat)
+def run_of(trainer="nnUNetTrainer_5epochs", fold=0, repeat=0, experiment=EXPERIMENT) -> Run:
+    return Run(experiment, trainer, fold, repeat)
 
 
 # datasets
 
 
 def write_raw(
-    place: NnUNetFolders, cases: Iterable[str], tests: Iterable[str] = (), dataset: str = DATASET, ending: str = ".png"
+    folders: NnUNetFolders,
+    cases: Iterable[str],
+    tests: Iterable[str] = (),
+    dataset: str = DATASET,
+    ending: str = ".png",
 ) -> Path:
     """A raw dataset whose images and label maps are empty files."""
-    folder = place.raw / dataset
+    folder = folders.raw / dataset
     for part, names in {"Tr": list(cases), "Ts": list(tests)}.items():
         if names:
             (folder / f"images{part}").mkdir(parents=True)
@@ -52,21 +56,21 @@ def write_raw(
     return folder
 
 
-def write_plans(place: NnUNetFolders, setting: ExperimentKey = SETTING) -> Path:
+def write_plans(folders: NnUNetFolders, experiment: ExperimentKey = EXPERIMENT) -> Path:
     """Plans with the configurations 2d, 3d_fullres and one that inherits from 2d."""
-    plans = plans_dict() | {"dataset_name": setting.dataset, "plans_name": setting.plans}
+    plans = plans_dict() | {"dataset_name": experiment.dataset, "plans_name": experiment.plans}
     for name, configuration in plans["configurations"].items():
-        configuration["data_identifier"] = f"{setting.plans}_{name}"
+        configuration["data_identifier"] = f"{experiment.plans}_{name}"
     plans["configurations"]["2d_bs4"] = {"inherits_from": "2d", "batch_size": 4}
-    path = place.plans(setting)
+    path = folders.plans(experiment)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plans))
     return path
 
 
-def write_data(place: NnUNetFolders, cases: Iterable[str], setting: ExperimentKey = SETTING) -> Path:
+def write_data(folders: NnUNetFolders, cases: Iterable[str], experiment: ExperimentKey = EXPERIMENT) -> Path:
     """The folder of preprocessed cases, with files that have the names of real ones."""
-    folder = place.prepared(setting) / f"{setting.plans}_{setting.configuration}"
+    folder = folders.preprocessed_dataset(experiment) / f"{experiment.plans}_{experiment.configuration}"
     folder.mkdir(parents=True)
     for case in cases:
         (folder / f"{case}.b2nd").write_bytes(b"data")
@@ -75,11 +79,11 @@ def write_data(place: NnUNetFolders, cases: Iterable[str], setting: ExperimentKe
     return folder
 
 
-def write_splits(place: NnUNetFolders, folds: Sequence[Sequence[str]], dataset: str = DATASET) -> Path:
+def write_splits(folders: NnUNetFolders, folds: Sequence[Sequence[str]], dataset: str = DATASET) -> Path:
     """Splits with these validation cases; the others train."""
     every = [case for fold in folds for case in fold]
     splits = [{"train": [case for case in every if case not in fold], "val": list(fold)} for fold in folds]
-    path = place.preprocessed / dataset / "splits_final.json"
+    path = folders.preprocessed / dataset / "splits_final.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(splits, indent=4))
     return path
@@ -164,8 +168,8 @@ def write_checkpoint(path: Path, epoch: int = 5) -> Path:
     return path
 
 
-def write_summary(place: NnUNetFolders, run: Run, cases: Iterable[str], ending: str = ".nii.gz") -> Path:
-    folder = place.validation(run)
+def write_summary(folders: NnUNetFolders, run: Run, cases: Iterable[str], ending: str = ".nii.gz") -> Path:
+    folder = folders.validation(run)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {"Dice": 0.5, "FN": 2, "FP": 4, "IoU": 0.3333, "TN": 55, "TP": 3, "n_pred": 7, "n_ref": 5}
     content = {
@@ -175,7 +179,7 @@ def write_summary(place: NnUNetFolders, run: Run, cases: Iterable[str], ending: 
             {
                 "metrics": {"1": metrics},
                 "prediction_file": str(folder / f"{case}{ending}"),
-                "reference_file": str(place.references(run.setting) / f"{case}{ending}"),
+                "reference_file": str(folders.references(run.experiment) / f"{case}{ending}"),
             }
             for case in cases
         ],
@@ -185,14 +189,14 @@ def write_summary(place: NnUNetFolders, run: Run, cases: Iterable[str], ending: 
     return path
 
 
-def finish(place: NnUNetFolders, run: Run, cases: Iterable[str], epochs: int = 5) -> Path:
+def finish(folders: NnUNetFolders, run: Run, cases: Iterable[str], epochs: int = 5) -> Path:
     """A training that is done, with what nnU-Net leaves in its fold."""
-    fold = place.fold(run)
+    fold = folders.fold(run)
     write_log(fold, [line for number in range(epochs) for line in epoch_lines(number)] + TRAINED)
     write_debug(fold, num_epochs=epochs)
     for name in ("checkpoint_best.pth", "checkpoint_final.pth"):
         write_checkpoint(fold / name, epochs)
-    write_summary(place, run, cases)
+    write_summary(folders, run, cases)
     return fold
 
 

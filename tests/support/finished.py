@@ -40,19 +40,19 @@ class Finished:
     """Where it lies and what it compares."""
 
     root: Path
-    place: NnUNetFolders
+    folders: NnUNetFolders
     grid: Grid
     ending: str
 
     @property
-    def setting(self) -> ExperimentKey:
-        return self.grid.settings()[0]
+    def experiment(self) -> ExperimentKey:
+        return self.grid.experiments()[0]
 
     def run(self, trainer: str, fold: int, repeat: int = 0) -> Run:
-        return Run(self.setting, trainer, fold, repeat)
+        return Run(self.experiment, trainer, fold, repeat)
 
     def fold(self, trainer: str, fold: int, repeat: int = 0) -> Path:
-        return self.place.fold(self.run(trainer, fold, repeat))
+        return self.folders.fold(self.run(trainer, fold, repeat))
 
     def fold_of(self, case: str) -> int:
         return next(fold for fold, cases in enumerate(self.validated) if case in cases)
@@ -64,7 +64,7 @@ class Finished:
 
     @property
     def prepared(self) -> Path:
-        return self.place.prepared(self.setting)
+        return self.folders.preprocessed_dataset(self.experiment)
 
     def predicted(self, trainer: str, case: str, repeat: int = 0) -> Path:
         return self.fold(trainer, self.fold_of(case), repeat) / "validation" / f"{case}{self.ending}"
@@ -73,21 +73,21 @@ class Finished:
         return self.prepared / "gt_segmentations" / f"{case}{self.ending}"
 
     def results(self) -> Results:
-        (results,) = read_results(self.grid, self.place, 1)
+        (results,) = read_results(self.grid, self.folders, 1)
         return results
 
     def copy(self, root: Path) -> "Finished":
         """The same elsewhere, with the times of its files."""
         root.mkdir(exist_ok=True)
-        folders = [getattr(self.place, name) for name in ("raw", "preprocessed", "results")]
+        folders = [getattr(self.folders, name) for name in ("raw", "preprocessed", "results")]
         for folder in folders:
             shutil.copytree(folder, root / folder.name)
-        return replace(self, root=root, place=NnUNetFolders(*(root / folder.name for folder in folders)))
+        return replace(self, root=root, folders=NnUNetFolders(*(root / folder.name for folder in folders)))
 
     def use(self, monkeypatch) -> None:
         """Let nnU-Net's variables name these folders."""
         monkeypatch.delenv("nnUNet_extTrainer", raising=False)
-        for variable, value in self.place.environment().items():
+        for variable, value in self.folders.environment().items():
             monkeypatch.setenv(variable, value)
 
 
@@ -118,11 +118,11 @@ def write_finished(
     grid = Grid((dataset,), tuple(trainers), (configuration,), folds=tuple(range(folds)), repeats=repeats)
     finished = Finished(root, NnUNetFolders(*folders), grid, ending)
     _write_dataset(finished, labels, folds, tested)
-    plans = json.loads(finished.place.plans(finished.setting).read_text())["configurations"][configuration]
+    plans = json.loads(finished.folders.plans(finished.experiment).read_text())["configurations"][configuration]
     for run in grid.runs():
         _write_training(finished, run, plans)
         if tested and run.fold == folds - 1:  # after all networks
-            folder = finished.place.test(run, grid.folds)
+            folder = finished.folders.test_predictions(run, grid.folds)
             folder.mkdir()
             for number, case in enumerate(TEST_CASES, len(CASES)):
                 write_label_map(folder / f"{case}{ending}", prediction(finished, run, number), _spacing(ending))
@@ -152,7 +152,7 @@ def prediction(finished: Finished, run: Run, number: int) -> np.ndarray:
 
 
 def _write_dataset(finished: Finished, labels: Mapping, folds: int, tested: bool) -> None:
-    raw, prepared, ending = finished.place.dataset(finished.setting), finished.prepared, finished.ending
+    raw, prepared, ending = finished.folders.raw_dataset(finished.experiment), finished.prepared, finished.ending
     parts = {"Tr": CASES} | ({"Ts": TEST_CASES} if tested else {})
     number = 0
     for part, cases in parts.items():
@@ -177,7 +177,7 @@ def _write_dataset(finished: Finished, labels: Mapping, folds: int, tested: bool
         | {"arch_kwargs": arch_kwargs("plain 3d anisotropic")},
     }
     (prepared / "nnUNetPlans.json").write_text(json.dumps(plans))
-    data = prepared / plans["configurations"][finished.setting.configuration]["data_identifier"]
+    data = prepared / plans["configurations"][finished.experiment.configuration]["data_identifier"]
     data.mkdir()
     for case in CASES:
         for name in (f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"):
@@ -188,8 +188,8 @@ def _write_dataset(finished: Finished, labels: Mapping, folds: int, tested: bool
 
 
 def _write_training(finished: Finished, run: Run, plans: dict) -> None:
-    place, ending = finished.place, finished.ending
-    model, fold, validation = place.model(run), place.fold(run), place.validation(run)
+    folders, ending = finished.folders, finished.ending
+    model, fold, validation = folders.model(run), folders.fold(run), folders.validation(run)
     validation.mkdir(parents=True)
     for name in ("dataset.json", "nnUNetPlans.json"):
         shutil.copyfile(finished.prepared / name, model / name.replace("nnUNetPlans", "plans"))
@@ -205,12 +205,12 @@ def _write_training(finished: Finished, run: Run, plans: dict) -> None:
 
 def summarise(finished: Finished, run: Run) -> None:
     """nnU-Net's own summary.json of a validation."""
-    place, model = finished.place, finished.place.model(run)
+    folders, model = finished.folders, finished.folders.model(run)
     # a process takes seconds to start
     threads = mock.patch.object(multiprocessing, "get_context", lambda _: multiprocessing.dummy)
     with threads, contextlib.redirect_stdout(io.StringIO()):
         compute_metrics_on_folder2(
-            str(place.references(run.setting)), str(place.validation(run)), str(model / "dataset.json"),
+            str(folders.references(run.experiment)), str(folders.validation(run)), str(model / "dataset.json"),
             str(model / "plans.json"), num_processes=1, chill=True,
         )  # fmt: skip
 
@@ -253,7 +253,7 @@ def row(dice: float | None, hd95: float | None = 1.0) -> dict[str, float | None]
 
 def in_memory(
     trainings: Mapping[tuple, Mapping[str, Mapping[str, Mapping]]],
-    setting: ExperimentKey = ExperimentKey("Dataset007_Cells", "2d", "nnUNetPlans"),
+    experiment: ExperimentKey = ExperimentKey("Dataset007_Cells", "2d", "nnUNetPlans"),
     trainers: Sequence[str] | None = None,
     log: Log | None = None,
     debug: Debug | None = None,
@@ -262,6 +262,6 @@ def in_memory(
     """Results with the scores by (trainer, fold) or (trainer, fold, repeat), case and label."""
     trainers = trainers or tuple(dict.fromkeys(trainer for trainer, *_ in trainings))
     trained = [
-        Trained(Run(setting, *run), scores, log or Log(), debug or Debug(), []) for run, scores in trainings.items()
+        Trained(Run(experiment, *run), scores, log or Log(), debug or Debug(), []) for run, scores in trainings.items()
     ]
-    return Results(setting, trainers, trainers[0], trained, unit=unit)
+    return Results(experiment, trainers, trainers[0], trained, unit=unit)

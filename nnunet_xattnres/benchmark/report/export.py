@@ -20,12 +20,12 @@ def cases_csv(content: ReportData) -> str:
     writer = csv.DictWriter(text, [*keys, *METRICS], lineterminator="\n")
     writer.writeheader()
     for results in content.results:
-        setting = asdict(results.setting)
+        experiment = asdict(results.experiment)
         for t in results.trained:
-            about = setting | {"trainer": t.run.trainer, "repeat": t.run.repeat, "fold": t.run.fold}
+            about = experiment | {"trainer": t.run.trainer, "repeat": t.run.repeat, "fold": t.run.fold}
             _rows(writer, about | {"part": "validation"}, t.scores)
         for (trainer, repeat), scores in results.test.get("default", {}).items():
-            about = setting | {"trainer": trainer, "repeat": repeat, "fold": "together", "part": "test"}
+            about = experiment | {"trainer": trainer, "repeat": repeat, "fold": "together", "part": "test"}
             _rows(writer, about, scores)
     return text.getvalue()
 
@@ -42,7 +42,7 @@ def document(content: ReportData) -> dict:
         "grid": content.grid.options(),
         "settings": [
             {
-                **asdict(results.setting),
+                **asdict(results.experiment),
                 "missing": results.missing,
                 "warnings": results.warnings,
                 "trainers": {name: _numbers(results, name, content) for name in results.trainers if results.of(name)},
@@ -55,7 +55,7 @@ def document(content: ReportData) -> dict:
         ],
         "comparisons": [
             {
-                **asdict(paired.results.setting), "trainer": paired.trainer, "baseline": paired.results.baseline,
+                **asdict(paired.results.experiment), "trainer": paired.trainer, "baseline": paired.results.baseline,
                 "metric": paired.metric, "region": paired.region, "adjusted_p": paired.adjusted_p,
                 "adjusted_both": paired.adjusted_both,
                 "verdict": paired.verdict if paired.region is None else None, **_finite(asdict(paired.comparison)),
@@ -66,7 +66,7 @@ def document(content: ReportData) -> dict:
 
 
 def _numbers(results: Results, trainer: str, content: ReportData) -> dict:
-    report, size = validation_means(results, trainer), content.sizes.get((results.setting, trainer))
+    report, size = validation_means(results, trainer), content.sizes.get((results.experiment, trainer))
     return {
         "mean": report.overall(),
         "regions": {region: report.mean(region) for region in report.regions},

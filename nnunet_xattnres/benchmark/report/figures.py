@@ -112,7 +112,7 @@ def boxes(results: Results, path: Path) -> bool:
     axis = figure.subplots()
     width = 0.8 / len(paint)
     shared = results.shared()
-    for place, (trainer, colour) in enumerate(paint.items()):
+    for index, (trainer, colour) in enumerate(paint.items()):
         for at, region in enumerate(names):
             values = [
                 100 * dice
@@ -123,7 +123,7 @@ def boxes(results: Results, path: Path) -> bool:
             ]
             if values:
                 axis.boxplot(
-                    values, positions=[at + (place - (len(paint) - 1) / 2) * width], widths=0.85 * width,
+                    values, positions=[at + (index - (len(paint) - 1) / 2) * width], widths=0.85 * width,
                     patch_artist=True, boxprops={"facecolor": colour, "alpha": 0.7}, medianprops={"color": "black"},
                     flierprops={"markersize": 2, "alpha": 0.5}, manage_ticks=False,
                 )  # fmt: skip
@@ -146,4 +146,4 @@ def chosen_cases(paired: PairedComparison) -> Mapping[str, tuple[str, tuple[int,
         first.setdefault(case, (case, training, b - a))
     ranked = sorted(first.values(), key=lambda entry: entry[2])
     places = {"lowest": 0, "median": (len(ranked) - 1) // 2, "highest": len(ranked) - 1}
-    return {name: ranked[place] for name, place in places.items()}
+    return {name: ranked[index] for name, index in places.items()}

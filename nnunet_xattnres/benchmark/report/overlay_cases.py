@@ -11,23 +11,24 @@ from .analysis import PairedComparison
 from .figures import chosen_cases
 
 
-def draw_cases(paired: PairedComparison, place: NnUNetFolders, path: Path) -> None:
+def draw_cases(paired: PairedComparison, folders: NnUNetFolders, path: Path) -> None:
     """Image, reference, baseline and trainer.
 
     Raises:
         UserError: if the images are not there any more.
     """
     results = paired.results
-    images = place.dataset(results.setting) / "imagesTr"
+    images = folders.raw_dataset(results.experiment) / "imagesTr"
     if not images.is_dir():
         raise UserError(f"there is no {images}")
-    dataset = read_json(place.prepared(results.setting) / "dataset.json", "nnU-Net's dataset.json")
+    description = folders.preprocessed_dataset(results.experiment) / "dataset.json"
+    dataset = read_json(description, "nnU-Net's dataset.json")
     if missing := [key for key in ("labels", "file_ending") if key not in dataset]:
-        raise UserError(f"{place.prepared(results.setting) / 'dataset.json'} has no {' and no '.join(missing)}")
+        raise UserError(f"{description} has no {' and no '.join(missing)}")
     rows = []
     for name, (case, (repeat, fold), difference) in chosen_cases(paired).items():
-        runs = [Run(results.setting, trainer, fold, repeat) for trainer in (results.baseline, paired.trainer)]
-        folders = [place.references(results.setting), *(place.validation(run) for run in runs)]
-        rows.append((f"{name}\n{case}\n{100 * difference:+.2f} points", slices(images, folders, case, dataset)))
+        runs = [Run(results.experiment, trainer, fold, repeat) for trainer in (results.baseline, paired.trainer)]
+        label_folders = [folders.references(results.experiment), *(folders.validation(run) for run in runs)]
+        rows.append((f"{name}\n{case}\n{100 * difference:+.2f} points", slices(images, label_folders, case, dataset)))
     columns = ["image", "reference", results.baseline, paired.trainer]
     picture(rows, columns, dataset["labels"], path)

@@ -17,33 +17,33 @@ class ReportData:
     """What is compared, and what came of it.
 
     Attributes:
-        grid, place: of the benchmark.
+        grid, folders: of the benchmark.
         results: by dataset, configuration and plans.
         primary: mean Dice of every trainer against the baseline; verdicts rest on it.
         secondary: single labels and HD95, for looking at.
-        sizes: of networks by setting and trainer; a text says why there is none.
+        sizes: of networks by experiment and trainer; a text says why there is none.
     """
 
     grid: Grid
-    place: NnUNetFolders
+    folders: NnUNetFolders
     results: Sequence[Results]
     primary: list[PairedComparison] = field(default_factory=list)
     secondary: list[PairedComparison] = field(default_factory=list)
     sizes: dict[tuple[ExperimentKey, str], Size | str] = field(default_factory=dict)
 
 
-def analyse(grid: Grid, place: NnUNetFolders, results: Sequence[Results]) -> ReportData:
+def analyse(grid: Grid, folders: NnUNetFolders, results: Sequence[Results]) -> ReportData:
     """Compare every trainer with the baseline, and count the networks."""
-    content = ReportData(grid, place, results, primary=compare_all(results))
+    content = ReportData(grid, folders, results, primary=compare_all(results))
     for metric in ("dice", "hd95"):
         content.secondary += compare_all(results, metric, by_region=True)
     for found in results:
         for trainer in found.trainers:
             if found.of(trainer):
                 try:
-                    content.sizes[found.setting, trainer] = measure(found.setting, trainer, place)
+                    content.sizes[found.experiment, trainer] = measure(found.experiment, trainer, folders)
                 except UserError as error:
-                    content.sizes[found.setting, trainer] = str(error)
+                    content.sizes[found.experiment, trainer] = str(error)
     return content
 
 

@@ -38,7 +38,7 @@ class Results:
     """Everything about one dataset, configuration and plans.
 
     Attributes:
-        setting, trainers, baseline: what is compared.
+        experiment, trainers, baseline: what is compared.
         trained: finished trainings.
         missing: one line for everything that is not there.
         warnings: one line for everything that makes the comparison unfair, or worth little.
@@ -46,7 +46,7 @@ class Results:
         unit: of distances, by the default protocol.
     """
 
-    setting: ExperimentKey
+    experiment: ExperimentKey
     trainers: Sequence[str]
     baseline: str
     trained: list[Trained] = field(default_factory=list)
@@ -64,61 +64,62 @@ class Results:
         return set.intersection(*finished) if finished else set()
 
 
-def read_results(grid: Grid, place: NnUNetFolders, workers: int) -> list[Results]:
+def read_results(grid: Grid, folders: NnUNetFolders, workers: int) -> list[Results]:
     """Read everything of a benchmark, and score what nobody has.
 
     Whatever cannot be read is left out and named in `missing`.
     """
-    found = [_read_setting(setting, grid, place, workers) for setting in grid.settings()]
+    found = [_read_experiment(experiment, grid, folders, workers) for experiment in grid.experiments()]
     predictions = list(predict_tasks(grid))
     for results in found:
-        mine = [task for task in predictions if task.runs[0].setting == results.setting]
-        _read_test(results, mine, place, workers)
+        mine = [task for task in predictions if task.runs[0].experiment == results.experiment]
+        _read_test(results, mine, folders, workers)
     return found
 
 
-def _read_setting(setting: ExperimentKey, grid: Grid, place: NnUNetFolders, workers: int) -> Results:
-    results = Results(setting, grid.trainers, grid.baseline)
+def _read_experiment(experiment: ExperimentKey, grid: Grid, folders: NnUNetFolders, workers: int) -> Results:
+    results = Results(experiment, grid.trainers, grid.baseline)
     try:
-        read_plans(setting, place)
-        splits = read_splits(setting, place)
+        read_plans(experiment, folders)
+        splits = read_splits(experiment, folders)
     except UserError as error:
         results.missing.append(str(error))
         return results
     if splits is None:
-        results.missing.append(f"{place.prepared(setting) / 'splits_final.json'}, which nnU-Net makes when it trains")
+        path = folders.preprocessed_dataset(experiment) / "splits_final.json"
+        results.missing.append(f"{path}, which nnU-Net makes when it trains")
         return results
     done = []
-    for run in grid.runs(setting):
+    for run in grid.runs(experiment):
         if run.fold >= len(splits):
             results.missing.append(f"{run.trainer}, fold {run.fold}: splits_final.json has only {len(splits)} folds")
             continue
-        state = read_state(run, place)
-        results.missing += [f"{run.within_setting}: {problem}" for problem in state.broken]
+        state = read_state(run, folders)
+        results.missing += [f"{run.short_name}: {problem}" for problem in state.problems]
         if state.stage == "done":
             done.append(run)
         else:
-            results.missing.append(f"{run.within_setting}: {_left(state)}")
-    description = _description(setting, done, place)
-    folders = [
+            results.missing.append(f"{run.short_name}: {_left(state)}")
+    description = _description(experiment, done, folders)
+    predictions = [
         Predictions(
-            place.validation(run), place.references(setting), description, tuple(sorted(splits[run.fold]["val"]))
+            folders.validation(run), folders.references(experiment), description, tuple(sorted(splits[run.fold]["val"]))
         )
         for run in done
     ]
-    for run, (scores, problems) in zip(done, _score(folders, results, workers), strict=True):
-        results.missing += [f"{run.within_setting}: {problem}" for problem in problems]
+    for run, (scores, problems) in zip(done, _score(predictions, results, workers), strict=True):
+        results.missing += [f"{run.short_name}: {problem}" for problem in problems]
         if scores:
-            fold = place.fold(run)
+            fold = folders.fold(run)
             results.trained.append(Trained(run, scores, read_logs(fold), read_debug(fold), read_attempts(fold)))
     results.warnings += [*unfair(results), *collapsed(results)]
     return results
 
 
-def _description(setting: ExperimentKey, runs: Sequence[Run], place: NnUNetFolders) -> Path:
+def _description(experiment: ExperimentKey, runs: Sequence[Run], folders: NnUNetFolders) -> Path:
     """The dataset.json for all of them, so that labels have one name: the prepared one, else a model's."""
-    prepared = place.prepared(setting) / "dataset.json"
-    for path in (prepared, *(place.model(run) / "dataset.json" for run in runs)):
+    prepared = folders.preprocessed_dataset(experiment) / "dataset.json"
+    for path in (prepared, *(folders.model(run) / "dataset.json" for run in runs)):
         try:
             read_labels(path)
             return path
@@ -147,9 +148,9 @@ def _left(state: State) -> str:
         return "not trained"
     if state.stage == "to validate":
         return "trained, but not validated"
-    if state.stage == "other splits":
+    if state.stage == "different splits":
         return "validated on other cases than splits_final.json has for this fold: left out"
-    of = f" of {state.of}" if state.of else ""
+    of = f" of {state.num_epochs}" if state.num_epochs else ""
     return f"stands at epoch {state.epochs}{of}"
 
 
@@ -170,25 +171,25 @@ def read_attempts(fold: Path) -> list[dict]:
     return attempts
 
 
-def _read_test(results: Results, tasks: Sequence[Predict], place: NnUNetFolders, workers: int) -> None:
-    references, description = (place.dataset(results.setting) / name for name in ("labelsTs", "dataset.json"))
+def _read_test(results: Results, tasks: Sequence[Predict], folders: NnUNetFolders, workers: int) -> None:
+    references, description = (folders.raw_dataset(results.experiment) / name for name in ("labelsTs", "dataset.json"))
     if not references.is_dir():
         return
     try:
         read_labels(description)
-        cases = tuple(find_test_cases(results.setting, place))
+        cases = tuple(find_test_cases(results.experiment, folders))
     except UserError as error:
         results.missing.append(str(error))
         return
-    there = [task for task in tasks if cases and task.is_done(place)]
+    there = [task for task in tasks if cases and task.is_done(folders)]
     results.missing += [
         f"{task.runs[0].trainer}, test: predicted before a fold was trained anew; `run --test` predicts again"
         for task in there
-        if task.is_older_than_training(place)
+        if task.is_outdated(folders)
     ]
     for protocol in ("default", "published"):
-        folders = [Predictions(task.folder(place), references, description, cases, protocol) for task in there]
-        for task, (scores, problems) in zip(there, _score(folders, results, workers), strict=True):
+        predictions = [Predictions(task.folder(folders), references, description, cases, protocol) for task in there]
+        for task, (scores, problems) in zip(there, _score(predictions, results, workers), strict=True):
             run = task.runs[0]
             results.missing += [f"{run.trainer}, test: {problem}" for problem in problems if protocol == "default"]
             results.test.setdefault(protocol, {})[run.trainer, run.repeat] = scores
@@ -223,7 +224,7 @@ _HARDLY = 0.01
 
 
 def unfair(results: Results) -> list[str]:
-    """One line for everything in which the trainings of a setting differ though they should not."""
+    """One line for everything in which the trainings of an experiment differ though they should not."""
     lines = []
     for name, title in MUST_AGREE.items():
         by_value: dict[str, set[str]] = {}
@@ -240,7 +241,7 @@ def unfair(results: Results) -> list[str]:
         seconds = trained.log.series("train_loss")[0]
         wanted = trained.debug.epochs
         if wanted and len(seconds) < wanted:
-            lines.append(f"{trained.run.within_setting}: the logs have {len(seconds)} of {wanted} epochs")
+            lines.append(f"{trained.run.short_name}: the logs have {len(seconds)} of {wanted} epochs")
     counts = {name: len(results.of(name)) for name in results.trainers if results.of(name)}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -64,7 +64,7 @@ class Predictions:
 class CaseJob:
     """One case of one folder, for a worker process."""
 
-    place: int
+    folder_index: int
     case: str
 
 
@@ -73,7 +73,7 @@ class CaseScorer:
     evaluations: tuple[Evaluation, ...]
 
     def __call__(self, one: CaseJob) -> dict[str, Scores] | str:
-        return self.evaluations[one.place](one.case)
+        return self.evaluations[one.folder_index](one.case)
 
 
 def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores, list[str]]]:
@@ -91,15 +91,15 @@ def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores
     if todo:
         work = CaseScorer(tuple(folders[i].evaluation() for i in todo))
         keys = [folders[i].key() for i in todo]  # of what is read now, whatever lies there afterwards
-        ones = [CaseJob(place, case) for place, i in enumerate(todo) for case in folders[i].cases]
+        ones = [CaseJob(index, case) for index, i in enumerate(todo) for case in folders[i].cases]
         found = dict(for_each(work, ones, workers, "scoring"))
-        for place, i in enumerate(todo):
-            answers = {case: found[CaseJob(place, case)] for case in folders[i].cases}
+        for index, i in enumerate(todo):
+            answers = {case: found[CaseJob(index, case)] for case in folders[i].cases}
             scores = {case: answer for case, answer in answers.items() if not isinstance(answer, str)}
             problems = [answer for answer in answers.values() if isinstance(answer, str)]
             results[i] = scores, problems
             if not problems:  # which may pass without a file's change
-                _write(folders[i], keys[place], scores)
+                _write(folders[i], keys[index], scores)
     return results
 
 

@@ -35,13 +35,13 @@ def markdown(content: ReportData, pictures: Path) -> str:
 
 
 def _short(content: ReportData) -> str:
-    lines = [f"**{plain(str(paired.results.setting))}**: {paired.in_words()}" for paired in content.primary]
-    compared = {(paired.results.setting, paired.trainer) for paired in content.primary}
+    lines = [f"**{plain(str(paired.results.experiment))}**: {paired.in_words()}" for paired in content.primary]
+    compared = {(paired.results.experiment, paired.trainer) for paired in content.primary}
     for results in content.results:
         for trainer in results.trainers:
-            if trainer != results.baseline and (results.setting, trainer) not in compared:
+            if trainer != results.baseline and (results.experiment, trainer) not in compared:
                 why = f"no fold is finished by both it and {results.baseline}"
-                lines.append(f"**{plain(str(results.setting))}**: nothing can be said of {trainer} yet: {why}.")
+                lines.append(f"**{plain(str(results.experiment))}**: nothing can be said of {trainer} yet: {why}.")
     if count := sum(len(results.missing) for results in content.results):
         lines.append(f"**Not complete**: {count} {'thing is' if count == 1 else 'things are'} [missing](#missing).")
     if any(" differ between trainings" in line for results in content.results for line in results.warnings):
@@ -54,7 +54,7 @@ def _short(content: ReportData) -> str:
 
 
 def _setting(results: Results, content: ReportData, pictures: Path) -> list[str]:
-    title = f"## {plain(str(results.setting))}"
+    title = f"## {plain(str(results.experiment))}"
     primary = [paired for paired in content.primary if paired.results is results]
     secondary = [paired for paired in content.secondary if paired.results is results]
     if results.shared():
@@ -99,7 +99,7 @@ def _counted(results: Results) -> str:
 def _picture(pictures: Path, what: PairedComparison | Results, kind: str, draw: Callable, title: str) -> str:
     """Draw a picture, which is whole under its name; returns the Markdown that shows it, empty if there is nothing."""
     results, trainer = (what.results, f" {what.trainer}") if isinstance(what, PairedComparison) else (what, "")
-    path = pictures / (re.sub(r"\W+", "_", f"{results.setting}{trainer} {kind}") + ".png")
+    path = pictures / (re.sub(r"\W+", "_", f"{results.experiment}{trainer} {kind}") + ".png")
     part = path.with_suffix(".part.png")
     try:
         if draw(what, part) is False:
@@ -113,14 +113,14 @@ def _picture(pictures: Path, what: PairedComparison | Results, kind: str, draw: 
 def _overlays(paired: PairedComparison, content: ReportData, pictures: Path) -> str:
     title = "The cases with the lowest, the median and the highest difference"
     try:
-        return _picture(pictures, paired, "cases", lambda p, path: draw_cases(p, content.place, path), title)
+        return _picture(pictures, paired, "cases", lambda p, path: draw_cases(p, content.folders, path), title)
     except (UserError, OSError, RuntimeError, ValueError, LookupError) as error:  # images may have been moved away
         return f"No picture: {next(iter(str(error).splitlines()), type(error).__name__)}"
 
 
 def _test(results: Results) -> list[str]:
     """Test cases, and the paper's own figures beside them."""
-    own_name = re.sub(r"^dataset\d+_(cvc-)?", "", results.setting.dataset.lower())
+    own_name = re.sub(r"^dataset\d+_(cvc-)?", "", results.experiment.dataset.lower())
     name = next((name for name in _PAPER if own_name == name.lower()), None)
     parts = []
     if own := tables.tested(results, "default", results.unit):
@@ -139,16 +139,18 @@ def _test(results: Results) -> list[str]:
 
 
 def _missing(content: ReportData) -> str:
-    lines = [f"{results.setting}: {line}" for results in content.results for line in results.missing]
+    lines = [f"{results.experiment}: {line}" for results in content.results for line in results.missing]
     lines += [text for text in content.sizes.values() if isinstance(text, str)]
     lines = [f"- {plain(line)}" for line in lines]
     return "## Missing\n\n" + ("\n".join(lines) if lines else "Nothing.")
 
 
 def _fairness(content: ReportData) -> str:
-    lines = [f"- {plain(f'{results.setting}: {line}')}" for results in content.results for line in results.warnings]
-    compared = {(p.results.setting, trainer) for p in content.primary for trainer in (p.trainer, p.results.baseline)}
-    trained = [t for results in content.results for t in results.trained if (t.run.setting, t.run.trainer) in compared]
+    lines = [f"- {plain(f'{results.experiment}: {line}')}" for results in content.results for line in results.warnings]
+    compared = {(p.results.experiment, trainer) for p in content.primary for trainer in (p.trainer, p.results.baseline)}
+    trained = [
+        t for results in content.results for t in results.trained if (t.run.experiment, t.run.trainer) in compared
+    ]
     if not trained:
         same = "Nothing is finished on both sides."
     elif all(all(getattr(t.debug, name) for name in MUST_AGREE) for t in trained):

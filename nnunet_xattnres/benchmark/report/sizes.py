@@ -18,7 +18,7 @@ class Size:
     macs: int
 
 
-def measure(setting: ExperimentKey, trainer: str, place: NnUNetFolders) -> Size:
+def measure(experiment: ExperimentKey, trainer: str, folders: NnUNetFolders) -> Size:
     """Build the network as for prediction, and count.
 
     Raises:
@@ -31,9 +31,9 @@ def measure(setting: ExperimentKey, trainer: str, place: NnUNetFolders) -> Size:
     from ...utils.files import read_json
     from ...utils.plans_file import configuration_of, read_plans
 
-    plans = read_plans(place.plans(setting))
-    configuration = configuration_of(plans, setting.configuration, place.plans(setting))
-    dataset = read_json(place.prepared(setting) / "dataset.json", "nnU-Net's dataset.json")
+    plans = read_plans(folders.plans(experiment))
+    configuration = configuration_of(plans, experiment.configuration, folders.plans(experiment))
+    dataset = read_json(folders.preprocessed_dataset(experiment) / "dataset.json", "nnU-Net's dataset.json")
     trainer_class = find_trainer(trainer)
     try:
         channels = determine_num_input_channels(plans, configuration, dataset)
@@ -46,5 +46,5 @@ def measure(setting: ExperimentKey, trainer: str, place: NnUNetFolders) -> Size:
             network.to("meta")(patch)
     except Exception as error:  # whatever a trainer's own network raises
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{trainer} builds no network for {setting}: {reason}") from None
+        raise UserError(f"{trainer} builds no network for {experiment}: {reason}") from None
     return Size(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)

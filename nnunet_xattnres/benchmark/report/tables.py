@@ -115,7 +115,7 @@ def _title(metric: str, unit: str) -> str:
 
 
 def _costs(results: Results, trainer: str, content: ReportData) -> list[str]:
-    size = content.sizes.get((results.setting, trainer))
+    size = content.sizes.get((results.experiment, trainer))
     cells = [f"{_short(size.parameters / 1e6)} M", _short(size.macs / 1e9)] if isinstance(size, Size) else ["?", "?"]
     seconds, memory = epoch_seconds(results, trainer), peak_memory(results, trainer)
     cells.append("?" if seconds is None else f"{seconds:.1f}")

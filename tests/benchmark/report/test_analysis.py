@@ -117,7 +117,7 @@ class TestCompareAll:
     def test_corrected_over_settings_and_trainers(self):
         found, differences = everything()
         compared = compare_all(found)
-        assert [(p.results.setting.dataset, p.trainer) for p in compared] == [
+        assert [(p.results.experiment.dataset, p.trainer) for p in compared] == [
             ("Dataset000_X", OTHER), ("Dataset001_X", OTHER), ("Dataset001_X", THIRD)]  # fmt: skip
         alone = [stats.wilcoxon(d).pvalue for d in differences]
         assert [p.comparison.p for p in compared] == pytest.approx(alone)

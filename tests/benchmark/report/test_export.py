@@ -54,7 +54,9 @@ def results(dataset: str = "Dataset007_Cells", folds: int = 3) -> Results:
 
 
 def content(*found: Results) -> ReportData:
-    return analyse(Grid([r.setting.dataset for r in found], (BASELINE, OTHER)), NnUNetFolders(*map(Path, "abc")), found)
+    return analyse(
+        Grid([r.experiment.dataset for r in found], (BASELINE, OTHER)), NnUNetFolders(*map(Path, "abc")), found
+    )
 
 
 def read(text: str) -> list[dict]:
@@ -71,7 +73,7 @@ class TestCases:
             of.append(("test", OTHER, "together", found.test["default"][OTHER, 0]))
             for part, trainer, fold, scores in of:
                 for case, labels in scores.items():
-                    about = found.setting.dataset, trainer, "0", fold, part, case
+                    about = found.experiment.dataset, trainer, "0", fold, part, case
                     expected += [(*about, name, values) for name, values in labels.items()]
         keys = ("dataset", "trainer", "repeat", "fold", "part", "case", "region")
         read_back = [(*(r[key] for key in keys), {m: float(r[m]) if r[m] else None for m in METRICS}) for r in rows]
@@ -104,9 +106,13 @@ class TestDocument:
 
     def test_means(self):
         """Those of numpy, and how many they count."""
-        (setting,) = document(content(results()))["settings"]
-        assert [setting[k] for k in ("dataset", "configuration", "plans")] == ["Dataset007_Cells", "2d", "nnUNetPlans"]
-        ours, theirs = (setting["trainers"][name] for name in (BASELINE, OTHER))
+        (experiment,) = document(content(results()))["settings"]
+        assert [experiment[k] for k in ("dataset", "configuration", "plans")] == [
+            "Dataset007_Cells",
+            "2d",
+            "nnUNetPlans",
+        ]
+        ours, theirs = (experiment["trainers"][name] for name in (BASELINE, OTHER))
         assert ours["mean"]["dice"] == pytest.approx(DICE[0].mean())
         assert ours["regions"]["organ"]["dice"] == pytest.approx(DICE[0, ..., 0].mean())
         assert ours["regions"]["organ"]["hd95"] == pytest.approx((9 - 9 * DICE[0, ..., 0]).mean())
@@ -119,7 +125,10 @@ class TestDocument:
 
     def test_costs(self):
         found = content(results())
-        found.sizes = {(found.results[0].setting, BASELINE): Size(12, 34), (found.results[0].setting, OTHER): "none"}
+        found.sizes = {
+            (found.results[0].experiment, BASELINE): Size(12, 34),
+            (found.results[0].experiment, OTHER): "none",
+        }
         found.results[0].of(OTHER)[0].attempts.append({"peak_memory_bytes": 5})
         trainers = document(found)["settings"][0]["trainers"]
         costs = [[trainers[t][k] for k in ("parameters", "macs", "peak_memory_bytes")] for t in (BASELINE, OTHER)]
@@ -161,11 +170,11 @@ class TestDocument:
         whole = document(content(found))
         assert whole["version"] == __version__
         assert whole["grid"]["trainers"] == [BASELINE, OTHER]
-        (setting,) = whole["settings"]
-        assert (setting["missing"], setting["warnings"]) == (["a"], ["b"])
-        assert setting["test"]["published"][OTHER]["dice"] == 0.25
-        assert setting["test"]["default"][OTHER]["hd95"] is None
+        (experiment,) = whole["settings"]
+        assert (experiment["missing"], experiment["warnings"]) == (["a"], ["b"])
+        assert experiment["test"]["published"][OTHER]["dice"] == 0.25
+        assert experiment["test"]["default"][OTHER]["hd95"] is None
 
     def test_nothing(self):
-        (setting,) = document(content(in_memory({}, trainers=(BASELINE, OTHER))))["settings"]
-        assert setting["trainers"] == {}
+        (experiment,) = document(content(in_memory({}, trainers=(BASELINE, OTHER))))["settings"]
+        assert experiment["trainers"] == {}

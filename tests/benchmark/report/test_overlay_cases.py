@@ -53,7 +53,7 @@ def test_what_is_drawn(either, tmp_path, monkeypatch):
     """Case, difference and arrays, from what was written."""
     drawn = []
     monkeypatch.setattr(overlay_cases, "picture", lambda *arguments: drawn.append(arguments))
-    draw_cases(paired(either), either.place, tmp_path / "p.png")
+    draw_cases(paired(either), either.folders, tmp_path / "p.png")
     ((rows, columns, labels, path),) = drawn
     assert columns == ["image", "reference", BASELINE, OTHER]
     assert (labels, path) == (LABELS, tmp_path / "p.png")
@@ -79,7 +79,7 @@ def test_what_is_drawn(either, tmp_path, monkeypatch):
 
 
 def test_the_picture(either, tmp_path):
-    draw_cases(paired(either), either.place, tmp_path / "p.png")
+    draw_cases(paired(either), either.folders, tmp_path / "p.png")
     assert [file.name for file in tmp_path.iterdir()] == ["p.png"]
     pixels = imread(tmp_path / "p.png")[..., :3].astype(int)
     coloured = np.ptp(pixels, axis=2) > 40
@@ -91,28 +91,28 @@ def test_the_picture(either, tmp_path):
 def test_regions_are_shown_as_well(finished, tmp_path):
     """As of BraTS, where no label is a number alone."""
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
-    for folder in (finished.prepared, *(finished.place.model(finished.run(t, 0)) for t in (BASELINE, OTHER))):
+    for folder in (finished.prepared, *(finished.folders.model(finished.run(t, 0)) for t in (BASELINE, OTHER))):
         write_dataset_json(folder, labels, ".png", regions_class_order=[1, 2])
-    draw_cases(paired(finished), finished.place, tmp_path / "p.png")
+    draw_cases(paired(finished), finished.folders, tmp_path / "p.png")
     pixels = imread(tmp_path / "p.png")[..., :3].astype(int)
     assert (np.ptp(pixels, axis=2) > 40).mean() > 0.05
 
 
 class TestMissing:
     def test_all_images(self, finished, tmp_path):
-        images = finished.place.dataset(finished.setting) / "imagesTr"
+        images = finished.folders.raw_dataset(finished.experiment) / "imagesTr"
         shutil.rmtree(images)
         with pytest.raises(UserError, match=f"^there is no {images}$"):
-            draw_cases(paired(finished), finished.place, tmp_path / "p.png")
+            draw_cases(paired(finished), finished.folders, tmp_path / "p.png")
         assert not (tmp_path / "p.png").exists()
 
     def test_the_image_of_a_case(self, finished, tmp_path):
         found = paired(finished)
-        images = finished.place.dataset(finished.setting) / "imagesTr"
+        images = finished.folders.raw_dataset(finished.experiment) / "imagesTr"
         for image in images.iterdir():
             image.unlink()
         with pytest.raises(UserError, match=rf"case_\d\d.*{images}|{images}.*case_\d\d"):
-            draw_cases(found, finished.place, tmp_path / "p.png")
+            draw_cases(found, finished.folders, tmp_path / "p.png")
 
     @pytest.mark.parametrize("key", ["labels", "file_ending"])
     def test_an_entry_of_dataset_json(self, finished, tmp_path, key):
@@ -120,4 +120,4 @@ class TestMissing:
         path = finished.prepared / "dataset.json"
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key}))
         with pytest.raises(UserError, match=str(path)):
-            draw_cases(found, finished.place, tmp_path / "p.png")
+            draw_cases(found, finished.folders, tmp_path / "p.png")

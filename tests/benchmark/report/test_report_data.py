@@ -21,7 +21,7 @@ LABELS = ("organ", "tumour")
 def test_what_is_compared(monkeypatch):
     """Of three trainers, one not trained: the other with the baseline, and all that were trained are counted."""
 
-    def measure(setting, trainer, place):
+    def measure(experiment, trainer, folders):
         if trainer == OTHER:
             raise UserError("no network")
         return Size(3, 4)
@@ -31,10 +31,10 @@ def test_what_is_compared(monkeypatch):
         (t, f): {f"{f}{c}": {n: row(0.5, 1.0) for n in LABELS} for c in "ab"} for t in (BASELINE, OTHER) for f in (0, 1)
     }
     results = in_memory(cases, trainers=(BASELINE, OTHER, THIRD))
-    found = analyse(Grid([results.setting.dataset], results.trainers), NnUNetFolders(*map(Path, "abc")), [results])
+    found = analyse(Grid([results.experiment.dataset], results.trainers), NnUNetFolders(*map(Path, "abc")), [results])
     assert [(p.trainer, p.metric, p.region) for p in found.primary] == [(OTHER, "dice", None)]
     assert [(p.metric, p.region) for p in found.secondary] == [(m, n) for m in ("dice", "hd95") for n in LABELS]
-    assert found.sizes == {(results.setting, BASELINE): Size(3, 4), (results.setting, OTHER): "no network"}
+    assert found.sizes == {(results.experiment, BASELINE): Size(3, 4), (results.experiment, OTHER): "no network"}
 
 
 class TestCosts:

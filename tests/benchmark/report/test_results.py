@@ -107,7 +107,7 @@ class TestMissing:
         assert self.left(finished) == ([(OTHER, 1)], [f"{OTHER}, fold 1: not trained"])
 
     def test_a_trainer(self, finished):
-        shutil.rmtree(finished.place.model(finished.run(OTHER, 0)))
+        shutil.rmtree(finished.folders.model(finished.run(OTHER, 0)))
         told = [f"{OTHER}, fold {fold}: not trained" for fold in range(3)]
         assert self.left(finished) == ([(OTHER, fold) for fold in range(3)], told)
 
@@ -173,7 +173,7 @@ class TestMissing:
     @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff", b'{"labels": {"background": 0}}'])
     def test_the_labels_of_a_trainer(self, finished, content):
         """Whether they are needed or not: the baseline counts, and nothing is told twice."""
-        path = finished.place.model(finished.run(OTHER, 0)) / "dataset.json"
+        path = finished.folders.model(finished.run(OTHER, 0)) / "dataset.json"
         path.unlink()
         if content is not None:
             path.write_bytes(content)
@@ -184,7 +184,7 @@ class TestMissing:
 
     @pytest.mark.parametrize("content", [None, "{", "{}", '{"configurations": {"3d_fullres": {}}}'])
     def test_plans(self, finished, content):
-        path = finished.place.plans(finished.setting)
+        path = finished.folders.plans(finished.experiment)
         path.unlink()
         if content is not None:
             path.write_text(content)
@@ -207,10 +207,10 @@ class TestMissing:
         write_finished(finished.root / "other", dataset="Dataset008_More", folds=3)
         for folder in ("raw", "preprocessed", "results"):
             source = finished.root / "other" / f"nnUNet_{folder}" / "Dataset008_More"
-            shutil.copytree(source, getattr(finished.place, folder) / source.name)
-        finished.place.plans(finished.setting).write_text("{")
-        grid = Grid((finished.setting.dataset, "Dataset008_More"), (BASELINE, OTHER), folds=(0, 1, 2))
-        first, second = read_results(grid, finished.place, 1)
+            shutil.copytree(source, getattr(finished.folders, folder) / source.name)
+        finished.folders.plans(finished.experiment).write_text("{")
+        grid = Grid((finished.experiment.dataset, "Dataset008_More"), (BASELINE, OTHER), folds=(0, 1, 2))
+        first, second = read_results(grid, finished.folders, 1)
         assert (len(first.trained), len(first.missing)) == (0, 1)
         assert (trained(second), second.missing) == (ALL, [])
 
@@ -342,7 +342,7 @@ class TestWarnings:
 def test_labels_under_other_names_on_one_side(finished):
     """Names are given again when a dataset.json is edited between trainings; the values are what was trained."""
     expected = finished.results()
-    model = finished.place.model(finished.run(OTHER, 0))
+    model = finished.folders.model(finished.run(OTHER, 0))
     write_dataset_json(model, {"background": 0, "core": 1, "wall": 2}, ".png")
     results = finished.results()
     assert trained(results) == ALL
@@ -354,21 +354,21 @@ def test_labels_under_other_names_on_one_side(finished):
 class TestTestCases:
     def test_none(self, kept, tmp_path):
         finished = kept.copy(tmp_path / "copy")
-        shutil.rmtree(finished.place.dataset(finished.setting) / "labelsTs")
+        shutil.rmtree(finished.folders.raw_dataset(finished.experiment) / "labelsTs")
         results = finished.results()
         assert (results.test, results.missing) == ({}, [])
 
     def test_no_raw_dataset(self, finished):
-        shutil.rmtree(finished.place.dataset(finished.setting))
+        shutil.rmtree(finished.folders.raw_dataset(finished.experiment))
         results = finished.results()
         assert (results.test, results.missing, trained(results)) == ({}, [], ALL)
 
     def test_only_one_trainer(self, finished):
-        shutil.rmtree(finished.place.test(finished.run(OTHER, 0), (0, 1, 2)))
+        shutil.rmtree(finished.folders.test_predictions(finished.run(OTHER, 0), (0, 1, 2)))
         assert {trainer for found in finished.results().test.values() for trainer, _ in found} == {BASELINE}
 
     def test_a_label_map(self, finished):
-        path = finished.place.test(finished.run(OTHER, 0), (0, 1, 2)) / "test_1.png"
+        path = finished.folders.test_predictions(finished.run(OTHER, 0), (0, 1, 2)) / "test_1.png"
         damage(path)
         results = finished.results()
         (told,) = results.missing
@@ -378,7 +378,7 @@ class TestTestCases:
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"file_ending": ".png", "labels": {}}'])
     def test_a_dataset_json(self, finished, content):
         """The validation stands, and what is wrong is said."""
-        path = finished.place.dataset(finished.setting) / "dataset.json"
+        path = finished.folders.raw_dataset(finished.experiment) / "dataset.json"
         path.write_text(content)
         results = finished.results()
         assert trained(results) == ALL
@@ -404,7 +404,7 @@ def test_the_cases_are_those_of_the_label_maps(finished):
     """From the files to cases.csv: by hand, of every row."""
     case = finished.validated[2][1]
     write_label_map(finished.predicted(OTHER, case), np.zeros((24, 28)))
-    lines = csv.DictReader(io.StringIO(cases_csv(ReportData(finished.grid, finished.place, [finished.results()]))))
+    lines = csv.DictReader(io.StringIO(cases_csv(ReportData(finished.grid, finished.folders, [finished.results()]))))
     lines = [line for line in lines if line["part"] == "validation"]
     assert len(lines) == 2 * 15 * 2
     for line in lines:

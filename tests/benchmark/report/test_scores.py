@@ -42,9 +42,9 @@ def finished(pictures, tmp_path) -> Finished:
 
 def predictions(finished: Finished, trainer: str = OTHER, fold: int = 0, protocol: str = "default") -> Predictions:
     run = finished.run(trainer, fold)
-    folder, references = finished.place.validation(run), finished.place.references(finished.setting)
+    folder, references = finished.folders.validation(run), finished.folders.references(finished.experiment)
     cases = tuple(finished.validated[fold])
-    return Predictions(folder, references, finished.place.model(run) / "dataset.json", cases, protocol)
+    return Predictions(folder, references, finished.folders.model(run) / "dataset.json", cases, protocol)
 
 
 def read(path: Path) -> np.ndarray:
@@ -61,7 +61,7 @@ def without(label: int, finished: Finished, *paths: Path) -> None:
 
 
 def compare_files(folder: Predictions, case: str, ending: str) -> dict:
-    maps = [read(place / f"{case}{ending}").astype(int) for place in (folder.folder, folder.references)]
+    maps = [read(source / f"{case}{ending}").astype(int) for source in (folder.folder, folder.references)]
     spacing = (1, 1) if ending == ".png" else SPACING
     return compare(*maps, REGIONS, spacing, PROTOCOLS[folder.protocol], TOLERANCE)
 
@@ -75,7 +75,7 @@ def test_overlaps_are_those_of_nnunet(either, tmp_path):
     without(1, finished, finished.predicted(OTHER, third), finished.reference(third))
     run = finished.run(OTHER, 0)
     summarise(finished, run)
-    theirs = load_summary_json(str(finished.place.validation(run) / "summary.json"))["metric_per_case"]
+    theirs = load_summary_json(str(finished.folders.validation(run) / "summary.json"))["metric_per_case"]
     ((ours, problems),) = score([predictions(finished)], 1)
     assert problems == [] and len(ours) == len(theirs) == 5
     empty = 0
@@ -293,12 +293,12 @@ class TestKept:
             raise OSError(errno.EROFS, "Read-only file system")
 
         folder = predictions(finished)
-        before = snapshot(finished.place.results)
+        before = snapshot(finished.folders.results)
         with monkeypatch.context() as patch:
             patch.setattr(Path, "write_text", refuse)
             patch.setattr(os, "replace", refuse)
             first = score([folder], 1)
-        assert snapshot(finished.place.results) == before
+        assert snapshot(finished.folders.results) == before
         assert first == score([folder], 1)
 
 

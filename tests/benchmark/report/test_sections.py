@@ -43,12 +43,12 @@ def drawn(monkeypatch, tmp_path) -> list[str]:
 
     for kind in ("differences", "boxes", "learning_curves"):
         monkeypatch.setattr(figures, kind, of(kind))
-    monkeypatch.setattr(sections, "draw_cases", lambda paired, place, path: of("cases")(paired, path))
+    monkeypatch.setattr(sections, "draw_cases", lambda paired, folders, path: of("cases")(paired, path))
     return kinds
 
 
 def content(*found: Results) -> ReportData:
-    grid = Grid([r.setting.dataset for r in found], found[0].trainers)
+    grid = Grid([r.experiment.dataset for r in found], found[0].trainers)
     return analyse(grid, NnUNetFolders(Path("raw"), Path("preprocessed"), Path("results")), found)
 
 
@@ -96,7 +96,7 @@ class TestInShort:
         (paired,) = content(results).primary
         assert paired.verdict == verdict
         report = text(results)
-        (line,) = [line for line in report.splitlines() if line.startswith(f"- **{results.setting}**: ")]
+        (line,) = [line for line in report.splitlines() if line.startswith(f"- **{results.experiment}**: ")]
         assert claim in line
         assert ("better" in line, "worse" in line) == ("better" in verdict, "worse" in verdict)
         assert ("may not show it" in line) == verdict.endswith("here")
@@ -108,7 +108,7 @@ class TestInShort:
     def test_nothing_to_compare(self, text):
         results = in_memory({(BASELINE, 0): {"x": {"organ": row(0.5)}}}, trainers=(BASELINE, OTHER))
         why = f"no fold is finished by both it and {BASELINE}"
-        assert f"- **{results.setting}**: nothing can be said of {OTHER} yet: {why}." in text(results)
+        assert f"- **{results.experiment}**: nothing can be said of {OTHER} yet: {why}." in text(results)
 
     @pytest.mark.parametrize(("lines", "said"), [([], None), (["a"], "1 thing is"), (["a", "b"], "2 things are")])
     def test_incomplete(self, text, lines, said):
@@ -158,7 +158,8 @@ class TestSetting:
 
     def test_every_trainer_and_dataset_has_its_own(self, text, drawn, tmp_path):
         one, two = (
-            trainings(spread(0.01), setting=ExperimentKey(name, "2d", "P")) for name in ("Dataset001_A", "Dataset002_B")
+            trainings(spread(0.01), experiment=ExperimentKey(name, "2d", "P"))
+            for name in ("Dataset001_A", "Dataset002_B")
         )
         for results in (one, two):
             other = trainings(spread(0.02), THIRD)
@@ -169,7 +170,7 @@ class TestSetting:
         assert drawn.count("boxes") == drawn.count("learning_curves") == 2
         assert len(list((tmp_path / "pictures").iterdir())) == 12
         assert [line for line in report.splitlines() if line.startswith("## Dataset")] == [
-            f"## {one.setting}", f"## {two.setting}"]  # fmt: skip
+            f"## {one.experiment}", f"## {two.experiment}"]  # fmt: skip
 
     def test_nothing_is_finished(self, text, drawn):
         report = text(in_memory({}, trainers=(BASELINE, OTHER)))
@@ -192,7 +193,7 @@ class TestSetting:
         ],
     )
     def test_without_images_the_rest_stays(self, text, monkeypatch, tmp_path, error, reason):
-        def fail(paired, place, path):
+        def fail(paired, folders, path):
             path.write_text("half")
             raise error
 
@@ -248,7 +249,7 @@ class TestPublished:
         ],
     )
     def test_only_for_the_papers_data_sets(self, text, dataset, name):
-        report = text(trainings(spread(0.01), setting=ExperimentKey(dataset, "2d", "nnUNetPlans")))
+        report = text(trainings(spread(0.01), experiment=ExperimentKey(dataset, "2d", "nnUNetPlans")))
         assert re.findall(r"^### Published for (.*)$", report, re.MULTILINE) == ([name] if name else [])
         assert ("2604.03297" in report) == bool(name)
         if name:
@@ -256,12 +257,12 @@ class TestPublished:
             assert f"{printed[0]:.2f}" in section(report, f"Published for {name}")
 
     def test_validation_may_not_stand_beside_it(self, text):
-        report = text(trainings(spread(0.01), setting=ExperimentKey("Dataset501_Synapse", "2d", "nnUNetPlans")))
+        report = text(trainings(spread(0.01), experiment=ExperimentKey("Dataset501_Synapse", "2d", "nnUNetPlans")))
         assert "Validation cases may not stand beside it: run with `--test`." in report
         assert "Test cases" not in report
 
     def test_test_cases_by_the_published_protocol_may(self, text):
-        results = trainings(spread(0.01), setting=ExperimentKey("Dataset501_Synapse", "2d", "nnUNetPlans"))
+        results = trainings(spread(0.01), experiment=ExperimentKey("Dataset501_Synapse", "2d", "nnUNetPlans"))
         cases = {"t": {"organ": row(0.25, 3.0)}}
         results.test.update({p: {(t, 0): cases for t in (BASELINE, OTHER)} for p in ("default", "published")})
         report = text(results)
@@ -288,7 +289,7 @@ class TestFairness:
         results = trainings(spread(0.01))
         results.warnings += ["one", "two"]
         said = section(text(results), "Fairness")
-        assert said.splitlines()[:2] == [f"- {results.setting}: one", f"- {results.setting}: two"]
+        assert said.splitlines()[:2] == [f"- {results.experiment}: one", f"- {results.experiment}: two"]
         assert SAME not in said
 
     def test_what_nobody_knows_is_not_the_same(self, text):
@@ -311,13 +312,15 @@ class TestMissing:
         results = trainings(spread(0.01))
         results.missing += ["one", "two"]
         lines = section(text(results), "Missing").splitlines()
-        assert lines[:2] == [f"- {results.setting}: one", f"- {results.setting}: two"]
+        assert lines[:2] == [f"- {results.experiment}: one", f"- {results.experiment}: two"]
         # in memory there are no plans, so the networks cannot be counted
         assert len(lines) == 4 and all("nnUNetPlans.json" in line for line in lines[2:])
 
     def test_nothing(self, tmp_path):
         results = trainings(spread(0.01))
-        whole = ReportData(Grid([results.setting.dataset], results.trainers), NnUNetFolders(*[tmp_path] * 3), [results])
+        whole = ReportData(
+            Grid([results.experiment.dataset], results.trainers), NnUNetFolders(*[tmp_path] * 3), [results]
+        )
         assert section(markdown(whole, tmp_path), "Missing") == "Nothing."
 
 
@@ -329,7 +332,7 @@ class TestHow:
 
     def test_commands(self, text):
         results = trainings(
-            spread(0.01, 2), setting=ExperimentKey("Dataset007_Cells", "3d_fullres", "nnUNetResEncUNetMPlans")
+            spread(0.01, 2), experiment=ExperimentKey("Dataset007_Cells", "3d_fullres", "nnUNetResEncUNetMPlans")
         )
         train = "nnUNetv2_train Dataset007_Cells 3d_fullres {} -tr {} -p nnUNetResEncUNetMPlans -device cuda"
         expected = [train.format(fold, trainer) for fold in (0, 1) for trainer in (BASELINE, OTHER)]
@@ -395,9 +398,9 @@ class Text(html.parser.HTMLParser):
 @pytest.mark.parametrize("name", ["a|b", "lesion < 5 mm", "<tumour>", "<script>x", "grey & white", "a*b*c", "`x`"])
 def test_names_stay_what_they_are(text, name):
     """Of datasets, of labels, and in what is told of files."""
-    setting = ExperimentKey(f"Dataset009_{name}", "2d", "nnUNetPlans")
+    experiment = ExperimentKey(f"Dataset009_{name}", "2d", "nnUNetPlans")
     scores = {(t, 0): {"x": {name: row(0.5), "other": row(0.5)}} for t in (BASELINE, OTHER)}
-    results = in_memory(scores, setting, debug=DEBUG)
+    results = in_memory(scores, experiment, debug=DEBUG)
     results.missing.append(f"/data/{name}/x.png cannot be read")
     results.warnings.append(f"/data/{name} differs")
     page = Text(python_markdown.markdown(text(results), extensions=["tables", "fenced_code", "toc"]))

@@ -40,8 +40,8 @@ def environment(pictures, monkeypatch):
 
 def build(finished: Finished, channels: int, heads: int, network: type | None = None) -> tuple[nn.Module, list[int]]:
     """The planned network by nnU-Net's own builder, or another class in its place; and its patch."""
-    plans = PlansManager(json.loads(finished.place.plans(finished.setting).read_text()))
-    configuration = plans.get_configuration(finished.setting.configuration)
+    plans = PlansManager(json.loads(finished.folders.plans(finished.experiment).read_text()))
+    configuration = plans.get_configuration(finished.experiment.configuration)
     name = f"{network.__module__}.{network.__name__}" if network else configuration.network_arch_class_name
     architecture = configuration.network_arch_init_kwargs, configuration.network_arch_init_kwargs_req_import
     return get_network_from_plans(
@@ -70,7 +70,7 @@ def test_the_planned_network(either):
     """One channel in; background and two labels out; without deep supervision's heads, as for prediction."""
     network, patch = build(either, 1, 3)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    assert measure(either.setting, BASELINE, either.place) == Size(parameters, by_hand(network, 1, patch))
+    assert measure(either.experiment, BASELINE, either.folders) == Size(parameters, by_hand(network, 1, patch))
 
 
 def test_one_convolution(either, monkeypatch):
@@ -86,14 +86,14 @@ def test_one_convolution(either, monkeypatch):
     monkeypatch.setattr(sizes, "find_trainer", lambda name: Trainer)
     dim = 2 if either.ending == ".png" else 3
     places = {2: 16 * 16, 3: 8 * 16 * 16}[dim]
-    assert measure(either.setting, "any", either.place) == Size(5 * 3**dim + 5, 5 * 3**dim * places)
+    assert measure(either.experiment, "any", either.folders) == Size(5 * 3**dim + 5, 5 * 3**dim * places)
 
 
 def test_xattnres_adds_its_layers(either):
     """Queries, gains and projections; of the operations, at least a product with each of its two vectors."""
     stock, patch = build(either, 1, 3)
     network, _ = build(either, 1, 3, XAttnResUNet)
-    found = measure(either.setting, OTHER, either.place)
+    found = measure(either.experiment, OTHER, either.folders)
     assert found.parameters == sum(parameter.numel() for parameter in network.parameters())
     added = sum(parameter.numel() for name, parameter in network.named_parameters() if name.startswith("xattnres."))
     assert found.parameters - sum(parameter.numel() for parameter in stock.parameters()) == added > 0
@@ -102,12 +102,12 @@ def test_xattnres_adds_its_layers(either):
 
 def test_a_patch_of_any_size(finished):
     """Nothing is computed, and no memory is taken: this one would need 2^48 bytes."""
-    small = measure(finished.setting, BASELINE, finished.place)
-    path = finished.place.plans(finished.setting)
+    small = measure(finished.experiment, BASELINE, finished.folders)
+    path = finished.folders.plans(finished.experiment)
     plans = json.loads(path.read_text())
     plans["configurations"]["2d"]["patch_size"] = [2**23, 2**23]
     path.write_text(json.dumps(plans))
-    large = measure(finished.setting, BASELINE, finished.place)
+    large = measure(finished.experiment, BASELINE, finished.folders)
     assert large == Size(small.parameters, small.macs * (2**23 // 16) ** 2)
 
 
@@ -117,13 +117,13 @@ def test_channels_and_labels_count(finished):
     write_dataset_json(folder, labels, ending, channel_names={"0": "T1", "1": "T2"}, regions_class_order=[1, 2])
     network, patch = build(finished, 2, 2)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    assert measure(finished.setting, BASELINE, finished.place) == Size(parameters, by_hand(network, 2, patch))
+    assert measure(finished.experiment, BASELINE, finished.folders) == Size(parameters, by_hand(network, 2, patch))
 
 
 def test_nothing_is_printed(finished, capsys):
     """nnU-Net's search for trainers and networks does."""
     sizes.find_trainer.cache_clear()
-    measure(finished.setting, OTHER, finished.place)
+    measure(finished.experiment, OTHER, finished.folders)
     assert capsys.readouterr() == ("", "")
 
 
@@ -138,8 +138,8 @@ class TestProblems:
                 raise error
 
         monkeypatch.setattr(sizes, "find_trainer", lambda name: Trainer)
-        with pytest.raises(UserError, match=f"^Odd builds no network for {finished.setting}: ") as raised:
-            measure(finished.setting, "Odd", finished.place)
+        with pytest.raises(UserError, match=f"^Odd builds no network for {finished.experiment}: ") as raised:
+            measure(finished.experiment, "Odd", finished.folders)
         assert "\n" not in str(raised.value)
         assert not str(raised.value).endswith(": ")
 
@@ -148,12 +148,12 @@ class TestProblems:
         path = finished.prepared / "dataset.json"
         path.write_text(content)
         with pytest.raises(UserError) as raised:
-            measure(finished.setting, BASELINE, finished.place)
+            measure(finished.experiment, BASELINE, finished.folders)
         assert "\n" not in str(raised.value)
 
     @pytest.mark.parametrize("content", ["", "{", "{}", '{"configurations": {}}'])
     def test_plans(self, finished, content):
-        path = finished.place.plans(finished.setting)
+        path = finished.folders.plans(finished.experiment)
         path.write_text(content)
         with pytest.raises(UserError, match=str(path)):
-            measure(finished.setting, BASELINE, finished.place)
+            measure(finished.experiment, BASELINE, finished.folders)

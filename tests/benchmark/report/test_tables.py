@@ -30,9 +30,11 @@ def rows(text: str) -> list[list[str]]:
 
 
 def content(results: Results, **sizes: Size | str) -> ReportData:
-    grid = Grid((results.setting.dataset,), tuple(results.trainers))
-    place = NnUNetFolders(Path("raw"), Path("preprocessed"), Path("results"))
-    return ReportData(grid, place, [results], sizes={(results.setting, name): size for name, size in sizes.items()})
+    grid = Grid((results.experiment.dataset,), tuple(results.trainers))
+    folders = NnUNetFolders(Path("raw"), Path("preprocessed"), Path("results"))
+    return ReportData(
+        grid, folders, [results], sizes={(results.experiment, name): size for name, size in sizes.items()}
+    )
 
 
 VALUES = np.random.default_rng(0).uniform(0.3, 0.9, (2, 3, 4, 2))

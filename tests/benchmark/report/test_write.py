@@ -68,7 +68,7 @@ PIXEL = base64.b64decode(
 
 
 def report(finished: Finished, folder: Path) -> Path:
-    return write_report(analyse(finished.grid, finished.place, [finished.results()]), folder)
+    return write_report(analyse(finished.grid, finished.folders, [finished.results()]), folder)
 
 
 def rows(text: str, first: str) -> list[list[str]]:
@@ -242,7 +242,7 @@ class TestWriting:
     @pytest.fixture
     def content(self, finished, monkeypatch):
         finished.use(monkeypatch)
-        return analyse(finished.grid, finished.place, [finished.results()])
+        return analyse(finished.grid, finished.folders, [finished.results()])
 
     def test_files_of_the_user_stay(self, content, tmp_path):
         before = files_of_the_user(tmp_path)
@@ -328,9 +328,9 @@ class TestBroken:
         case = broken.validated[2][0]
         damage(broken.predicted(theirs, case))
         (broken.fold(theirs, 2) / "debug.json").write_text("{")
-        (broken.place.test(broken.run(theirs, 0), (0, 1, 2)) / "test_0.png").unlink()
+        (broken.folders.test_predictions(broken.run(theirs, 0), (0, 1, 2)) / "test_0.png").unlink()
         text = self.text(broken)
-        assert f"- **{broken.setting}**: " in text and "9 cases" in text
+        assert f"- **{broken.experiment}**: " in text and "9 cases" in text
         missing, fairness = (text.split(f"## {title}\n\n")[1].split("\n\n")[0] for title in ("Missing", "Fairness"))
         for told in (
             f"{ours}, fold 0: checkpoint_best.pth is torn",
@@ -344,20 +344,20 @@ class TestBroken:
         assert "### Test cases" in text and f"| {ours} | " in text.split("### Test cases")[1]
 
     def test_nothing_is_there(self, broken):
-        shutil.rmtree(broken.place.results)
-        broken.place.results.mkdir()
+        shutil.rmtree(broken.folders.results)
+        broken.folders.results.mkdir()
         text = self.text(broken)
         assert "Nothing is finished." in text
         assert text.count(": not trained") == 6
 
     def test_only_the_baseline(self, broken):
-        shutil.rmtree(broken.place.model(broken.run(SHORT[1], 0)))
+        shutil.rmtree(broken.folders.model(broken.run(SHORT[1], 0)))
         text = self.text(broken)
         assert f"nothing can be said of {SHORT[1]} yet" in text
         assert f"| {SHORT[0]} | " in text
 
     def test_only_the_other_trainer(self, broken):
-        shutil.rmtree(broken.place.model(broken.run(SHORT[0], 0)))
+        shutil.rmtree(broken.folders.model(broken.run(SHORT[0], 0)))
         text = self.text(broken)
         assert f"nothing can be said of {SHORT[1]} yet" in text
         assert f"| {SHORT[1]} | " in text
@@ -371,9 +371,9 @@ class TestBroken:
     @pytest.mark.parametrize("trainer", [0, 1])
     def test_a_dataset_json_of_other_labels(self, broken, trainer):
         """Names of labels that one side does not have."""
-        path = broken.place.model(broken.run(SHORT[trainer], 0)) / "dataset.json"
+        path = broken.folders.model(broken.run(SHORT[trainer], 0)) / "dataset.json"
         path.write_text(path.read_text().replace("nucleus", "core"))
-        assert f"- **{broken.setting}**: " in self.text(broken)
+        assert f"- **{broken.experiment}**: " in self.text(broken)
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
     def test_the_prepared_dataset_json(self, broken, content):
@@ -411,6 +411,6 @@ def test_names_stay_what_they_are(tmp_path, monkeypatch, name):
     assert f"{name} 1" in shown and f"{OTHER}, {name} 1" in shown
     with (tmp_path / "out/cases.csv").open() as file:
         assert {row["region"] for row in csv.DictReader(file)} == {f"{name} 1", "cell wall"}
-    (setting,) = json.loads((tmp_path / "out/results.json").read_text())["settings"]
-    assert setting["dataset"] == f"Dataset009_{name}"
-    assert list(setting["trainers"][OTHER]["regions"]) == [f"{name} 1", "cell wall"]
+    (experiment,) = json.loads((tmp_path / "out/results.json").read_text())["settings"]
+    assert experiment["dataset"] == f"Dataset009_{name}"
+    assert list(experiment["trainers"][OTHER]["regions"]) == [f"{name} 1", "cell wall"]
