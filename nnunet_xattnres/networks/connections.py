@@ -1,7 +1,12 @@
-"""How the stages of a U-Net are connected: skip connections, XAttnRes, or both (Tables 3 to 5 of the paper)."""
+"""The connections between the stages of a U-Net: skip connections, XAttnRes, or both (Tables 3 to 5 of the paper).
+
+`Connections` holds the options that every network of this package takes. A *routing* is a named choice of them and part
+of a trainer's name; the routings are listed in `nnunet_xattnres.training.names`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +16,7 @@ from ..ops import BACKENDS
 from ..stages import XAttnResStages
 
 DECODER_INPUTS = ("concat", "upsampled")
+"""What XAttnRes can take for x in a decoder stage with a skip connection."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +27,23 @@ class Connections:
         skip: keep the skip connections.
         encoder: apply XAttnRes in the encoder stages.
         decoder: apply XAttnRes in the decoder stages.
-        decoder_input: what XAttnRes takes for x in a decoder stage with a skip: "concat", the upsampled feature with
-            the skip beside it (2C channels), or "upsampled", the upsampled feature alone (C channels), the skip being
-            concatenated afterwards. Without skips the two are the same.
-        init: how the pseudo-queries start, see `XAttnRes`.
-        backend: what computes the layers, see `XAttnRes`.
+        decoder_input: what XAttnRes takes for x in a decoder stage with a skip connection: "concat", the concatenation
+            of the upsampled feature and the skip feature (2C channels), or "upsampled", the upsampled feature alone
+            (C channels), to whose output the skip feature is concatenated. Without skip connections both are the same.
+        init: initialisation of the pseudo-queries, see `XAttnRes`.
+        backend: the implementation that computes the layers, see `XAttnRes`.
 
     Raises:
-        ValueError: for a value that does not exist.
+        ValueError: if `decoder_input`, `init` or `backend` has an unknown value.
+
+    Example:
+        The layers of a U-Net whose three encoder stages have 4, 8 and 16 channels and whose decoder mirrors them.
+        Without skip connections a decoder stage has the upsampled feature alone for x::
+
+            >>> replace = Connections(skip=False)
+            >>> layers = replace.build_layers([4, 8, 16], [4, 8], [8, 4], [8, 4], dim=2)
+            >>> {stage: layer.channels for stage, layer in layers.items()}
+            {'1': 4, '2': 8, '3': 8, '4': 4}
     """
 
     skip: bool = True
@@ -39,50 +54,79 @@ class Connections:
     backend: str | None = None
 
     @classmethod
-    def of(cls, options: Mapping, allowed: Sequence[str] | None = None) -> "Connections":
-        """Connections of keyword options; those that are not `allowed` (default: all there are) are a ValueError."""
+    def from_options(cls, options: Mapping[str, Any], allowed: Sequence[str] | None = None) -> "Connections":
+        """Connections from keyword options.
+
+        Args:
+            options: values by the name of the option.
+            allowed: names of the options that the network has, by default all of `OPTIONS`.
+
+        Raises:
+            ValueError: if an option is not allowed or has an unknown value.
+        """
         allowed = OPTIONS if allowed is None else allowed
         if unknown := set(options) - set(allowed):
             raise ValueError(f"unknown network option {', '.join(sorted(unknown))}: expected {', '.join(allowed)}")
         return cls(**options)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for option, value, allowed in (
             ("decoder_input", self.decoder_input, DECODER_INPUTS),
-            ("init", self.init, INITS),
+            ("init", self.init, tuple(INITS)),
             ("backend", self.backend or "auto", BACKENDS),
         ):
             if value not in allowed:
                 raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
 
-    def layers(
-        self, encoder: Sequence[int], encoder_inputs: Sequence[int], decoder: Sequence[int], up: Sequence[int], dim: int
+    def build_layers(
+        self,
+        encoder_channels: Sequence[int],
+        encoder_query_channels: Sequence[int],
+        decoder_channels: Sequence[int],
+        upsampled_channels: Sequence[int],
+        dim: int,
     ) -> XAttnResStages:
-        """The XAttnRes layers of a U-Net of S encoder and S-1 decoder stages.
+        """Build the XAttnRes layers of a U-Net with S encoder stages and S - 1 decoder stages.
 
         Args:
-            encoder, decoder: width of every stage's output.
-            encoder_inputs: width of x in the encoder stages from the second on.
-            up: width of the upsampled feature in every decoder stage.
-            dim: spatial axes, 2 or 3.
+            encoder_channels: channels of the output of every encoder stage, S of them.
+            encoder_query_channels: channels of x in the encoder stages from the second on, S - 1 of them.
+            decoder_channels: channels of the output of every decoder stage, deepest first, S - 1 of them.
+            upsampled_channels: channels of the upsampled feature in every decoder stage, S - 1 of them.
+            dim: number of spatial axes, 2 or 3.
         """
-        inputs = {}
+        query_channels: dict[int, int] = {}
         if self.encoder:
-            inputs |= {s + 1: width for s, width in enumerate(encoder_inputs)}
+            query_channels |= {s + 1: channels for s, channels in enumerate(encoder_query_channels)}
         if self.decoder:
-            reads_skip = self.skip and self.decoder_input == "concat"
-            skips = encoder[-2::-1] if reads_skip else [0] * len(up)
-            inputs |= {len(encoder) + s: sum(widths) for s, widths in enumerate(zip(up, skips, strict=True))}
-        return XAttnResStages([*encoder, *decoder], inputs, dim, self.init, backend=self.backend)
+            concatenates = self.skip and self.decoder_input == "concat"
+            skips = encoder_channels[-2::-1] if concatenates else [0] * len(upsampled_channels)
+            query_channels |= {
+                len(encoder_channels) + s: up + skip
+                for s, (up, skip) in enumerate(zip(upsampled_channels, skips, strict=True))
+            }
+        return XAttnResStages(
+            [*encoder_channels, *decoder_channels], query_channels, dim, self.init, backend=self.backend
+        )
 
-    def join(self, layers: XAttnResStages, history: Sequence[Tensor], up: Tensor, skip: Tensor) -> Tensor:
-        """What a decoder stage computes on, from the upsampled feature (B, C, *S) and the skip (B, C', *S)."""
+    def merge_skip(self, layers: XAttnResStages, history: Sequence[Tensor], upsampled: Tensor, skip: Tensor) -> Tensor:
+        """Apply the layer of a decoder stage and merge the skip feature, giving the input of the stage's convolutions.
+
+        Args:
+            layers: the network's layers, from `build_layers`.
+            history: outputs of the stages so far.
+            upsampled: the upsampled output of the previous stage, (B, C, *spatial).
+            skip: the output of the matching encoder stage, (B, C', *spatial).
+
+        Returns:
+            (B, C, *spatial) without skip connections, else (B, C + C', *spatial).
+        """
         if not self.skip:
-            return layers(history, up)
+            return layers(history, upsampled)
         if self.decoder_input == "concat":
-            return layers(history, (up, skip))  # the layer concatenates as it reads
-        return torch.cat([layers(history, up), skip], 1)
+            return layers(history, (upsampled, skip))  # the layer takes the parts and never makes the concatenation
+        return torch.cat([layers(history, upsampled), skip], 1)
 
 
 OPTIONS = tuple(field.name for field in fields(Connections))
-"""The names of the options, as networks and trainers take them."""
+"""Names of the options, as networks, trainers and plans files have them."""

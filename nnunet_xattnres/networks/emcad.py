@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import timm
 import torch.nn.functional as F
@@ -13,31 +14,34 @@ from .connections import Connections
 from .emcad_blocks import AttentionGate, ChannelAttention, MultiScaleConv, SpatialAttention, UpConv
 from .padding import crop, pad_to_multiple
 
-WIDTHS = (64, 128, 320, 512)
-"""Width of every encoder stage, at strides 4, 8, 16 and 32."""
+CHANNELS = (64, 128, 320, 512)
+"""Channels of every encoder stage, at strides 4, 8, 16 and 32."""
 
 
 class EMCAD(nn.Module):
-    """EMCAD with XAttnRes in its decoder stages (arXiv 2604.03297, Sec. 3.3).
+    r"""EMCAD (arXiv 2405.06880) with XAttnRes in its decoder stages (arXiv 2604.03297, Sec. 3.3).
 
-    The pool H holds the encoder's e_1..e_4 and the decoder's d_4.. in order. With x_4 = e_4 and x_i = EUCB(d_{i+1}):
-    y = XAttnRes(H, x_i), d_4 = MSCAM(y) and, below it, d_i = MSCAM(y + LGAG(y, e_i)). The encoder is meant to start
-    from ImageNet weights (`load_imagenet`), so XAttnRes stays out of it.
+    .. math:: y_i = \text{XAttnRes}(H, x_i), \quad x_4 = e_4, \quad x_i = \text{EUCB}(d_{i+1}), \quad
+              d_4 = \text{MSCAM}(y_4), \quad d_i = \text{MSCAM}(y_i + \text{LGAG}(y_i, e_i))
+
+    The history H holds the encoder's e_1, ..., e_4, then the decoder's d_4, d_3, d_2. XAttnRes is not applied in the
+    encoder, which starts from ImageNet weights (`load_imagenet`).
 
     Args:
-        input_channels: channels of the image; other than 3 are mapped to 3 by a 1x1 convolution.
+        input_channels: channels of the image; a 1x1 convolution maps any number but 3 to 3.
         num_classes: channels of the logits.
         deep_supervision: return the logits of all four heads.
-        skip (option): keep the skip connections, LGAG and the addition; without them d_i = MSCAM(y).
-        decoder (option): apply XAttnRes; without it y = x_i.
-        init, backend (options): of the layers, see `XAttnRes`.
+        skip: keep the skip connections, LGAG and the addition; without them d_i = MSCAM(y_i).
+        decoder: apply XAttnRes; without it y_i = x_i.
+        init: initialisation of the pseudo-queries, see `XAttnRes`.
+        backend: the implementation that computes the layers, see `XAttnRes`.
 
     Shapes:
-        input (B, input_channels, H, W) of any size -> (B, num_classes, H, W), or with deep supervision four such
-        tensors, of d_1 first. Sides that 32 does not divide are padded inside.
+        input (B, input_channels, H, W) -> (B, num_classes, H, W), or with deep supervision four such tensors, that of
+        d_1 first. Sizes that are no multiples of 32 are padded inside.
 
     Raises:
-        ValueError: for an option that does not exist, or an input that is not (B, C, H, W).
+        ValueError: if an option is unknown, or an input is not (B, C, H, W).
     """
 
     def __init__(
@@ -48,13 +52,14 @@ class EMCAD(nn.Module):
         **options,
     ):
         super().__init__()
-        self.connections = c = Connections.of(options, ("skip", "decoder", "init", "backend"))
-        self.stem = nn.Identity()
+        self.connections = c = Connections.from_options(options, ("skip", "decoder", "init", "backend"))
+        self.stem: nn.Module = nn.Identity()
         if input_channels != 3:
             self.stem = nn.Sequential(nn.Conv2d(input_channels, 3, 1), nn.BatchNorm2d(3), nn.ReLU(inplace=True))
-        self.encoder = timm.create_model("pvt_v2_b2", num_classes=0, drop_path_rate=0.1)
-        reads = {len(WIDTHS) + s: width for s, width in enumerate(WIDTHS[::-1])} if c.decoder else {}
-        xattnres = XAttnResStages([*WIDTHS, *WIDTHS[::-1]], reads, init=c.init, backend=c.backend)
+        self.encoder: Any = timm.create_model("pvt_v2_b2", num_classes=0, drop_path_rate=0.1)
+        decoder_channels = CHANNELS[::-1]
+        query_channels = dict(enumerate(decoder_channels, len(CHANNELS))) if c.decoder else {}
+        xattnres = XAttnResStages([*CHANNELS, *decoder_channels], query_channels, init=c.init, backend=c.backend)
         self.decoder = EMCADDecoder(num_classes, deep_supervision, c.skip, xattnres)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -69,25 +74,32 @@ class EMCAD(nn.Module):
 
 
 class EMCADDecoder(nn.Module):
-    """EMCAD's decoder: [e_1, ..., e_4] -> the logits of d_1 and, with deep supervision, of d_2, d_3 and d_4."""
+    """EMCAD's decoder with XAttnRes: [e_1, ..., e_4] -> logits of d_1 and, with deep supervision, of d_2, d_3, d_4.
+
+    Args:
+        num_classes: channels of the logits.
+        deep_supervision: return the logits of all stages.
+        skip: build the gates (LGAG) and add their output.
+        xattnres: the XAttnRes layers of encoder and decoder.
+    """
 
     def __init__(self, num_classes: int, deep_supervision: bool, skip: bool, xattnres: XAttnResStages):
         super().__init__()
-        widths = WIDTHS[::-1]
+        channels = CHANNELS[::-1]
         self.deep_supervision = deep_supervision
-        self.up = nn.ModuleList(UpConv(i, o) for i, o in pairwise(widths))
-        self.gates = nn.ModuleList(AttentionGate(width) for width in widths[1:]) if skip else None
-        self.channel_attention = nn.ModuleList(ChannelAttention(width) for width in widths)
-        self.spatial_attention = SpatialAttention()  # one for all stages
-        self.multi_scale = nn.ModuleList(MultiScaleConv(width) for width in widths)
-        # named as in nnU-Net, which then leaves the heads out of -pretrained_weights
-        self.seg_layers = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths)
+        self.up = nn.ModuleList(UpConv(i, o) for i, o in pairwise(channels))
+        self.gates = nn.ModuleList(AttentionGate(c) for c in channels[1:]) if skip else None
+        self.channel_attention = nn.ModuleList(ChannelAttention(c) for c in channels)
+        self.spatial_attention = SpatialAttention()  # shared by all stages
+        self.multi_scale = nn.ModuleList(MultiScaleConv(c) for c in channels)
+        # nnU-Net's -pretrained_weights leaves out parameters of this name
+        self.seg_layers = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in channels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        self.xattnres = xattnres  # comes initialised
+        self.xattnres = xattnres  # after the loop: the layers have an initialisation of their own
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         history = History(features)

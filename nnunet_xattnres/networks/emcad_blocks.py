@@ -1,4 +1,4 @@
-"""The blocks of EMCAD's decoder, written from its paper (Rahman et al., CVPR 2024, Sec. 3.1); all are 2-D."""
+"""The 2-D blocks of EMCAD's decoder, implemented from its paper (Rahman et al., CVPR 2024, Sec. 3.1)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ChannelAttention(nn.Module):
-    """CAB: x * sigmoid(f(avgpool(x)) + f(maxpool(x))), f(v) = W2 ReLU(W1 v); (B, C, H, W) -> same."""
+    """CAB: x * sigmoid(f(avgpool(x)) + f(maxpool(x))) with f(v) = W2 ReLU(W1 v); (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -22,7 +22,7 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """SAB: x * sigmoid(conv7x7[mean_c(x); max_c(x)]); (B, C, H, W) -> same."""
+    """SAB: x * sigmoid(conv7x7[mean_c(x); max_c(x)]); (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ class SpatialAttention(nn.Module):
 
 
 class MultiScaleConv(nn.Module):
-    """MSCB: x + project(shuffle(sum_k depthwise_kxk(expand(x)))), k = 1, 3, 5; (B, C, H, W) -> same."""
+    """MSCB: x + project(shuffle(sum_k depthwise_kxk(expand(x)))), k = 1, 3, 5; (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int, kernel_sizes: tuple[int, ...] = (1, 3, 5), expansion: int = 2):
         super().__init__()
@@ -61,14 +61,14 @@ class MultiScaleConv(nn.Module):
 class UpConv(nn.Module):
     """EUCB: conv1x1(ReLU(BN(depthwise3x3(nearest x2)))); (B, C, H, W) -> (B, C', 2H, 2W)."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.block = nn.Sequential(
             nn.Upsample(scale_factor=2),
-            nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False),
-            nn.BatchNorm2d(inputs),
+            nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+            nn.BatchNorm2d(in_channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(inputs, outputs, 1),
+            nn.Conv2d(in_channels, out_channels, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,9 +76,10 @@ class UpConv(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """LGAG: skip * sigmoid(BN(conv1x1(ReLU(GC(g) + GC(skip))))), GC a grouped 3x3 convolution with batch norm.
+    """LGAG: skip * sigmoid(BN(conv1x1(ReLU(GC(g) + GC(skip))))), where GC is a grouped 3x3 convolution with batch norm.
 
-    Both g, the gating signal, and skip are (B, C, H, W), and so is the result.
+    Shapes:
+        gating signal g (B, C, H, W), skip feature (B, C, H, W) -> (B, C, H, W).
     """
 
     def __init__(self, channels: int):

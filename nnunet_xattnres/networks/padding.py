@@ -1,17 +1,29 @@
-"""Images whose sides a network cannot halve often enough: padded on the way in, cropped on the way out."""
+"""Padding of images to a size that a network can downsample, and the crop that undoes it."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """(B, C, *S) -> (B, C, *S'), every side the next whole multiple, by repeating the last row of voxels."""
-    missing = [-side % multiple for side in x.shape[2:]]
-    if not any(missing):
+    """Pad every spatial axis at its end to the next multiple of `multiple`, repeating the last row of voxels.
+
+    Shapes:
+        (B, C, *S) -> (B, C, *S').
+    """
+    padding = [-size % multiple for size in x.shape[2:]]
+    if not any(padding):
         return x
-    return F.pad(x, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
+    return F.pad(x, [n for end in reversed(padding) for n in (0, end)], mode="replicate")
 
 
-def crop(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(B, C, *S') -> (B, C, *size), the beginning of every axis: undoes `pad_to_multiple`."""
-    return x[(..., *(slice(side) for side in size))]
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Keep the first `size` voxels of every spatial axis, which undoes `pad_to_multiple`.
+
+    Shapes:
+        (B, C, *S') -> (B, C, *size).
+    """
+    index: tuple[Any, ...] = (..., *map(slice, size))
+    return x[index]

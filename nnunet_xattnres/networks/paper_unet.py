@@ -1,5 +1,7 @@
 """The U-Net of the XAttnRes paper: five stages, max pooling, double convolutions, bilinear upsampling."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,51 +9,63 @@ from ..ops import History
 from .connections import Connections
 from .padding import crop, pad_to_multiple
 
-WIDTHS = (18, 36, 72, 144, 144)
-"""Width of every encoder stage."""
+ENCODER_CHANNELS = (18, 36, 72, 144, 144)
+"""Channels of every encoder stage."""
 
-DECODER_WIDTHS = (72, 36, 18, 18)
-"""Width of every decoder stage, deepest first."""
+DECODER_CHANNELS = (72, 36, 18, 18)
+"""Channels of every decoder stage, deepest first."""
 
 
 class PaperUNet(nn.Module):
-    """The paper's own 2-D U-Net, of 1.06 M parameters, with any connections between its stages.
+    r"""The paper's own 2-D U-Net, of 1.06 M parameters without XAttnRes and 1.28 M with it.
 
-    Encoder (Eq. 10): e_i = conv(XAttnRes(H, maxpool(e_{i-1}))). Decoder (Eq. 11):
-    d_j = conv(XAttnRes(H, [up(d_{j-1}); e_match])), where conv is twice a 3x3 convolution with batch normalisation and
-    ReLU, and up is bilinear by a factor of 2 (align_corners=True). In the second encoder stage the pool holds e_1
-    alone, and pooled it is x itself, so the layer there changes nothing.
+    .. math:: e_i = \text{conv}\big(\text{XAttnRes}(H, \text{maxpool}(e_{i-1}))\big), \quad
+              d_j = \text{conv}\big(\text{XAttnRes}(H, [\text{up}(d_{j-1}); e_\text{match}])\big)
+
+    (Eqs. 10 and 11), where conv is two 3x3 convolutions, each with batch normalisation and ReLU, and up is bilinear
+    interpolation by a factor of 2 (align_corners=True). In the second encoder stage the history holds e_1 alone, whose
+    max-pooled copy equals x, so the layer of that stage changes nothing.
 
     Args:
-        input_channels, num_classes: channels of the image and of the logits.
-        deep_supervision: only False; the paper's U-Net has one head.
-        options: keywords of `Connections`; without any, the paper's "both".
+        input_channels: channels of the image.
+        num_classes: channels of the logits.
+        deep_supervision: must be False, as the network has one segmentation head.
+        options: options of `Connections`; by default the paper's "both", XAttnRes in all stages and skip connections.
 
     Shapes:
-        input (B, input_channels, H, W) of any size -> (B, num_classes, H, W). Sides that 16 does not divide are padded
-        inside.
+        input (B, input_channels, H, W) -> (B, num_classes, H, W). Sizes that are no multiples of 16 are padded inside.
 
     Raises:
-        ValueError: for an option that does not exist, for deep supervision, or an input that is not (B, C, H, W).
+        ValueError: if an option is unknown, `deep_supervision` is True, or an input is not (B, C, H, W).
 
-    Source: arXiv 2604.03297, Sec. 3.3 and Table 2, which gives its size and not its widths; these reproduce the size.
+    Source: arXiv 2604.03297, Sec. 3.3 and Table 2. The paper gives the size and no widths; these reproduce the size.
+
+    Example:
+        >>> import torch
+        >>> network = PaperUNet(input_channels=1, num_classes=2, skip=False)
+        >>> network(torch.zeros(1, 1, 32, 40)).shape
+        torch.Size([1, 2, 32, 40])
     """
 
     def __init__(self, input_channels: int, num_classes: int, deep_supervision: bool = False, **options):
         super().__init__()
         if deep_supervision:
             raise ValueError("PaperUNet has one segmentation head: build it with deep_supervision=False")
-        self.connections = Connections.of(options)
+        self.connections = Connections.from_options(options)
         self.encoder = nn.ModuleList(
-            _double_conv(i, o) for i, o in zip((input_channels, *WIDTHS[:-1]), WIDTHS, strict=True)
+            _double_conv(i, o) for i, o in zip((input_channels, *ENCODER_CHANNELS[:-1]), ENCODER_CHANNELS, strict=True)
         )
-        up = (WIDTHS[-1], *DECODER_WIDTHS[:-1])
-        skips = WIDTHS[-2::-1] if self.connections.skip else (0,) * len(up)
-        stages = nn.ModuleList(_double_conv(u + s, o) for u, s, o in zip(up, skips, DECODER_WIDTHS, strict=True))
-        # named as in nnU-Net, which then leaves the head out of -pretrained_weights
-        heads = nn.ModuleList([nn.Conv2d(DECODER_WIDTHS[-1], num_classes, 1)])
-        self.decoder = nn.ModuleDict({"stages": stages, "seg_layers": heads})
-        self.xattnres = self.connections.layers(WIDTHS, WIDTHS[:-1], DECODER_WIDTHS, up, dim=2)
+        upsampled = (ENCODER_CHANNELS[-1], *DECODER_CHANNELS[:-1])
+        skips = ENCODER_CHANNELS[-2::-1] if self.connections.skip else (0,) * len(upsampled)
+        stages = nn.ModuleList(
+            _double_conv(u + s, o) for u, s, o in zip(upsampled, skips, DECODER_CHANNELS, strict=True)
+        )
+        # nnU-Net's -pretrained_weights leaves out parameters of this name
+        heads = nn.ModuleList([nn.Conv2d(DECODER_CHANNELS[-1], num_classes, 1)])
+        self.decoder: Any = nn.ModuleDict({"stages": stages, "seg_layers": heads})
+        self.xattnres = self.connections.build_layers(
+            ENCODER_CHANNELS, ENCODER_CHANNELS[:-1], DECODER_CHANNELS, upsampled, dim=2
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
@@ -61,14 +75,14 @@ class PaperUNet(nn.Module):
         for stage in self.encoder[1:]:
             history.append(stage(self.xattnres(history, F.max_pool2d(history[-1], 2))))
         for stage, skip in zip(self.decoder["stages"], history[-2::-1], strict=True):
-            up = F.interpolate(history[-1], scale_factor=2, mode="bilinear", align_corners=True)
-            history.append(stage(self.connections.join(self.xattnres, history, up, skip)))
+            upsampled = F.interpolate(history[-1], scale_factor=2, mode="bilinear", align_corners=True)
+            history.append(stage(self.connections.merge_skip(self.xattnres, history, upsampled, skip)))
         (head,) = self.decoder["seg_layers"]
         return crop(head(history[-1]), size)
 
 
-def _double_conv(inputs: int, outputs: int) -> nn.Sequential:
-    layers = []
-    for channels in (inputs, outputs):
-        layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+def _double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (in_channels, out_channels):
+        layers += [nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

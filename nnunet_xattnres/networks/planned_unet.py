@@ -1,8 +1,11 @@
-"""Cross-stage attention residuals around the stages of nnU-Net's U-Nets (Eqs. 10 and 11 of arXiv 2604.03297).
+"""nnU-Net's U-Nets with cross-stage attention residuals between their stages (Eqs. 10 and 11 of arXiv 2604.03297).
 
-The stock class builds the stock network, so every stock parameter keeps its name and its initialisation. This mix-in
-adds the XAttnRes layers beside it and carries the history pool through the stages.
+The stock class builds the stock network, so every stock parameter keeps its name and its initialisation. The mix-in
+adds the XAttnRes layers under `xattnres` and runs the stages with the history.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
@@ -13,26 +16,35 @@ from ..ops import History
 from .connections import OPTIONS, Connections
 
 
-class XAttnResRouting(nn.Module):
-    """Mix-in for a U-Net with nnU-Net's `encoder` and `decoder`: every stage reads from all stages before it.
+class XAttnResUNetMixin(nn.Module):
+    r"""Mix-in for a U-Net with nnU-Net's `encoder` and `decoder` that adds XAttnRes to its stages.
 
-    The pool H holds the outputs e_1..e_S of the encoder stages, then d_1.. of the decoder stages, in order.
+    .. math:: e_i = \text{rest}_i\big(\text{XAttnRes}(H, \text{down}_i(e_{i-1}))\big), \quad
+              d_j = \text{stage}_j\big(\text{XAttnRes}(H, [\text{up}_j(d_{j-1}); e_\text{match}])\big)
 
-    Encoder stage i >= 2 (Eq. 10): e_i = rest_i(XAttnRes(H, down_i(e_{i-1}))), where down_i is the stage's first,
-    strided block. Decoder stage (Eq. 11): d_j = stage_j(XAttnRes(H, [up_j(d_{j-1}); e_match])), where up_j is the
-    transposed convolution.
+    Encoder stages from the second on follow Eq. 10, where down_i is the stage's first, strided block and rest_i the
+    other blocks. Decoder stages follow Eq. 11, where up_j is the transposed convolution and e_match the skip feature.
+    The history H holds the outputs e_1, ..., e_S of the encoder stages, then d_1, d_2, ... of the decoder stages.
 
-    Args (keywords, beside those of the stock network):
-        skip, encoder, decoder, decoder_input, init, backend: see `Connections`.
+    Args:
+        skip, encoder, decoder, decoder_input, init, backend: keyword options, see `Connections`. All other arguments
+            are those of the stock network.
 
     Shapes:
         input (B, input_channels, *spatial) -> (B, num_classes, *spatial), or with deep supervision one such tensor
-        per decoder stage, full resolution first. The blocks inside `encoder` and `decoder` are called one by one, so
-        forward hooks belong on the blocks and not on these two.
+        per decoder stage, full resolution first.
 
     Raises:
-        ValueError: for an option that does not exist, or an input that is not (B, C, *spatial).
+        ValueError: if an option has an unknown value, or an input is not (B, C, *spatial).
+
+    Note:
+        `forward` calls the blocks inside `encoder` and `decoder` one by one, so forward hooks must be registered on
+        the blocks, not on `encoder` or `decoder`.
     """
+
+    # built by dynamic_network_architectures, which has no type annotations
+    encoder: Any
+    decoder: Any
 
     def __init__(self, *args, **kwargs):
         connections = Connections(**{option: kwargs.pop(option) for option in OPTIONS if option in kwargs})
@@ -40,18 +52,18 @@ class XAttnResRouting(nn.Module):
         self.connections = connections
         self.dim = convert_conv_op_to_dim(self.encoder.conv_op)
         if not connections.skip:
-            self._narrow_decoder(kwargs.get("nonlin_first", False))
-        widths = list(self.encoder.output_channels)
-        mirrored = widths[-2::-1]  # decoder stages are as wide as the encoder stages they mirror
-        self.xattnres = connections.layers(widths, widths[1:], mirrored, mirrored, self.dim)
+            self._rebuild_decoder_stages(kwargs.get("nonlin_first", False))
+        channels = list(self.encoder.output_channels)
+        mirrored = channels[-2::-1]  # a decoder stage is as wide as the encoder stage that it mirrors
+        self.xattnres = connections.build_layers(channels, channels[1:], mirrored, mirrored, self.dim)
 
-    def _narrow_decoder(self, nonlin_first: bool) -> None:
-        """Decoder stages that take the upsampled feature alone: C input channels where stock has 2C."""
+    def _rebuild_decoder_stages(self, nonlin_first: bool) -> None:
+        """Replace the decoder stages by ones without a skip feature: C input channels instead of 2C."""
         e = self.encoder
         for s, stage in enumerate(self.decoder.stages):
-            width = e.output_channels[-(s + 2)]
+            channels = e.output_channels[-(s + 2)]
             self.decoder.stages[s] = StackedConvBlocks(
-                len(stage.convs), e.conv_op, width, width, e.kernel_sizes[-(s + 2)], 1, e.conv_bias,
+                len(stage.convs), e.conv_op, channels, channels, e.kernel_sizes[-(s + 2)], 1, e.conv_bias,
                 e.norm_op, e.norm_op_kwargs, e.dropout_op, e.dropout_op_kwargs, e.nonlin, e.nonlin_kwargs, nonlin_first,
             )  # fmt: skip
 
@@ -64,7 +76,7 @@ class XAttnResRouting(nn.Module):
         return self._decode(self._encode(x))
 
     def _encode(self, x: Tensor) -> History:
-        """(B, input_channels, *S) -> the pool [e_1, ..., e_S]."""
+        """(B, input_channels, *spatial) -> the history [e_1, ..., e_S]."""
         history = History()
         stem = getattr(self.encoder, "stem", None)
         if stem is not None:
@@ -78,22 +90,25 @@ class XAttnResRouting(nn.Module):
         return history
 
     def _decode(self, history: History) -> Tensor | list[Tensor]:
-        """The pool [e_1, ..., e_S] -> logits, one tensor per stage with deep supervision."""
+        """The history [e_1, ..., e_S] -> logits, with deep supervision one tensor per stage."""
         decoder, outputs = self.decoder, []
         stages = zip(decoder.transpconvs, history[-2::-1], decoder.stages, decoder.seg_layers, strict=True)
         for s, (up, skip, stage, head) in enumerate(stages):
-            x = stage(self.connections.join(self.xattnres, history, up(history[-1]), skip))
+            x = stage(self.connections.merge_skip(self.xattnres, history, up(history[-1]), skip))
             history.append(x)
             if decoder.deep_supervision or s == len(decoder.stages) - 1:
                 outputs.append(head(x))
         return outputs[::-1] if decoder.deep_supervision else outputs[-1]
 
-    def compute_conv_feature_map_size(self, input_size) -> int:
-        """Feature-map elements per sample: the stock network's, every layer's output and the pooled copies it reads.
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+        """Feature-map elements that training keeps per sample, from which nnU-Net's planner estimates GPU memory.
 
-        That is what training keeps for the layers. nnU-Net's planner estimates VRAM from it, for a planner whose
-        `UNet_class` is this class; the planners that nnU-Net ships count the stock network. As in nnU-Net's own count,
-        what a pass holds for a moment, and bytes per element, do not enter.
+        They are those of the stock network, the output of every XAttnRes layer and the pooled copies that it reads.
+        As in nnU-Net's own count, temporary tensors are left out. A planner uses it if its `UNet_class` is this class;
+        the planners of nnU-Net itself count the stock network.
+
+        Args:
+            input_size: patch size in voxels, one number per spatial axis.
         """
         sizes = []
         size = tuple(input_size)
@@ -101,19 +116,20 @@ class XAttnResRouting(nn.Module):
             size = tuple(i // j for i, j in zip(size, stride, strict=True))
             sizes.append(size)
         layers = self.xattnres.count_kept_elements(sizes + sizes[-2::-1])
-        return super().compute_conv_feature_map_size(input_size) + layers
+        stock: Any = super()  # the U-Net that this class is mixed into
+        return stock.compute_conv_feature_map_size(input_size) + layers
 
 
-class XAttnResUNet(XAttnResRouting, PlainConvUNet):
-    """PlainConvUNet in which every stage reads from all stages before it; options and shapes: `XAttnResRouting`."""
+class XAttnResUNet(XAttnResUNetMixin, PlainConvUNet):
+    """nnU-Net's PlainConvUNet with XAttnRes in its stages; options and shapes as in `XAttnResUNetMixin`."""
 
 
-class XAttnResResidualEncoderUNet(XAttnResRouting, ResidualEncoderUNet):
-    """ResidualEncoderUNet (all ResEnc presets) with the same routing; options and shapes: `XAttnResRouting`."""
+class XAttnResResidualEncoderUNet(XAttnResUNetMixin, ResidualEncoderUNet):
+    """nnU-Net's ResidualEncoderUNet (all ResEnc presets) with XAttnRes in its stages; as `XAttnResUNetMixin`."""
 
 
-def _blocks(stage: nn.Module) -> nn.Sequential:
-    """The blocks of an encoder stage in order: convolutions (plain) or residual blocks; the first one downsamples."""
-    if isinstance(stage, nn.Sequential):  # PlainConvEncoder wraps each
+def _blocks(stage: Any) -> nn.Sequential:
+    """The blocks of an encoder stage in order, convolutions or residual blocks; the first one downsamples."""
+    if isinstance(stage, nn.Sequential):  # PlainConvEncoder wraps every stage
         (stage,) = stage
     return stage.convs if hasattr(stage, "convs") else stage.blocks
