@@ -2,13 +2,23 @@
 
 import doctest
 import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import torch
 from support.markdown import code_blocks
 from support.shell_lines import check, commands
 
 from nnunet_xattnres.benchmark.grid import from_options, read_options
+from nnunet_xattnres.cli.main import COMMANDS
+from nnunet_xattnres.paper.sizes import sizes
+from nnunet_xattnres.utils.paths import trainers_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
@@ -88,3 +98,97 @@ def test_json_blocks_are_json(page):
     for block in code_blocks(page):
         if block.language == "json":
             json.loads(block.text)
+
+
+def test_the_network_of_your_own(tmp_path, monkeypatch):
+    """It is short. Without its layers it is MONAI's network. With them every parameter is used."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = [b for b in code_blocks(DOCS / "tutorials/own-network.md") if "class XAttnResBasicUNet" in b.text]
+    assert len([line for line in block.text.splitlines() if line.strip()]) < 20
+    scope = {"__name__": "documentation"}
+    run(block, scope, "own-network.md")
+    network, monai = scope["XAttnResBasicUNet"](3, 2).eval(), scope["BasicUNet"](2, 3, 2).eval()
+    x = torch.randn(2, 3, 32, 32)
+    for layer in network.xattnres.values():
+        torch.nn.init.normal_(layer.pseudo_query)
+    network(x).square().mean().backward()
+    unused = {n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()}
+    # the second stage reads the pooled output of the first twice, from the history and as x
+    assert unused == {"xattnres.1.pseudo_query", "xattnres.1.norm_weight"}
+    network.xattnres.clear()
+    monai.load_state_dict(network.state_dict())
+    torch.testing.assert_close(network(x), monai(x))
+
+
+@pytest.mark.slow
+def test_the_sizes_are_those_that_are_counted():
+    """The table on the page has what `xattnres table` counts."""
+    page = (DOCS / "explanation/sizes.md").read_text()
+    rows = {line.split(" | ")[0][2:]: re.findall(r"[\d.]+", line) for line in page.splitlines()}
+    for size in sizes():
+        if size.paper_gmacs is not None:
+            figures = [f"{size.parameters / 1e6:.4f}", f"{size.paper_parameters_m:.2f}"]
+            figures += [f"{size.macs / 1e9:.3f}", f"{size.paper_gmacs:.2f}"]
+            assert rows[size.network.removesuffix(" (both)")] == figures
+
+
+def test_the_figure_is_drawn(tmp_path):
+    """The script draws it, and checks the identity that it shows."""
+    subprocess.run([sys.executable, DOCS / "tools/algebra_figure.py", tmp_path / "algebra.svg"], check=True)
+    for file in (tmp_path / "algebra.svg", DOCS / "assets/algebra.svg"):
+        texts = "".join(ElementTree.parse(file).getroot().itertext())
+        assert "As computed" in texts
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site, built with warnings as errors: links, anchors and names of the API that do not exist are warnings."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site]
+    subprocess.run(command, check=True, cwd=REPOSITORY, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    return site
+
+
+def test_generated_parts_are_in_the_site(site):
+    pages = {page.relative_to(site).parent.as_posix(): page.read_text() for page in site.rglob("index.html")}
+    assert not [name for name, page in pages.items() if "insert:" in page]
+    assert all(f"xattnres {command}" in pages["reference/commands"] for command in COMMANDS)
+    assert "nnUNetTrainer" in pages["reference/trainers"]
+    assert "Contributing" in pages["contributing"] and "Changelog" in pages["changelog"]
+    formulas = [name for name, page in pages.items() if "<math" in page]
+    assert {"reference/layer", "explanation/algebra"} <= set(formulas)
+    assert not [name for name, page in pages.items() if "arithmatex" in page]
+    assert not [name for name, page in pages.items() if name.startswith("reference/") and "math::" in page]
+
+
+def test_readers_fetch_nothing_from_elsewhere(site):
+    """No script, style, font or picture of another host."""
+    for page in site.rglob("*.html"):
+        found = re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=[\"']?(https?:[^\"' >]+)", page.read_text())
+        assert not found, page
+
+
+@pytest.mark.slow
+def test_the_first_training_runs_as_it_is_shown(tmp_path):
+    """Every block of the tutorial in order, and those of other pages that need its trained network."""
+    pages = [DOCS / "tutorials/first-training.md", DOCS / "tutorials/attention.md", DOCS / "how-to/continue.md"]
+    script = ["set -e"]
+    for page in pages:
+        for block in code_blocks(page):
+            if page is not pages[0] and not block.needs_training:
+                continue
+            if block.language == "python":
+                script.append(f"python - <<'END'\n{block.text}END")
+            elif block.language == "bash":
+                script.append(block.text.replace("pip install .", "true"))
+    scripts = sysconfig.get_path("scripts")
+    env = os.environ | {
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_n_proc_DA": "1",
+    }
+    assert trainers_path().is_dir()
+    subprocess.run(["bash", "-c", "\n".join(script)], check=True, cwd=tmp_path, env=env)
+    assert (tmp_path / "warm_start.pth").exists()
+    for name in ("stock", "xattnres"):
+        assert len(list((tmp_path / f"predicted_{name}").glob("*.png"))) == 6

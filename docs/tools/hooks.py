@@ -34,8 +34,11 @@ def on_page_content(content: str, **_) -> str:
     """The formulas that pymdownx.arithmatex has marked, as MathML."""
 
     def mathml(found: re.Match) -> str:
-        latex, display = html.unescape(found[2]), found[1] == "div"
-        return convert(latex.strip()[2:-2], display="block" if display else "inline")
+        latex = html.unescape(found[2]).strip()[2:-2]
+        if found[1] == "span":
+            return convert(latex)
+        # one line for each equation, or long ones would not fit
+        return "".join(convert(part, display="block") for part in re.split(r",\s*\\quad\s", latex))
 
     return re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', mathml, content, flags=re.DOTALL)
 
@@ -48,7 +51,7 @@ def insert(name: str) -> str:
     """
     if name.endswith(".md"):
         return file_of_the_repository(name)
-    return {"commands": commands}[name]()
+    return {"commands": commands, "trainers": trainers}[name]()
 
 
 def file_of_the_repository(name: str) -> str:
@@ -72,6 +75,33 @@ def commands() -> str:
         for title, parser in _with_actions(name, subparsers.choices[name]):
             parts.append(f"{'##' if title == name else '###'} xattnres {title}\n\n```text\n{parser.format_help()}```\n")
     return "\n".join(parts)
+
+
+def trainers() -> str:
+    """The parts of a trainer's name."""
+    from nnunet_xattnres.training.lengths import EPOCHS, suffix
+    from nnunet_xattnres.training.names import ROUTINGS
+    from nnunet_xattnres.training.recipes import RECIPES
+
+    networks = {"": "the network that nnU-Net planned", "PaperUNet": "the paper's U-Net, 2d", "EMCAD": "EMCAD, 2d"}
+    lengths = ", ".join(f"`_{suffix(epochs)}`" for epochs in EPOCHS)
+    return "\n\n".join(
+        [
+            _table("network", networks),
+            _table("routing", {part: routing.text for part, routing in ROUTINGS.items()}),
+            _table("recipe", {"": "nnU-Net's own"} | {part: _summary(cls) for part, cls in RECIPES.items()}),
+            f"The lengths are nnU-Net's: {lengths}.",
+        ]
+    )
+
+
+def _table(title: str, rows: dict[str, str]) -> str:
+    lines = [f"| {f'`{part}`' if part else '*(nothing)*'} | {text} |" for part, text in rows.items()]
+    return "\n".join([f"| {title} | |", "|---|---|", *lines])
+
+
+def _summary(cls: type) -> str:
+    return (cls.__doc__ or "").splitlines()[0]
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> list[argparse._SubParsersAction]:
