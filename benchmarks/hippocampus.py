@@ -28,9 +28,8 @@ from pathlib import Path
 from nnunet_xattnres.benchmark.folders import NnUNetFolders
 from nnunet_xattnres.benchmark.grid import from_options, read_options
 from nnunet_xattnres.benchmark.log import read_logs
-from nnunet_xattnres.utils.files import read_json, write_whole
-from nnunet_xattnres.utils.nnunet_cli import make_environment
-from nnunet_xattnres.utils.nnunet_cli import run as run_nnunet
+from nnunet_xattnres.utils.files import read_json, write_atomic
+from nnunet_xattnres.utils.nnunet_cli import make_environment, run_command
 
 TRAINERS = ("nnUNetTrainerShort", "nnUNetTrainerXAttnResShort")
 EPOCHS = 6
@@ -71,14 +70,14 @@ def prepare(work: Path, data: Path, env: dict[str, str]) -> None:
     prepared = work / "nnUNet_preprocessed" / "Dataset004_Hippocampus"
     if not (work / "nnUNet_raw" / "Dataset004_Hippocampus").exists():
         convert = ["nnUNetv2_convert_MSD_dataset", "-i", str(data), "-overwrite_id", "4", "-np", "1"]
-        run_nnunet(convert, env, work / "convert.txt")
+        run_command(convert, env, work / "convert.txt")
     if not (prepared / f"{PLANS}.json").exists():
         plan = f"nnUNetv2_plan_and_preprocess -d 4 -c 2d -np 1 -npfp 1 -gpu_memory_target {MEMORY_TARGET} --no_pp"
-        run_nnunet(shlex.split(plan), env, work / "plan.txt")
+        run_command(shlex.split(plan), env, work / "plan.txt")
         plans = read_json(prepared / "nnUNetPlans.json", "nnU-Net's plans")
         network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
         network["features_per_stage"] = [WIDTH * 2**stage for stage in range(network["n_stages"])]
-        write_whole(prepared / f"{PLANS}.json", json.dumps(plans | {"plans_name": PLANS}, indent=4))
+        write_atomic(prepared / f"{PLANS}.json", json.dumps(plans | {"plans_name": PLANS}, indent=4))
 
 
 def on_this_machine(command: list[str], kills: int, rng: random.Random) -> None:

@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..utils.errors import UserError
-from ..utils.nnunet_cli import executable, failure_message
+from ..utils.nnunet_cli import failure_message, find_executable
 from .folders import NnUNetFolders
 from .state import LOCK, RECORD
 from .tasks import RunOptions, Task
@@ -196,7 +196,7 @@ def _run(
 ) -> str | None:
     """Run one command under `supervise.py`; returns why it failed, None if it did not."""
     try:
-        path = executable(command[0])
+        path = find_executable(command[0])
     except UserError as error:
         return str(error)
     env = dict(os.environ) | folders.environment(task.repeat)

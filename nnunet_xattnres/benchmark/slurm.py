@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ..utils.errors import StepFailedError, UserError
-from ..utils.files import read_json, write_whole
+from ..utils.files import read_json, write_atomic
 from .folders import NnUNetFolders
 from .local import run_task, slug
 from .state import CHECKPOINTS
@@ -187,7 +187,7 @@ def read_jobs(out: Path) -> dict[str, str]:
 
 
 def _keep_jobs(jobs: Mapping[str, str], out: Path) -> None:
-    write_whole(out / "slurm" / "jobs.json", json.dumps(jobs, indent=1) + "\n")
+    write_atomic(out / "slurm" / "jobs.json", json.dumps(jobs, indent=1) + "\n")
 
 
 def active_jobs() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..utils.errors import UserError
-from ..utils.files import read_json, write_whole
+from ..utils.files import read_json, write_atomic
 from .folders import NnUNetFolders
 from .grid import ExperimentKey, Grid, Run
 from .state import CHECKPOINTS, is_checkpoint, read_plans, read_splits, read_state
@@ -221,7 +221,9 @@ def make_splits(experiment: ExperimentKey, folders: NnUNetFolders) -> None:
         except ValueError as error:
             raise UserError(f"{folder} cannot be split into five folds ({error}): write a splits_final.json") from None
         splits = [{part: [str(case) for case in fold[part]] for part in fold} for fold in found]
-        write_whole(folders.preprocessed_dataset(experiment) / "splits_final.json", json.dumps(splits, indent=4) + "\n")
+        write_atomic(
+            folders.preprocessed_dataset(experiment) / "splits_final.json", json.dumps(splits, indent=4) + "\n"
+        )
 
 
 _SPLITTING = threading.Lock()  # trainings start in threads of one process

@@ -203,14 +203,14 @@ def _check(grid, folders) -> None:
 
 def _keep(grid, out: Path, anew: bool = True) -> None:
     """Keep what is compared, for status and report; unless `anew`, only where nothing is kept."""
-    from ..utils.files import write_whole
+    from ..utils.files import write_atomic
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): choose another folder with --out") from None
     if anew or not (out / "benchmark.json").exists():
-        write_whole(out / "benchmark.json", json.dumps(grid.options(), indent=1) + "\n")
+        write_atomic(out / "benchmark.json", json.dumps(grid.options(), indent=1) + "\n")
 
 
 def _run(grid, folders, arguments) -> int:

@@ -52,10 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..evaluation import PROTOCOLS
-    from ..evaluation.folders import Evaluation, check_folders, find_dataset_json, pair, read_labels
+    from ..evaluation.folders import CaseEvaluator, Problem, check_folders, find_dataset_json, pair_cases, read_labels
     from ..evaluation.report import Report
-    from ..utils.files import write_whole
-    from ..utils.workers import for_each
+    from ..utils.files import write_atomic
+    from ..utils.workers import map_unordered
 
     predictions, references = arguments.predictions, arguments.references
     for option, path in (("--json", arguments.json), ("--csv", arguments.csv)):
@@ -74,11 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
     labels = read_labels(dataset_json)
     added = _added_regions(arguments.region, labels, dataset_json)
     regions = labels.regions | added
-    cases, problems = pair(predictions, references, labels.ending)
-    evaluation = Evaluation(predictions, references, labels, regions, arguments.protocol, arguments.tolerance)
-    results = dict(for_each(evaluation, cases, arguments.workers, "evaluating"))
-    problems += [results[case] for case in cases if isinstance(results[case], str)]
-    scores = {case: results[case] for case in cases if not isinstance(results[case], str)}
+    cases, problems = pair_cases(predictions, references, labels.ending)
+    evaluation = CaseEvaluator(predictions, references, labels, regions, arguments.protocol, arguments.tolerance)
+    results = dict(map_unordered(evaluation, cases, arguments.workers, "evaluating"))
+    scores = {}
+    for case in cases:
+        result = results[case]
+        if isinstance(result, Problem):
+            problems.append(result)
+        else:
+            scores[case] = result
     if problems and not (arguments.skip_bad and scores):
         listed = "\n".join(f"  {problem}" for problem in problems)
         cure = "nothing is left to evaluate" if arguments.skip_bad else "mend them, or pass --skip-bad"
@@ -88,11 +93,11 @@ def run(arguments: argparse.Namespace) -> int:
         "protocol": arguments.protocol, "unit": "mm" if in_mm else "voxels", "tolerance": arguments.tolerance,
         "predictions": str(predictions.resolve()), "references": str(references.resolve()),
     }  # fmt: skip
-    report = Report(scores, about, problems, frozenset(added))
+    report = Report(scores, about, [str(problem) for problem in problems], frozenset(added))
     if arguments.json:
-        write_whole(arguments.json, json.dumps(report.document(), indent=1, allow_nan=False) + "\n")
+        write_atomic(arguments.json, json.dumps(report.document(), indent=1, allow_nan=False) + "\n")
     if arguments.csv:
-        write_whole(arguments.csv, report.csv())
+        write_atomic(arguments.csv, report.csv())
     _print(report)
     return 0
 

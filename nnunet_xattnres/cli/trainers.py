@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
         return 0
     text = [[value if isinstance(value, str) else _millions(value) for value in row.values()] for row in rows]
-    print(format_table([list(rows[0]), *text], left=5))
+    print(format_table([list(rows[0]), *text], left_aligned=5))
     print(f"\n{_LENGTHS}")
     return 0
 
@@ -81,15 +81,15 @@ def _counters(arguments: argparse.Namespace) -> dict:
     import torch
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-    from ..utils.plans_file import configuration_of, count_input_channels, read_dataset, read_plans
+    from ..utils.plans_file import count_input_channels, get_configuration, read_dataset_json, read_plans
 
     plans = read_plans(arguments.plans)
-    dataset = read_dataset(arguments.plans)
+    dataset = read_dataset_json(arguments.plans)
     labels = plans.get_label_manager(dataset) if dataset else None
     classes = arguments.classes or (labels.num_segmentation_heads if labels else 2)
 
     def counter(name: str):
-        configuration = configuration_of(plans, name, arguments.plans)
+        configuration = get_configuration(plans, name, arguments.plans)
         if dataset:
             channels = determine_num_input_channels(plans, configuration, dataset)
         else:

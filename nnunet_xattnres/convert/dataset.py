@@ -16,8 +16,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..utils.errors import StepFailedError, UserError
-from ..utils.files import read_json, write_whole
-from ..utils.workers import for_each
+from ..utils.files import read_json, write_atomic
+from ..utils.workers import map_unordered
 from .case import Case, Reader
 from .destination import Target, hidden_folder, publish, recover
 from .plan import Plan, tell_split
@@ -60,7 +60,7 @@ class _Conversion:
             cure = "make room, or choose another nnUNet_raw"
             raise StepFailedError(f"cannot write the case {case.name} ({error.strerror}): {cure}") from None
         # last: a case with a record is whole
-        write_whole(self.into / "records" / f"{case.name}.json", json.dumps({**record, "versions": versions}))
+        write_atomic(self.into / "records" / f"{case.name}.json", json.dumps({**record, "versions": versions}))
 
 
 def check(
@@ -72,7 +72,7 @@ def check(
         UserError: where `convert` would.
     """
     _check_free(target, plan, overwrite)
-    results = for_each(_Conversion(plan.reader, None), plan.cases, workers, "checking")
+    results = map_unordered(_Conversion(plan.reader, None), plan.cases, workers, "checking")
     return _judge(plan, {case.name: result for case, result in results}, skip_bad)
 
 
@@ -99,7 +99,7 @@ def convert(plan: Plan, target: Target, settings: dict, workers: int, skip_bad: 
         records = _continue(hidden, plan, settings)
         left = [case for case in plan.cases if case.name not in records]
         continued = len(records)
-        results = for_each(_Conversion(plan.reader, hidden), left, workers, "converting")
+        results = map_unordered(_Conversion(plan.reader, hidden), left, workers, "converting")
         records |= {case.name: result for case, result in results}
         kept, problems = _judge(plan, records, skip_bad)
         manifest = _describe(plan, kept, records, problems, settings)
@@ -166,7 +166,7 @@ def _continue(hidden: Path, plan: Plan, settings: dict) -> dict[str, dict]:
         (hidden / name).mkdir()
     for folder in {f for case in plan.cases for f in FOLDERS[case.split]} | {"imagesTr", "labelsTr"}:
         (hidden / "dataset" / folder).mkdir()
-    write_whole(hidden / "settings.json", json.dumps(wanted))
+    write_atomic(hidden / "settings.json", json.dumps(wanted))
     return {}
 
 
@@ -222,11 +222,11 @@ def _finish(folder: Path, plan: Plan, kept: list[Case], manifest: dict) -> None:
         "channel_names": {str(i): name for i, name in enumerate(plan.channel_names)},
         "labels": plan.labels, "numTraining": len(training), "file_ending": plan.reader.ending,
     }  # fmt: skip
-    write_whole(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
+    write_atomic(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
     fold = folds({case.name: case.split for case in kept})
     if fold:
-        write_whole(folder / "splits_final.json", json.dumps(fold, indent=1) + "\n")
-    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        write_atomic(folder / "splits_final.json", json.dumps(fold, indent=1) + "\n")
+    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     filled = {record["case"] for record in manifest["cases"] if record["voxels"].keys() - {"0"}}
     shown = {case.name: case for case in ([case for case in kept if case.name in filled] or training)}
     pictures = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..utils.nifti import check_complete
+from ..utils.nifti import check_nifti
 from .case import Case, CaseData, count_labels
 from .labels import BinaryMask, LabelMap
 from .problems import UnusableError
@@ -33,7 +33,7 @@ class NiftiWriter:
 
         try:
             sitk.WriteImage(content, path, useCompression=True)
-            check_complete(path)
+            check_nifti(path)
         except (RuntimeError, ValueError) as error:
             raise OSError(None, f"not written whole: {str(error).strip().splitlines()[-1]}", str(path)) from None
 
@@ -101,7 +101,7 @@ def read_nifti(file: File) -> "sitk.Image":
     try:
         with file.local() as path:
             path.open("rb").close()
-            check_complete(path)
+            check_nifti(path)
             stored = nibabel.load(path)
             # ITK makes zeros of them
             finite = stored.get_data_dtype().kind not in "fc" or np.isfinite(np.asarray(stored.dataobj)).all()

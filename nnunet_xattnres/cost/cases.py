@@ -8,7 +8,7 @@ from torch import nn
 
 from ..networks.plans import xattnres_class_name
 from ..utils.errors import UserError
-from ..utils.plans_file import configuration_of, count_input_channels, read_plans
+from ..utils.plans_file import count_input_channels, get_configuration, read_plans
 
 _REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
@@ -112,7 +112,7 @@ def from_plans(path: Path, configuration: str, num_classes: int = 3) -> Case:
         UserError: if the file is no plans file, has no such configuration, or plans a network XAttnRes cannot replace.
     """
     plans = read_plans(path)
-    planned = configuration_of(plans, configuration, path)
+    planned = get_configuration(plans, configuration, path)
     try:
         xattnres_class_name(planned.network_arch_class_name)
     except ValueError as error:

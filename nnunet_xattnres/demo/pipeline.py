@@ -121,9 +121,9 @@ class Demo:
         budget = f"{self.epochs} x 250 iterations of training each"
         print(f"Dice in % on {len(self.cases)} held-out cases, {budget}; seconds are of the whole commands. {note}\n")
         folders = [self.dataset / "labelsTs", *(self.out / "predictions" / t for t in self.trainers.values())]
-        overlays.picture(
+        overlays.draw_overlays(
             [
-                (case, overlays.slices(self.dataset / "imagesTs", folders, case, self.description))
+                (case, overlays.read_slices(self.dataset / "imagesTs", folders, case, self.description))
                 for case in self._chosen()
             ],
             ["image", "reference", *self.trainers],
@@ -149,7 +149,7 @@ class Demo:
 
     def _nnunet(self, command: list[str], log: str) -> float:
         self._say(f"$ {shlex.join(command)}")
-        seconds = nnunet_cli.run(command, self.env, self.out / "logs" / f"{log}.txt")
+        seconds = nnunet_cli.run_command(command, self.env, self.out / "logs" / f"{log}.txt")
         print(f"      {seconds:4.0f} s", flush=True)
         return seconds
 

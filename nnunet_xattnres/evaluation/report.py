@@ -11,7 +11,7 @@ from ..utils.tables import format_table
 from .metrics import METRICS
 from .protocols import Scores
 
-OVERLAPS = ("dice", "iou", "surface_dice")
+OVERLAP_METRICS = ("dice", "iou", "surface_dice")
 _WORST = 3
 
 
@@ -57,7 +57,7 @@ class Report:
     def table(self) -> str:
         """Means per region as aligned text; where a mean counts fewer cases than there are, it says so."""
         unit = self.about["unit"]
-        head = [""] + [f"{name} {'%' if metric in OVERLAPS else unit}" for metric, name in METRICS.items()]
+        head = [""] + [f"{name} {'%' if metric in OVERLAP_METRICS else unit}" for metric, name in METRICS.items()]
         rows = [[region, *_cells(self.mean(region), len(self.scores))] for region in self.regions]
         averaged = len(self.regions) - len(self.added)
         if averaged > 1:
@@ -93,6 +93,6 @@ def _cells(means: Mapping[str, float | int | None], all_of_them: int) -> list[st
     cells = []
     for metric in METRICS:
         value, counted = means[metric], means[f"{metric}_n"]
-        text = "undefined" if value is None else f"{100 * value:.2f}" if metric in OVERLAPS else f"{value:.3f}"
+        text = "undefined" if value is None else f"{100 * value:.2f}" if metric in OVERLAP_METRICS else f"{value:.3f}"
         cells.append(text if value is None or counted == all_of_them else f"{text} (of {counted})")
     return cells

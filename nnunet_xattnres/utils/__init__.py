@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the method: files, worker processes, tables, plots, nnU-Net's commands."""
+"""Helpers that do not depend on the method: files, worker processes, tables, figures, nnU-Net's commands."""

@@ -1,13 +1,13 @@
-"""Errors that the command line prints as one line and without a traceback."""
+"""Errors that the command line prints as one line, without a traceback."""
 
 
 class UserError(Exception):
-    """The arguments or the input are wrong: what was expected, what came, what to do."""
+    """Wrong arguments or wrong input. The message says what was expected, what came, and what to do."""
 
     exit_code = 2
 
 
 class StepFailedError(UserError):
-    """A command that was started failed; the message says where its log is."""
+    """A command or a worker process failed. The message says where to look or what to do."""
 
     exit_code = 1

@@ -1,49 +1,54 @@
-"""Files that are there in full or not at all."""
+"""Atomic writing of text files, and reading of JSON files with errors for users."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that, whatever happens, the old or the new content is under its name.
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file atomically: if writing fails or the process is killed, the old content stays.
 
-    A link stays one; a device or pipe is written to as it is.
+    The target of a symbolic link is replaced, the link stays. A device or a pipe is written to directly.
+
+    Args:
+        path: the file. Its folder must exist.
+        text: the new content.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the file cannot be written.
     """
     path = path.resolve()
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file():
             path.write_text(text)
             return
         try:
-            part.write_text(text)
-            os.replace(part, path)
+            temporary.write_text(text)
+            os.replace(temporary, path)
         finally:
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose another place or make room") from None
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another path or free disk space") from None
 
 
-def read_json(path: Path, what: str) -> dict:
-    """The object in a JSON file.
+def read_json(path: Path, description: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
     Args:
         path: the file.
-        what: what it should be, for the message.
+        description: what the file should be, for the error message, such as "nnU-Net's dataset.json".
 
     Raises:
-        UserError: if it cannot be read, or holds no object.
+        UserError: if the file cannot be read, is no JSON, or holds something else than an object.
     """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as {what} ({error}): mend it or name another") from None
+        raise UserError(f"{path} cannot be read as {description} ({error}): fix it or name another file") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} cannot be read as {what}: expected an object, got {type(content).__name__}")
+        raise UserError(f"{path} cannot be read as {description}: expected a JSON object, got {type(content).__name__}")
     return content

@@ -1,21 +1,33 @@
-"""Whether a NIfTI file is whole: ITK reads the rest of a truncated one, and writes to a full disk, without a word."""
+"""Detection of truncated and damaged NIfTI files.
+
+ITK reports neither a truncated file when it reads, nor a full disk when it writes.
+"""
 
 import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
-_CHUNK = 1 << 22
+_CHUNK_BYTES = 1 << 22
 
 
 def is_nifti(path: Path) -> bool:
+    """Whether a file is NIfTI by its name.
+
+    >>> is_nifti(Path("la_003.nii.gz")), is_nifti(Path("la_003.nrrd"))
+    (True, False)
+    """
     return path.name.endswith((".nii", ".nii.gz"))
 
 
-def check_complete(path: Path) -> None:
-    """Raise a ValueError if a NIfTI file is shorter than its header says, or its compression is damaged.
+def check_nifti(path: Path) -> None:
+    """Check that a NIfTI file is as long as its header says, and that its compression is intact.
 
-    Files of other kinds pass; their readers look for themselves.
+    Files of other formats are not checked: their readers detect damage themselves.
+
+    Raises:
+        ValueError: if the file is truncated or damaged, or is no NIfTI file in spite of its name.
     """
     if not is_nifti(path):
         return
@@ -23,12 +35,12 @@ def check_complete(path: Path) -> None:
 
     try:
         with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
-            length = sum(map(len, iter(lambda: file.read(_CHUNK), b"")))
-        image = nibabel.load(path)
-        needed = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+            num_bytes = sum(map(len, iter(lambda: file.read(_CHUNK_BYTES), b"")))
+        image: Any = nibabel.load(path)  # typed as a base class without these attributes
+        expected_bytes = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"truncated or damaged: {error}") from None
     except nibabel.filebasedimages.ImageFileError as error:
         raise ValueError(f"not a NIfTI file: {error}") from None
-    if length < needed:
-        raise ValueError(f"truncated: {length} bytes, where the header asks for {needed}")
+    if num_bytes < expected_bytes:
+        raise ValueError(f"truncated: {num_bytes} bytes, but the header says {expected_bytes}")

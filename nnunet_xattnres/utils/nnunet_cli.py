@@ -1,4 +1,4 @@
-"""nnU-Net's own commands, run as a person would type them."""
+"""nnU-Net's commands, run as processes."""
 
 import os
 import re
@@ -15,7 +15,15 @@ from .paths import PATH_VARIABLES, trainers_path
 
 
 def make_environment(root: Path, processes: int) -> dict[str, str]:
-    """This process's environment, with nnU-Net's folders under `root` and this package's trainers in its look-up."""
+    """Make nnU-Net's folders under `root`, and the environment variables that let its commands use them.
+
+    Args:
+        root: nnUNet_raw, nnUNet_preprocessed and nnUNet_results are made in this folder.
+        processes: the number of processes for data augmentation, and nnU-Net's default number of processes.
+
+    Returns:
+        This process's environment with nnU-Net's variables; nnUNet_extTrainer is the folder of this package's trainers.
+    """
     env = dict(os.environ)
     for variable in PATH_VARIABLES:
         folder = root / variable
@@ -26,11 +34,11 @@ def make_environment(root: Path, processes: int) -> dict[str, str]:
     return env
 
 
-def executable(command: str) -> str:
-    """The path of a command of nnU-Net's, which lies beside this Python.
+def find_executable(command: str) -> str:
+    """The path of an nnU-Net command, which is installed beside this Python.
 
     Raises:
-        UserError: if it does not.
+        UserError: if it is not installed there.
     """
     path = Path(sysconfig.get_path("scripts")) / command
     if not path.exists():
@@ -39,26 +47,34 @@ def executable(command: str) -> str:
 
 
 def failure_message(command: str, code: int, log: Path) -> str:
-    """Why a command failed, as far as its log tells."""
-    return f"{command} failed (exit code {code}), see {log}: {last_line(log)}"
+    """One line that says that a command failed, with its exit code, its log file and the last line of the log."""
+    return f"{command} failed (exit code {code}), see {log}: {last_log_line(log)}"
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
+def last_log_line(log: Path) -> str:
+    """The last line of a log that is not empty, or an empty string."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 20_000))
-        lines = re.split(r"[\r\n]", file.read().decode(errors="replace"))  # progress bars return
+        lines = re.split(r"[\r\n]", file.read().decode(errors="replace"))  # a progress bar overwrites its line
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def run(command: list[str], env: dict[str, str], log: Path) -> float:
-    """Run one `nnUNetv2_*` command, its output going to `log`; returns the seconds it took.
+def run_command(command: list[str], env: dict[str, str], log: Path) -> float:
+    """Run an nnU-Net command and write its output to a log file.
+
+    Args:
+        command: the name of the command and its arguments, such as ["nnUNetv2_train", "4", "2d", "0"].
+        env: the environment variables of the process.
+        log: the file for its output. Its folder is made.
+
+    Returns:
+        The seconds that it took.
 
     Raises:
         UserError: if the command is not installed beside this Python.
-        StepFailedError: if it fails; the message ends with the last line it wrote.
+        StepFailedError: if it fails. The message ends with the last line of its output.
     """
-    path = executable(command[0])
+    path = find_executable(command[0])
     start = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:
@@ -69,10 +85,10 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
         )
         try:
             while process.poll() is None:
-                _tick(time.monotonic() - start)
+                _show_elapsed_time(time.monotonic() - start)
                 time.sleep(0.5)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # with the workers it has started
+            os.killpg(process.pid, signal.SIGKILL)  # the process group includes the workers that it started
             process.wait()
             raise
     if process.returncode:
@@ -80,6 +96,6 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
     return time.monotonic() - start
 
 
-def _tick(seconds: float) -> None:
+def _show_elapsed_time(seconds: float) -> None:
     if sys.stdout.isatty():
         print(f"\r      {seconds:4.0f} s", end="\r", flush=True)

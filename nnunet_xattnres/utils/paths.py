@@ -1,4 +1,4 @@
-"""Where things lie: the trainer files, nnU-Net's own folders, and EMCAD's encoder weights."""
+"""The folder of the trainer files, and the names of the environment variables for folders and files."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 """nnU-Net's environment variables for its folders."""
 
 WEIGHTS_VARIABLE = "XATTNRES_ENCODER_WEIGHTS"
-"""Environment variable: a file of ImageNet weights for EMCAD's encoder, or `random` for none."""
+"""The environment variable for EMCAD's encoder: a file of ImageNet weights, or `random` for random weights."""
 
 
 def trainers_path() -> Path:
-    """The folder for `nnUNet_extTrainer`: inside the installed package, or at the top of a checkout."""
+    """The folder for nnU-Net's variable nnUNet_extTrainer: in an installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "trainers"
     return installed if installed.is_dir() else package.parent / "trainers"

@@ -1,4 +1,4 @@
-"""A matplotlib figure that draws into files alone, whatever the user's backend is."""
+"""Matplotlib figures that are only written to files, independent of the user's backend."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure; width and height in inches."""
+    """An empty figure with constrained layout; width and height in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""One function over many items: worker processes, a progress bar, and nobody left behind."""
+"""A function applied to many items by worker processes, with a progress bar."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -17,54 +17,64 @@ Result = TypeVar("Result")
 
 
 def default_workers() -> int:
-    """One process a core that this process may use, 8 at most."""
+    """The number of CPU cores that this process may use, 8 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(8, cores or 1)
 
 
-def for_each(
+def map_unordered(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, function(item)) as they are done, in no order, with a progress bar on a terminal.
+    """Apply a function to every item and yield (item, result) pairs in the order in which they are computed.
+
+    >>> sorted(map_unordered(abs, [-3, 2], workers=1, title="computing"))
+    [(-3, 3), (2, 2)]
 
     Args:
-        function: picklable; what it raises ends everything.
-        items: picklable.
-        workers: processes; 1 works in this one.
-        title: of the progress bar.
+        function: a picklable function. An exception that it raises ends the iteration and reaches the caller.
+        items: picklable items.
+        workers: the number of worker processes; 1 computes in this process.
+        title: the title of the progress bar, which is shown on a terminal only.
 
     Raises:
-        StepFailedError: if a worker process dies, as it does when memory runs out.
+        StepFailedError: if a worker process dies, for example because the memory is exhausted.
     """
     from tqdm import tqdm
 
-    pairs = _alone(function, items) if workers == 1 or len(items) < 2 else _together(function, items, workers)
+    serial = workers == 1 or len(items) < 2
+    pairs = _run_serially(function, items) if serial else _run_in_pool(function, items, workers)
     yield from tqdm(pairs, title, total=len(items), disable=None, leave=False)
 
 
-def _alone(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+def _run_serially(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
     for item in items:
         yield item, function(item)
 
 
-def _together(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Result]]:
-    context = multiprocessing.get_context("spawn")  # a fork would inherit locks that libraries' threads hold
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_end_with_parent)
+def _run_in_pool(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    context = multiprocessing.get_context("spawn")  # a fork would inherit locks that threads of libraries hold
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_exit_with_parent)
     try:
         futures = {pool.submit(function, item): item for item in items}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
-        message = "a worker process died, perhaps for want of memory: try again with --workers 1"
+        message = "a worker process died, possibly because the memory is exhausted: try again with --workers 1"
         raise StepFailedError(message) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, so they watch it; Ctrl-C is the parent's to handle."""
+def _exit_with_parent() -> None:
+    """Initialise a worker: it exits when its parent dies, and ignores Ctrl-C, which the parent handles.
+
+    A parent that is killed by SIGKILL cannot end its workers, so each worker watches its parent.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
         multiprocessing.connection.wait([parent.sentinel])

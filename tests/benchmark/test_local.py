@@ -31,7 +31,7 @@ from support.benchmark import (
     write_raw,
     write_splits,
 )
-from support.jobs import heed_signals
+from support.jobs import restore_signal_handlers
 from support.trees import contents, snapshot
 
 from nnunet_xattnres.benchmark import local
@@ -468,7 +468,7 @@ def start(workplace):
         grid = json.dumps(GRID.options())
         command = [sys.executable, "-c", DRIVER, workplace.scripts, grid, phase, str(jobs), workplace.logs]
         process = subprocess.Popen(
-            command, env=os.environ | workplace.folders.environment(), start_new_session=True, preexec_fn=heed_signals,
+            command, env=os.environ | workplace.folders.environment(), start_new_session=True, preexec_fn=restore_signal_handlers,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)

@@ -76,7 +76,7 @@ def test_parameters_of_plans(capsys, tmp_path):
         (["--list", "-c", "2d"], "add --plans FILE"),
         (["--list", "--plans", "{plans}", "--classes", "0"], "--classes must be at least 1, got 0"),
         (["--list", "--plans", "nowhere.json"], "nowhere.json cannot be read as an nnU-Net plans file"),
-        (["--list", "--plans", "{plans}", "-c", "4d"], "has no configuration '4d', but 2d, 3d_fullres"),
+        (["--list", "--plans", "{plans}", "-c", "4d"], "has no configuration '4d'"),
     ],
 )
 def test_wrong_arguments(capsys, tmp_path, arguments, message):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import downloads
-from support.jobs import heed_signals
+from support.jobs import restore_signal_handlers
 from support.trees import contents, snapshot
 
 NAME = "Dataset007_Killed"
@@ -53,7 +53,7 @@ class Place:
         command = [sys.executable, *script, "convert", *map(str, arguments)]
         process = subprocess.Popen(
             command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            preexec_fn=heed_signals,
+            preexec_fn=restore_signal_handlers,
         )  # fmt: skip
         STARTED.append(process)
         return process

@@ -1,4 +1,4 @@
-"""What worker processes do in tests; they import it by name."""
+"""Functions that worker processes run in tests. They are in a module because workers import them by name."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ def square(number):
     return number * number
 
 
-def process(item):
+def process_id(item):
     return os.getpid()
 
 
@@ -19,21 +19,24 @@ def fail_at_three(number):
     return number
 
 
-def leave(number):
+def exit_at_once(number):
     os._exit(0)
 
 
-def be_killed(number):
+def kill_itself(number):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sleep(seconds):
-    """Says that it began, then sleeps."""
+    """Print a line, then sleep."""
     print("asleep", flush=True)
     time.sleep(seconds)
 
 
-def heed_signals():
-    """For preexec_fn: tests in the background of a shell, or under nohup, hand down signals that are ignored."""
+def restore_signal_handlers():
+    """Restore the default handlers of SIGINT and SIGHUP, for `preexec_fn`.
+
+    pytest in the background of a shell, or under nohup, ignores these signals, and child processes inherit this.
+    """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Whole NIfTI files pass, whatever they hold; a missing byte or a flipped bit does not."""
+"""Complete NIfTI files of all kinds pass the check; a missing byte or a flipped bit does not."""
 
 import gzip
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from nnunet_xattnres.utils.nifti import check_complete, is_nifti
+from nnunet_xattnres.utils.nifti import check_nifti, is_nifti
 
 RNG = np.random.default_rng(0)
 
@@ -23,92 +23,92 @@ def small(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [("a.nii", True), ("a.nii.gz", True), ("a.b.nii.gz", True), ("a.gz", False), ("a.png", False), ("nii", False)],
 )
-def test_names(tmp_path, name, told):
-    assert is_nifti(tmp_path / name) is told
+def test_is_nifti(tmp_path, name, expected):
+    assert is_nifti(tmp_path / name) is expected
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-class TestWhole:
+class TestCompleteFiles:
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
     @pytest.mark.parametrize("shape", [(40, 30), (9, 8, 7), (1, 8, 7), (2, 9, 8, 7)])
-    def test_by_itk(self, tmp_path, ending, shape, dtype):
-        check_complete(write(tmp_path / f"a{ending}", RNG.integers(0, 100, shape).astype(dtype)))
+    def test_written_by_itk(self, tmp_path, ending, shape, dtype):
+        check_nifti(write(tmp_path / f"a{ending}", RNG.integers(0, 100, shape).astype(dtype)))
 
-    def test_colours(self, tmp_path, ending):
+    def test_rgb(self, tmp_path, ending):
         image = sitk.GetImageFromArray(RNG.integers(0, 100, (9, 8, 7, 3)).astype(np.uint8), isVector=True)
         sitk.WriteImage(image, str(tmp_path / f"a{ending}"))
-        check_complete(tmp_path / f"a{ending}")
+        check_nifti(tmp_path / f"a{ending}")
 
     @pytest.mark.parametrize("dtype", [">i2", "<i2", np.uint8, np.float64])
-    def test_by_nibabel(self, tmp_path, ending, dtype):
+    def test_written_by_nibabel(self, tmp_path, ending, dtype):
         nibabel.save(
             nibabel.Nifti1Image(RNG.integers(0, 100, (20, 30, 40)).astype(dtype), np.eye(4)), tmp_path / f"a{ending}"
         )
-        check_complete(tmp_path / f"a{ending}")
+        check_nifti(tmp_path / f"a{ending}")
 
     @pytest.mark.parametrize("scale", [(1, 0), (0.5, 0), (1, -1024), (2, 10)])
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
-    def test_values_that_are_scaled(self, tmp_path, ending, dtype, scale):
-        """As of CT in Hounsfield units: what readers make of the values takes more bytes than the file has."""
+    def test_rescaled_values(self, tmp_path, ending, dtype, scale):
+        """A slope and intercept, as for Hounsfield units, make readers return a wider type than the file stores."""
         image = nibabel.Nifti1Image(RNG.integers(0, 100, (20, 30, 40)).astype(dtype), np.eye(4))
         image.header.set_slope_inter(*scale)
         nibabel.save(image, tmp_path / f"a{ending}")
-        check_complete(tmp_path / f"a{ending}")
+        check_nifti(tmp_path / f"a{ending}")
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_every_shorter_file_is_refused(tmp_path, ending):
+def test_truncated_at_every_byte(tmp_path, ending):
     path = small(tmp_path / f"a{ending}")
     whole = path.read_bytes()
-    check_complete(path)
+    check_nifti(path)
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"^(truncated|not a NIfTI file)") as error:
-            check_complete(path)
+            check_nifti(path)
         assert "\n" not in str(error.value)
 
 
-def test_a_shorter_file_that_is_compressed_in_full(tmp_path):
+def test_a_truncated_file_that_was_compressed_afterwards(tmp_path):
     path = tmp_path / "a.nii.gz"
     whole = small(tmp_path / "a.nii").read_bytes()
     path.write_bytes(gzip.compress(whole))
-    check_complete(path)
+    check_nifti(path)
     for length in (*range(0, 352, 50), *range(352, len(whole))):
         path.write_bytes(gzip.compress(whole[:length]))
         with pytest.raises(ValueError, match=r"^(truncated|not a NIfTI file)"):
-            check_complete(path)
+            check_nifti(path)
 
 
-def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
-    """gzip has a checksum; only its header has bits that mean nothing, such as the time."""
+def test_a_flipped_bit_is_detected_or_changes_nothing(tmp_path):
+    """gzip has a checksum; only its header has bits without an effect, such as the time."""
     path = small(tmp_path / "a.nii.gz")
     whole = path.read_bytes()
-    refused = 0
-    for place in range(len(whole)):
+    detected = 0
+    for position in range(len(whole)):
         for bit in (0, 4, 7):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
             try:
-                check_complete(path)
+                check_nifti(path)
             except ValueError:
-                refused += 1
+                detected += 1
             else:
                 assert gzip.decompress(path.read_bytes()) == gzip.decompress(whole)
-    assert refused > 2.5 * (len(whole) - 10)
+    assert detected > 2.5 * (len(whole) - 10)
 
 
 @pytest.mark.parametrize("content", [b"", b"no header", b"\x00" * 1000])
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_something_else(tmp_path, ending, content):
+def test_a_file_without_a_nifti_header(tmp_path, ending, content):
     path = tmp_path / f"a{ending}"
     path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
     with pytest.raises(ValueError, match=r"^not a NIfTI file"):
-        check_complete(path)
+        check_nifti(path)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.nrrd", "a.mha", "a.gz"])
-def test_other_files_pass(tmp_path, name):
+def test_files_of_other_formats_are_not_checked(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b")
-    check_complete(tmp_path / name)
+    check_nifti(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Running nnU-Net's commands: their environment, their logs, and what a failure says."""
+"""nnU-Net's commands: their environment, their logs, their failures, and signals."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from nnunet_xattnres.utils.paths import trainers_path
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """A stand-in for an nnU-Net command: runs the Python program it is given."""
+    """A stand-in for an nnU-Net command, which runs its argument as a Python program."""
     script = tmp_path / "bin" / "nnUNetv2_stand_in"
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$1"\n')
@@ -26,7 +26,7 @@ def command(tmp_path, monkeypatch):
 
 
 def test_environment_stays_under_its_root(tmp_path, monkeypatch):
-    monkeypatch.setenv("nnUNet_raw", "/the/users/own")
+    monkeypatch.setenv("nnUNet_raw", "/another/folder")
     env = nnunet_cli.make_environment(tmp_path, 3)
     for variable in nnunet_cli.PATH_VARIABLES:
         assert env[variable] == str(tmp_path / variable)
@@ -37,7 +37,7 @@ def test_environment_stays_under_its_root(tmp_path, monkeypatch):
 
 def test_output_goes_to_the_log(command, tmp_path, capsys):
     log = tmp_path / "logs" / "step.txt"
-    seconds = nnunet_cli.run([command, "print('hello')"], {}, log)
+    seconds = nnunet_cli.run_command([command, "print('hello')"], {}, log)
     assert log.read_text().splitlines()[1] == "hello"
     assert log.read_text().startswith(f"$ {command} ")
     assert seconds > 0
@@ -46,19 +46,19 @@ def test_output_goes_to_the_log(command, tmp_path, capsys):
 
 def test_failure_names_the_log_and_the_last_line(command, tmp_path):
     log = tmp_path / "step.txt"
-    with pytest.raises(StepFailedError, match=r"failed \(exit code 3\), see .*step.txt: no such dataset") as error:
-        nnunet_cli.run([command, "print('no such dataset'); raise SystemExit(3)"], {}, log)
+    with pytest.raises(StepFailedError, match=r"nnUNetv2_stand_in.* 3.*step.txt: no such dataset$") as error:
+        nnunet_cli.run_command([command, "print('no such dataset'); raise SystemExit(3)"], {}, log)
     assert "\n" not in str(error.value)
 
 
-def test_command_that_is_not_installed(tmp_path, command):
-    with pytest.raises(UserError, match=r"nnUNetv2_other is not installed beside .*: pip install nnunetv2"):
-        nnunet_cli.run(["nnUNetv2_other"], {}, tmp_path / "log.txt")
+def test_a_command_that_is_not_installed(tmp_path, command):
+    with pytest.raises(UserError, match=r"^nnUNetv2_other .*pip install nnunetv2"):
+        nnunet_cli.run_command(["nnUNetv2_other"], {}, tmp_path / "log.txt")
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_the_command_too(command, tmp_path, number, exit_code):
-    """The running command writes its process id; it must be gone once the process that started it is."""
+def test_a_signal_also_ends_the_running_command(command, tmp_path, number, exit_code):
+    """The command writes its process id. This process must have ended when `xattnres` has ended."""
     pid_file = tmp_path / "pid"
     child = f"import os, pathlib, time; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(60)"
     program = f"""
@@ -66,13 +66,13 @@ from pathlib import Path
 from nnunet_xattnres.cli import main, trainers
 from nnunet_xattnres.utils import nnunet_cli
 nnunet_cli.sysconfig.get_path = lambda name: {str(tmp_path / "bin")!r}
-trainers.run = lambda arguments: nnunet_cli.run([{command!r}, {child!r}], {{}}, Path({str(tmp_path / "log")!r}))
+trainers.run = lambda arguments: nnunet_cli.run_command([{command!r}, {child!r}], {{}}, Path({str(tmp_path / "log")!r}))
 raise SystemExit(main.main(["trainers"]))
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stderr=subprocess.DEVNULL,
-        # tests that run in the background of a shell would hand down an interrupt that is ignored
+        # pytest in the background of a shell ignores SIGINT, and child processes inherit this
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
@@ -106,8 +106,8 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
         (b"  0%|  | 0/9\r 50%|# | 5/9\r100%|##| 9/9 ", "100%|##| 9/9"),
     ],
 )
-def test_the_last_line(tmp_path, content, line):
-    """Progress bars go back to the beginning of theirs."""
+def test_the_last_line_of_a_log(tmp_path, content, line):
+    """A progress bar overwrites its line with carriage returns."""
     log = tmp_path / "log.txt"
     log.write_bytes(content)
-    assert nnunet_cli.last_line(log) == line
+    assert nnunet_cli.last_log_line(log) == line

@@ -1,34 +1,33 @@
-"""Label maps over images."""
-
-import json
+"""Figures of label maps over images, and the slices that they show."""
 
 import numpy as np
 import pytest
 import SimpleITK
 from skimage.io import imread, imsave
 
-from nnunet_xattnres.utils.overlays import picture, slices
+from nnunet_xattnres.utils.errors import UserError
+from nnunet_xattnres.utils.overlays import draw_overlays, read_slices
 
 
-def test_picture_shows_each_label_in_a_colour_of_its_own(tmp_path):
+def test_labels_are_coloured_and_images_are_grey(tmp_path):
     image = np.tile(np.linspace(0, 1, 40), (40, 1))
     labels = np.zeros((40, 40), int)
     labels[:20], labels[20:] = 1, 2
     titles = ["image", "reference", "one", "two"]
-    picture(
+    draw_overlays(
         [("case", [image, labels, labels * 0, labels])], titles, {"background": 0, "a": 1, "b": 2}, tmp_path / "p.png"
     )
     pixels = imread(tmp_path / "p.png")[..., :3].astype(int)
     coloured = np.ptp(pixels, axis=2) > 40
     share = [column.mean() for column in np.array_split(coloured, 4, axis=1)]
-    # the image and the empty prediction stay grey
+    # the second and the fourth column have labels; the image and the empty prediction are grey
     assert min(share[1], share[3]) > 0.3
     assert max(share[0], share[2]) < 0.05
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A volume whose middle slice has the most foreground, and a colour picture."""
+    """A volume whose middle slice has the most foreground, and a colour image."""
     for folder in ("images", "labels", "predictions"):
         (tmp_path / folder).mkdir()
     volume, mask = np.random.default_rng(0).random((3, 6, 8), np.float32), np.zeros((3, 6, 8), np.uint8)
@@ -41,17 +40,22 @@ def dataset(tmp_path):
     return tmp_path, volume, mask, colours
 
 
-def test_the_slice_with_the_most_foreground(dataset):
+def test_the_slice_with_the_most_foreground_is_read(dataset):
     folder, volume, mask, _ = dataset
-    description = json.loads('{"file_ending": ".nii.gz", "channel_names": {"0": "MR"}}')
+    description = {"file_ending": ".nii.gz", "channel_names": {"0": "MR"}}
     maps = [folder / "labels", folder / "predictions"]
-    image, reference, prediction = slices(folder / "images", maps, "a", description)
+    image, reference, prediction = read_slices(folder / "images", maps, "a", description)
     assert (image == volume[1]).all() and (reference == mask[1]).all() and not prediction.any()
 
 
-def test_three_channels_are_colours(dataset):
+def test_three_channels_are_read_as_rgb(dataset):
     folder, _, mask, colours = dataset
     description = {"file_ending": ".png", "channel_names": {"0": "R", "1": "G", "2": "B"}}
-    image, reference = slices(folder / "images", [folder / "labels"], "b", description)
+    image, reference = read_slices(folder / "images", [folder / "labels"], "b", description)
     assert image.shape == (6, 8, 3) and image.min() == 0 and image.max() == 1
     assert np.argmax(image) == np.argmax(colours) and (reference == mask[1]).all()
+
+
+def test_a_case_without_an_image(dataset):
+    with pytest.raises(UserError, match=r"\bc\b.*images"):
+        read_slices(dataset[0] / "images", [], "c", {"file_ending": ".png"})

@@ -1,4 +1,4 @@
-"""A wheel carries the trainers, so that an installation needs no checkout."""
+"""The trainers' folder in a checkout and in an installed package, whose wheel includes the trainers."""
 
 import subprocess
 import sys
@@ -12,15 +12,15 @@ from nnunet_xattnres.utils.paths import trainers_path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_in_a_checkout_it_is_the_top_level_folder():
+def test_the_folder_of_a_checkout_is_at_the_top_level():
     assert trainers_path() == REPOSITORY / "trainers"
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The content of the wheel, unpacked as an installation unpacks it."""
+    """A folder with the unpacked wheel, as pip installs it."""
     folder = tmp_path_factory.mktemp("wheel")
-    # a copy: setuptools leaves its build folders in the source tree
+    # build from a copy, because setuptools writes its build folders into the source tree
     source = folder / "source"
     source.mkdir()
     for name in ("nnunet_xattnres", "trainers", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -44,14 +44,14 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def test_wheel_holds_the_trainers(installed):
+def test_the_wheel_includes_the_trainers(installed):
     files = {p.name for p in (REPOSITORY / "trainers").glob("*.py")}
     assert {p.name for p in (installed / "nnunet_xattnres" / "trainers").iterdir()} == files
     assert not (installed / "tests").exists()
     assert not (installed / "trainers").exists()
 
 
-def test_wheel_holds_the_published_tables(installed):
+def test_the_wheel_includes_the_published_tables(installed):
     tables = installed / "nnunet_xattnres" / "paper" / "tables"
     assert {p.name for p in tables.iterdir()} == {f"table{n}.csv" for n in range(1, 6)}
 

@@ -1,4 +1,4 @@
-"""Every item once, errors to the caller, and no process that outlives its parent."""
+"""Every item is computed once, errors reach the caller, and no worker outlives its parent."""
 
 import contextlib
 import multiprocessing
@@ -12,24 +12,24 @@ import pytest
 from support import jobs
 
 from nnunet_xattnres.utils.errors import StepFailedError
-from nnunet_xattnres.utils.workers import default_workers, for_each
+from nnunet_xattnres.utils.workers import default_workers, map_unordered
 
 TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("items", [[], [7], [3, 1, 4, 1, 5, -9]])
-def test_every_item_once(capfd, items, workers):
-    assert sorted(for_each(jobs.square, items, workers, "squaring")) == sorted((n, n * n) for n in items)
-    assert capfd.readouterr() == ("", "")  # a progress bar is for terminals
+def test_every_item_is_computed_once(capfd, items, workers):
+    assert sorted(map_unordered(jobs.square, items, workers, "squaring")) == sorted((n, n * n) for n in items)
+    assert capfd.readouterr() == ("", "")  # the progress bar is only shown on terminals
 
 
-def test_one_worker_is_this_process():
-    assert dict(for_each(jobs.process, "abc", 1, "")) == dict.fromkeys("abc", os.getpid())
+def test_one_worker_computes_in_this_process():
+    assert dict(map_unordered(jobs.process_id, "abc", 1, "")) == dict.fromkeys("abc", os.getpid())
 
 
-def test_two_workers_are_others():
-    processes = {pid for _, pid in for_each(jobs.process, "abcdefgh", 2, "")}
+def test_two_workers_are_other_processes():
+    processes = {pid for _, pid in map_unordered(jobs.process_id, "abcdefgh", 2, "")}
     assert os.getpid() not in processes
     assert len(processes) in (1, 2)
     assert not multiprocessing.active_children()
@@ -38,37 +38,37 @@ def test_two_workers_are_others():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_reaches_the_caller(workers):
     with pytest.raises(LookupError, match="three"):
-        list(for_each(jobs.fail_at_three, range(10), workers, ""))
+        list(map_unordered(jobs.fail_at_three, range(10), workers, ""))
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_caller_that_has_enough(workers):
-    results = for_each(jobs.square, range(20), workers, "")
+def test_a_caller_that_stops_early(workers):
+    results = map_unordered(jobs.square, range(20), workers, "")
     number, square = next(results)
     assert square == number * number
     results.close()
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("end", [jobs.leave, jobs.be_killed])
-def test_a_worker_that_dies(end):
-    with pytest.raises(StepFailedError, match=r"^a worker process died, .*: try again with --workers 1$") as error:
-        list(for_each(end, range(4), 2, ""))
+@pytest.mark.parametrize("die", [jobs.exit_at_once, jobs.kill_itself])
+def test_a_worker_that_dies(die):
+    with pytest.raises(StepFailedError, match="--workers 1") as error:
+        list(map_unordered(die, range(4), 2, ""))
     assert error.value.exit_code == 1
     assert not multiprocessing.active_children()
 
 
 PARENT = """
-from nnunet_xattnres.utils.workers import for_each
+from nnunet_xattnres.utils.workers import map_unordered
 from support import jobs
 if __name__ == "__main__":
-    list(for_each(jobs.sleep, [3600, 3600], 2, ""))
+    list(map_unordered(jobs.sleep, [3600, 3600], 2, ""))
 """
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    """They hold its output open: that it ends, says that they have."""
+def test_workers_exit_when_their_parent_is_killed(tmp_path):
+    """The workers inherit the parent's output, so the end of this output shows that they have exited."""
     (tmp_path / "parent.py").write_text(PARENT)
     command = [sys.executable, "-u", str(tmp_path / "parent.py")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
@@ -83,5 +83,5 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     assert parent.returncode == -signal.SIGKILL
 
 
-def test_default():
+def test_default_workers():
     assert 1 <= default_workers() <= min(8, os.cpu_count())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...evaluation.protocols import Scores
-from ...evaluation.report import OVERLAPS, Report
+from ...evaluation.report import OVERLAP_METRICS, Report
 from .results import Results
 from .scores import CaseScores
 from .statistics import Comparison, compare, holm, in_words, verdict
@@ -76,7 +76,7 @@ def _pair(a: dict[str, Scores], b: dict[str, Scores], metric: str, region: str |
     values = []
     for name in [region] if region else sorted(a.keys() & b.keys()):
         x, y = a[name][metric], b[name][metric]
-        if metric in OVERLAPS and (x is None) != (y is None):
+        if metric in OVERLAP_METRICS and (x is None) != (y is None):
             x, y = (1.0 if value is None else value for value in (x, y))
         if x is not None and y is not None:
             values.append((x, y))

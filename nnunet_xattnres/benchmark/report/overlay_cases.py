@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...utils.errors import UserError
 from ...utils.files import read_json
-from ...utils.overlays import picture, slices
+from ...utils.overlays import draw_overlays, read_slices
 from ..folders import NnUNetFolders
 from ..grid import Run
 from .analysis import PairedComparison
@@ -29,6 +29,8 @@ def draw_cases(paired: PairedComparison, folders: NnUNetFolders, path: Path) -> 
     for name, (case, (repeat, fold), difference) in chosen_cases(paired).items():
         runs = [Run(results.experiment, trainer, fold, repeat) for trainer in (results.baseline, paired.trainer)]
         label_folders = [folders.references(results.experiment), *(folders.validation(run) for run in runs)]
-        rows.append((f"{name}\n{case}\n{100 * difference:+.2f} points", slices(images, label_folders, case, dataset)))
+        rows.append(
+            (f"{name}\n{case}\n{100 * difference:+.2f} points", read_slices(images, label_folders, case, dataset))
+        )
     columns = ["image", "reference", results.baseline, paired.trainer]
-    picture(rows, columns, dataset["labels"], path)
+    draw_overlays(rows, columns, dataset["labels"], path)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import __version__
-from ...evaluation.folders import Evaluation, read_labels
+from ...evaluation.folders import CaseEvaluator, Problem, read_labels
 from ...evaluation.protocols import Scores
 from ...utils.errors import UserError
-from ...utils.files import write_whole
-from ...utils.workers import for_each
+from ...utils.files import write_atomic
+from ...utils.workers import map_unordered
 
 TOLERANCE = 1.0
 """Of the surface Dice: mm, or voxels in the published protocol."""
@@ -39,9 +39,9 @@ class Predictions:
     cases: tuple[str, ...]
     protocol: str = "default"
 
-    def evaluation(self) -> Evaluation:
+    def evaluation(self) -> CaseEvaluator:
         labels = read_labels(self.dataset_json)
-        return Evaluation(self.folder, self.references, labels, labels.regions, self.protocol, TOLERANCE)
+        return CaseEvaluator(self.folder, self.references, labels, labels.regions, self.protocol, TOLERANCE)
 
     def cache(self) -> Path:
         # not in the folder itself, which is nnU-Net's
@@ -70,9 +70,9 @@ class CaseJob:
 
 @dataclass(frozen=True)
 class CaseScorer:
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[CaseEvaluator, ...]
 
-    def __call__(self, one: CaseJob) -> dict[str, Scores] | str:
+    def __call__(self, one: CaseJob) -> dict[str, Scores] | Problem:
         return self.evaluations[one.folder_index](one.case)
 
 
@@ -92,11 +92,11 @@ def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores
         work = CaseScorer(tuple(folders[i].evaluation() for i in todo))
         keys = [folders[i].key() for i in todo]  # of what is read now, whatever lies there afterwards
         ones = [CaseJob(index, case) for index, i in enumerate(todo) for case in folders[i].cases]
-        found = dict(for_each(work, ones, workers, "scoring"))
+        found = dict(map_unordered(work, ones, workers, "scoring"))
         for index, i in enumerate(todo):
             answers = {case: found[CaseJob(index, case)] for case in folders[i].cases}
-            scores = {case: answer for case, answer in answers.items() if not isinstance(answer, str)}
-            problems = [answer for answer in answers.values() if isinstance(answer, str)]
+            scores = {case: answer for case, answer in answers.items() if not isinstance(answer, Problem)}
+            problems = [str(answer) for answer in answers.values() if isinstance(answer, Problem)]
             results[i] = scores, problems
             if not problems:  # which may pass without a file's change
                 _write(folders[i], keys[index], scores)
@@ -114,4 +114,4 @@ def _read(folder: Predictions) -> tuple[CaseScores, list[str]] | None:
 def _write(folder: Predictions, key: str, scores: Mapping) -> None:
     content = {"protocol": folder.protocol, "key": key, "scores": scores}
     with contextlib.suppress(UserError):  # results that may only be read are scored again next time
-        write_whole(folder.cache(), json.dumps(content, indent=1) + "\n")
+        write_atomic(folder.cache(), json.dumps(content, indent=1) + "\n")

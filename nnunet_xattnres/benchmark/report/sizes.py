@@ -29,10 +29,10 @@ def measure(experiment: ExperimentKey, trainer: str, folders: NnUNetFolders) -> 
     from torch.utils.flop_counter import FlopCounterMode
 
     from ...utils.files import read_json
-    from ...utils.plans_file import configuration_of, read_plans
+    from ...utils.plans_file import get_configuration, read_plans
 
     plans = read_plans(folders.plans(experiment))
-    configuration = configuration_of(plans, experiment.configuration, folders.plans(experiment))
+    configuration = get_configuration(plans, experiment.configuration, folders.plans(experiment))
     dataset = read_json(folders.preprocessed_dataset(experiment) / "dataset.json", "nnU-Net's dataset.json")
     trainer_class = find_trainer(trainer)
     try:

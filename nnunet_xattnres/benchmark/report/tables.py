@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from ...evaluation.metrics import METRICS
-from ...evaluation.report import OVERLAPS, Report
+from ...evaluation.report import OVERLAP_METRICS, Report
 from ...paper import published
 from .analysis import PairedComparison, means_of_test, regions, validation_means
 from .report_data import ReportData, epoch_seconds, peak_memory
@@ -64,7 +64,7 @@ def by_label(results: Results) -> str:
 
 def _cell(mean: dict, metric: str, of: int) -> _Cell:
     value = mean[metric]
-    return (None if value is None else 100 * value if metric in OVERLAPS else value), mean[f"{metric}_n"], of
+    return (None if value is None else 100 * value if metric in OVERLAP_METRICS else value), mean[f"{metric}_n"], of
 
 
 def _overall(report: Report, of: int) -> list[_Cell]:
@@ -111,7 +111,7 @@ def _difference(a: _Cell, b: _Cell) -> str:
 
 
 def _title(metric: str, unit: str) -> str:
-    return f"{METRICS[metric]} {'%' if metric in OVERLAPS else unit}"
+    return f"{METRICS[metric]} {'%' if metric in OVERLAP_METRICS else unit}"
 
 
 def _costs(results: Results, trainer: str, content: ReportData) -> list[str]:
@@ -133,10 +133,10 @@ def comparisons(compared: Sequence[PairedComparison], title: str) -> str:
     head += ["p", "p (Holm)", "both (Holm)", "effect", "win / tie / loss"]
     rows = []
     for paired in compared:
-        c, factor = paired.comparison, 100 if paired.metric in OVERLAPS else 1
+        c, factor = paired.comparison, 100 if paired.metric in OVERLAP_METRICS else 1
         name = paired.trainer + (f", {paired.region}" if paired.region else "")
         spans = [_span(interval.low, interval.high, factor) for interval in (c.cases, c.folds)]
-        higher, lower = (c.wins, c.losses) if paired.metric in OVERLAPS else (c.losses, c.wins)
+        higher, lower = (c.wins, c.losses) if paired.metric in OVERLAP_METRICS else (c.losses, c.wins)
         p = [_p(c.p), _p(paired.adjusted_p), _p(paired.adjusted_both) if c.n_folds > 1 else "unknown"]
         counts = f"{higher} / {c.ties} / {lower}"
         rows.append([name, str(c.n), f"{factor * c.cases.mean:+.2f}", *spans, *p, f"{c.effect:+.2f}", counts])

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ...utils.errors import UserError
-from ...utils.files import write_whole
+from ...utils.files import write_atomic
 from .export import cases_csv, document
 from .page import page
 from .report_data import ReportData
@@ -25,8 +25,8 @@ def write_report(content: ReportData, out: Path) -> Path:
         text = markdown(content, pictures)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): choose another folder with --out") from None
-    write_whole(out / "cases.csv", cases_csv(content))
-    write_whole(out / "results.json", json.dumps(document(content), indent=1, allow_nan=False) + "\n")
-    write_whole(out / "report.md", text)
-    write_whole(out / "report.html", page(text, out))
+    write_atomic(out / "cases.csv", cases_csv(content))
+    write_atomic(out / "results.json", json.dumps(document(content), indent=1, allow_nan=False) + "\n")
+    write_atomic(out / "report.md", text)
+    write_atomic(out / "report.html", page(text, out))
     return out / "report.html"

@@ -393,7 +393,7 @@ def test_results_that_may_only_be_read(kept, tmp_path, monkeypatch):
     def refuse(path, text):
         raise UserError(f"cannot write {path} (Read-only file system)")
 
-    monkeypatch.setattr(scores, "write_whole", refuse)
+    monkeypatch.setattr(scores, "write_atomic", refuse)
     before = snapshot(tmp_path)
     results = finished.results()
     assert snapshot(tmp_path) == before
