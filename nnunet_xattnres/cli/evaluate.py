@@ -1,15 +1,19 @@
-"""xattnres evaluate: predictions against references: Dice, IoU, HD95, ASSD and surface Dice.
+"""xattnres evaluate: score predictions against references with Dice, IoU, HD95, ASSD and surface Dice.
 
-PREDICTIONS and REFERENCES are folders of label maps under nnU-Net's names, such as the output of nnUNetv2_predict and
-labelsTs. Labels and regions are those of dataset.json (beside the predictions, the references, or above these).
+PREDICTIONS and REFERENCES are folders of label maps under nnU-Net's file names, such as the output of
+nnUNetv2_predict and the folder labelsTs. The labels and regions are those of dataset.json, which is searched in
+PREDICTIONS, in REFERENCES, and in the parent folder of REFERENCES.
 
-Protocols:
-  default    distances in mm; HD95 is the larger of the two directions' 95th percentiles; a label that neither mask
-             has is not counted; one that a single mask has scores Dice 0 and has no HD95, and the table says so
-  published  as the paper's tables were made, for standing beside them only: distances in voxels, HD95 of both
-             directions together; neither mask has the label: Dice 0, HD95 0; only the prediction: Dice 1, HD95 0
+protocols:
+  default    Distances are in mm. HD95 is the larger of the 95th percentiles of the two directions. A label that is
+             in neither label map is not counted. A label that is in one of them only has a Dice of 0 and no HD95, and
+             the table says how many cases the mean of HD95 counts.
+  published  The conventions of the paper's tables. Use it only to compare with them. Distances are in voxels. HD95 is
+             the 95th percentile of both directions together. Label in neither label map: Dice 0 and HD95 0. Label
+             only in the prediction: Dice 1 and HD95 0.
 
-Exit code 2 if files are missing or cannot be compared; --skip-bad evaluates the others and records these.
+If a file is missing or cannot be compared, nothing is scored and the exit code is 2. With --skip-bad, the other cases
+are scored, and the problems are printed and recorded in the JSON file.
 
 examples:
   xattnres evaluate predictions $nnUNet_raw/Dataset501_Nuclei/labelsTs
@@ -21,62 +25,77 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..utils.errors import UserError
 from ..utils.workers import default_workers
 from .arguments import positive_int
 
+if TYPE_CHECKING:
+    from ..evaluation.folders import Labels
+    from ..evaluation.report import Report
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted label maps")
-    parser.add_argument("references", type=Path, metavar="REFERENCES", help="folder of reference label maps")
-    parser.add_argument("--dataset-json", type=Path, metavar="FILE", help="the dataset.json to read labels from")
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="the folder of predicted label maps")
+    parser.add_argument("references", type=Path, metavar="REFERENCES", help="the folder of reference label maps")
     parser.add_argument(
-        "--protocol", choices=["default", "published"], default="default", help="see above (default: %(default)s)"
+        "--dataset-json",
+        type=Path,
+        metavar="FILE",
+        help="the file with the labels (default: searched, see above)",
     )
     parser.add_argument(
+        "--protocol", choices=["default", "published"], default="default",
+        help="how scores are computed, see above (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--tolerance", type=_tolerance, default=1.0, metavar="MM",
-        help="of the surface Dice, in mm; in voxels with --protocol published (default: %(default)s)",
+        help="tolerance of the surface Dice in mm; in voxels with --protocol published (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--region", type=_region, action="append", default=[], metavar="NAME=V,V",
-        help="score these label values together, too; may be repeated",
+        help="also score these label values as one region; can be repeated",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores, means and problems there")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row per case and label there")
-    parser.add_argument("--skip-bad", action="store_true", help="evaluate what can be, and record the rest")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores, means and problems to this file")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row per case and label to this file")
     parser.add_argument(
-        "--workers", type=positive_int, default=default_workers(), metavar="N", help="processes (default: %(default)s)"
+        "--skip-bad", action="store_true", help="score the cases that can be compared, and list the others"
     )
+    parser.add_argument(
+        "--workers", type=positive_int, default=default_workers(), metavar="N",
+        help="the number of worker processes (default: %(default)s)",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ..evaluation import PROTOCOLS
-    from ..evaluation.folders import CaseEvaluator, Problem, check_folders, find_dataset_json, pair_cases, read_labels
+    from ..evaluation.folders import (
+        CaseEvaluator,
+        Problem,
+        check_folders,
+        find_dataset_json,
+        pair_cases,
+        read_labels,
+    )
     from ..evaluation.report import Report
     from ..utils.files import write_atomic
     from ..utils.workers import map_unordered
 
     predictions, references = arguments.predictions, arguments.references
-    for option, path in (("--json", arguments.json), ("--csv", arguments.csv)):
-        # known before the work, not after it
-        if path and path.is_dir():
-            raise UserError(f"{option} {path} is a folder: name a file")
-        if path and not path.resolve().parent.is_dir():
-            raise UserError(f"{option} {path}: there is no folder {path.resolve().parent}: make it first")
-    if arguments.json and arguments.csv and arguments.json.resolve() == arguments.csv.resolve():
-        raise UserError("--json and --csv name one file: name two")
+    outputs = {"--json": arguments.json, "--csv": arguments.csv}
+    _check_outputs(outputs)
     check_folders(predictions, references)
     dataset_json = arguments.dataset_json or find_dataset_json(predictions, references)
-    for option, path in (("--json", arguments.json), ("--csv", arguments.csv)):
+    for option, path in outputs.items():
         if path and path.resolve() == dataset_json.resolve():
-            raise UserError(f"{option} would replace {path}, which holds the labels: name another file")
+            raise UserError(f"{option} {path} would overwrite the dataset.json with the labels: name another file")
     labels = read_labels(dataset_json)
-    added = _added_regions(arguments.region, labels, dataset_json)
-    regions = labels.regions | added
+    extra_regions = _check_extra_regions(arguments.region, labels, dataset_json)
+    regions = labels.regions | extra_regions
     cases, problems = pair_cases(predictions, references, labels.ending)
-    evaluation = CaseEvaluator(predictions, references, labels, regions, arguments.protocol, arguments.tolerance)
-    results = dict(map_unordered(evaluation, cases, arguments.workers, "evaluating"))
+    evaluator = CaseEvaluator(predictions, references, labels, regions, arguments.protocol, arguments.tolerance)
+    results = dict(map_unordered(evaluator, cases, arguments.workers, "evaluating"))
     scores = {}
     for case in cases:
         result = results[case]
@@ -85,46 +104,62 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             scores[case] = result
     if problems and not (arguments.skip_bad and scores):
-        listed = "\n".join(f"  {problem}" for problem in problems)
-        cure = "nothing is left to evaluate" if arguments.skip_bad else "mend them, or pass --skip-bad"
-        raise UserError(f"{len(problems)} of the cases cannot be compared: {cure}\n{listed}")
+        hint = "no other case is left" if arguments.skip_bad else "fix them, or pass --skip-bad to score the others"
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise UserError(f"{len(problems)} cases cannot be compared: {hint}\n{lines}")
     in_mm = PROTOCOLS[arguments.protocol].uses_spacing and labels.has_spacing
-    about = {
+    metadata = {
         "protocol": arguments.protocol, "unit": "mm" if in_mm else "voxels", "tolerance": arguments.tolerance,
         "predictions": str(predictions.resolve()), "references": str(references.resolve()),
     }  # fmt: skip
-    report = Report(scores, about, [str(problem) for problem in problems], frozenset(added))
+    report = Report(scores, metadata, [str(problem) for problem in problems], frozenset(extra_regions))
     if arguments.json:
-        write_atomic(arguments.json, json.dumps(report.document(), indent=1, allow_nan=False) + "\n")
+        write_atomic(arguments.json, json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
     if arguments.csv:
-        write_atomic(arguments.csv, report.csv())
+        write_atomic(arguments.csv, report.to_csv())
     _print(report)
     return 0
 
 
-def _added_regions(regions: list, labels, dataset_json: Path) -> dict:
-    """The user's own regions, once they are seen to be new and of known values."""
-    added = dict(regions)
-    if len(added) < len(regions) or added.keys() & labels.regions.keys():
+def _check_outputs(outputs: dict[str, Path | None]) -> None:
+    """Raise a UserError before the work starts if a file cannot be written after it."""
+    for option, path in outputs.items():
+        if path and path.is_dir():
+            raise UserError(f"{option} {path} is a folder: name a file")
+        if path and not path.resolve().parent.is_dir():
+            raise UserError(f"{option} {path}: the folder {path.resolve().parent} does not exist: make it first")
+    resolved = [path.resolve() for path in outputs.values() if path]
+    if len(set(resolved)) < len(resolved):
+        raise UserError("--json and --csv name the same file: name two")
+
+
+def _check_extra_regions(
+    regions: list[tuple[str, tuple[int, ...]]], labels: "Labels", dataset_json: Path
+) -> dict[str, tuple[int, ...]]:
+    """The regions of --region by name. Their names must be new, and their values must occur in dataset.json."""
+    extra_regions = dict(regions)
+    if len(extra_regions) < len(regions) or extra_regions.keys() & labels.regions.keys():
         names = ", ".join([*labels.regions, *(name for name, _ in regions)])
-        raise UserError(f"--region needs names of its own, each once, got {names}")
+        raise UserError(f"--region needs a name that is not used yet, got {names}")
     known = labels.known - {labels.ignore}
-    unknown = {value for values in added.values() for value in values} - known
+    unknown = {value for values in extra_regions.values() for value in values} - known
     if unknown:
-        raise UserError(f"--region names the values {sorted(unknown)}, {dataset_json} knows {sorted(known)}")
-    return added
+        raise UserError(f"--region has the values {sorted(unknown)}, but {dataset_json} has {sorted(known)}")
+    return extra_regions
 
 
-def _print(report) -> None:
-    about = report.about
+def _print(report: "Report") -> None:
+    metadata, unit = report.metadata, report.metadata["unit"]
     print(report.table())
     count = len(report.scores)
-    print(f"\n{count} {'case' if count == 1 else 'cases'}, protocol {about['protocol']}", end="; ")
-    print(f"surface Dice at {about['tolerance']:g} {about['unit']}, distances in {about['unit']}.")
-    if worst := report.worst():
-        print("Lowest Dice: " + ", ".join(f"{100 * dice:.2f} {region} of {case}" for case, region, dice in worst))
+    print(
+        f"\n{count} {'case' if count == 1 else 'cases'}, protocol {metadata['protocol']}. "
+        f"Distances are in {unit}, the tolerance of the surface Dice is {metadata['tolerance']:g} {unit}."
+    )
+    if lowest := report.lowest_dice():
+        print("Lowest Dice: " + ", ".join(f"{100 * dice:.2f} {region} of {case}" for case, region, dice in lowest))
     for problem in report.problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"skipped: {problem}", file=sys.stderr)
 
 
 def _tolerance(text: str) -> float:

@@ -1,9 +1,10 @@
-"""What an evaluation says: means that tell how many cases they count, as text, JSON and CSV."""
+"""The result of an evaluation: scores and their means as a table, as JSON and as CSV."""
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,75 +13,76 @@ from .metrics import METRICS
 from .protocols import Scores
 
 OVERLAP_METRICS = ("dice", "iou", "surface_dice")
-_WORST = 3
+"""The metrics between 0 and 1, which are printed in %. The others are distances."""
+
+Means = dict[str, float | int | None]
+"""The mean of every metric, None where no value is defined, and the number of values behind it, such as `dice_n`."""
+
+_NUM_LOWEST = 3
 
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of every case and region, and how they came about.
+    """The scores of every case and region.
 
     Attributes:
-        scores: by case, then region.
-        about: protocol, tolerance, unit of distance, folders.
-        problems: what could not be compared, one line each.
-        added: regions that the user asked for beside the dataset's; the overall mean leaves them out.
+        scores: the scores by case, then by region.
+        metadata: protocol, tolerance, unit of the distances, folders.
+        problems: one line for every case that could not be compared.
+        extra_regions: regions besides those of the dataset. The overall mean leaves them out.
     """
 
     scores: Mapping[str, Mapping[str, Scores]]
-    about: Mapping[str, object]
+    metadata: Mapping[str, Any]
     problems: list[str] = field(default_factory=list)
-    added: frozenset[str] = frozenset()
+    extra_regions: frozenset[str] = frozenset()
 
     @property
     def regions(self) -> list[str]:
         return list(next(iter(self.scores.values()), {}))
 
-    def mean(self, region: str) -> dict[str, float | int | None]:
-        """Mean of every score over the cases where it is defined, and how many these are (`dice_n`, ...)."""
-        row = {}
-        for metric in METRICS:
-            values = [s for case in self.scores.values() if (s := case[region][metric]) is not None]
-            row[metric] = float(np.mean(values)) if values else None
-            row[f"{metric}_n"] = len(values)
-        return row
+    def mean(self, region: str) -> Means:
+        """The mean of every metric over the cases in which it is defined, and the number of these cases."""
+        return _means(case[region] for case in self.scores.values())
 
-    def overall(self) -> dict[str, float | int | None]:
-        """Mean over regions of the means over cases, and how many regions it counts: the order of published tables."""
-        means = [self.mean(region) for region in self.regions if region not in self.added]
-        row = {}
-        for metric in METRICS:
-            values = [mean[metric] for mean in means if mean[metric] is not None]
-            row[metric] = float(np.mean(values)) if values else None
-            row[f"{metric}_n"] = len(values)
-        return row
+    def overall(self) -> Means:
+        """The mean over regions of their means over cases, as published tables average, and the number of regions.
+
+        >>> scores = {"a": {"x": dict.fromkeys(METRICS, 1.0), "y": dict.fromkeys(METRICS, None)},
+        ...           "b": {"x": dict.fromkeys(METRICS, 0.5), "y": dict.fromkeys(METRICS, 0.25)}}
+        >>> report = Report(scores, {})
+        >>> report.overall()["dice"]  # (0.75 + 0.25) / 2
+        0.5
+        """
+        return _means(self.mean(region) for region in self.regions if region not in self.extra_regions)
 
     def table(self) -> str:
-        """Means per region as aligned text; where a mean counts fewer cases than there are, it says so."""
-        unit = self.about["unit"]
+        """The means by region as aligned text. A mean of fewer cases than there are has their number beside it."""
+        unit = self.metadata["unit"]
         head = [""] + [f"{name} {'%' if metric in OVERLAP_METRICS else unit}" for metric, name in METRICS.items()]
         rows = [[region, *_cells(self.mean(region), len(self.scores))] for region in self.regions]
-        averaged = len(self.regions) - len(self.added)
-        if averaged > 1:
-            rows.append(["mean", *_cells(self.overall(), averaged)])
+        num_averaged = len(self.regions) - len(self.extra_regions)
+        if num_averaged > 1:
+            rows.append(["mean", *_cells(self.overall(), num_averaged)])
         return format_table([head, *rows])
 
-    def worst(self) -> list[tuple[str, str, float]]:
-        """Case, region and Dice of the lowest ones, which are worth looking at first."""
-        dice = [(c, r, s["dice"]) for c, case in self.scores.items() for r, s in case.items() if s["dice"] is not None]
-        return sorted(dice, key=lambda entry: entry[2])[:_WORST]
+    def lowest_dice(self) -> list[tuple[str, str, float]]:
+        """(case, region, Dice) of the three lowest values of Dice, the lowest first."""
+        dice = [(c, r, d) for c, case in self.scores.items() for r, s in case.items() if (d := s["dice"]) is not None]
+        return sorted(dice, key=lambda entry: entry[2])[:_NUM_LOWEST]
 
-    def document(self) -> dict:
-        """All of it for JSON; what is not defined is null."""
+    def to_dict(self) -> dict[str, Any]:
+        """Everything for JSON. Undefined values are None."""
         return {
-            **self.about,
+            **self.metadata,
             "mean": {region: self.mean(region) for region in self.regions},
             "overall": self.overall(),
             "cases": self.scores,
             "problems": self.problems,
         }
 
-    def csv(self) -> str:
-        """One row per case and region; what is not defined is empty."""
+    def to_csv(self) -> str:
+        """One row per case and region. Undefined values are empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, ["case", "region", *METRICS], lineterminator="\n")
         writer.writeheader()
@@ -89,10 +91,19 @@ class Report:
         return text.getvalue()
 
 
-def _cells(means: Mapping[str, float | int | None], all_of_them: int) -> list[str]:
+def _means(rows: Iterable[Mapping[str, float | int | None]]) -> Means:
+    rows, means = list(rows), {}
+    for metric in METRICS:
+        values = [value for row in rows if (value := row[metric]) is not None]
+        means[metric] = float(np.mean(values)) if values else None
+        means[f"{metric}_n"] = len(values)
+    return means
+
+
+def _cells(means: Means, num_total: int) -> list[str]:
     cells = []
     for metric in METRICS:
-        value, counted = means[metric], means[f"{metric}_n"]
+        value, count = means[metric], means[f"{metric}_n"]
         text = "undefined" if value is None else f"{100 * value:.2f}" if metric in OVERLAP_METRICS else f"{value:.3f}"
-        cells.append(text if value is None or counted == all_of_them else f"{text} (of {counted})")
+        cells.append(text if value is None or count == num_total else f"{text} (of {count})")
     return cells

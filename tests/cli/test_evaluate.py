@@ -1,12 +1,11 @@
-"""`xattnres evaluate`: scores in three forms that agree with nnU-Net's, and every problem in a line of its own."""
+"""`xattnres evaluate`: scores as table, JSON and CSV that agree with nnU-Net's, and one line for every problem."""
 
 import csv
 import io
 import json
 import multiprocessing
 import multiprocessing.dummy
-import subprocess
-import sys
+import multiprocessing.pool
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ SPACING = (3.0, 0.75, 0.5)
 
 
 def label_maps(seed):
-    """Labels 1 and 2 in a pair of blobs."""
+    """A prediction and a reference with the labels 1 and 2."""
     return [np.where(mask, 1 + (np.arange(mask.shape[-1]) > 6), 0) for mask in blobs((8, 10, 12), seed)]
 
 
@@ -38,7 +37,7 @@ CASES = {
     "c": (without(2, C), C_REF),
     "d": (D, without(2, D_REF)),
 }
-"""Label 1 is in all of them, label 2 in both maps of `a` alone."""
+"""(prediction, reference) by case. All have label 1; only in case `a`, both label maps have label 2."""
 
 
 @pytest.fixture
@@ -47,12 +46,13 @@ def folders(tmp_path):
 
 
 def evaluate(capsys, *arguments):
-    """Exit code, standard output and error."""
+    """The exit code, the standard output and the standard error."""
     code = main(["evaluate", *map(str, arguments), "--workers", "1"])
     return (code, *capsys.readouterr())
 
 
-def document(capsys, folders, *arguments):
+def json_output(capsys, folders, *arguments):
+    """What `--json` writes."""
     path = folders[0].parent / "scores.json"
     code, _, _ = evaluate(capsys, *folders, "--json", path, *arguments)
     assert code == 0
@@ -67,7 +67,7 @@ def document(capsys, folders, *arguments):
     ],
 )
 def test_means_are_those_of_nnunet(capsys, tmp_path, monkeypatch, labels, regions, ignore):
-    """With masks that are empty, too: nnU-Net leaves out what both have empty."""
+    """Both leave out a label that is neither in the prediction nor in the reference."""
     cases = {name: [array.copy() for array in pair] for name, pair in CASES.items()}
     if ignore:
         for _, reference in cases.values():
@@ -75,9 +75,9 @@ def test_means_are_those_of_nnunet(capsys, tmp_path, monkeypatch, labels, region
     folders = write_folders(tmp_path, cases, SPACING, labels)
     settings = (None, SimpleITKIO(), ".nii.gz", [*regions.values()], ignore, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(multiprocessing, "get_context", lambda _: multiprocessing.dummy)  # a process takes 8 s to start
+        patch.setattr(multiprocessing, "get_context", lambda _: multiprocessing.dummy)  # fast to start
         theirs = compute_metrics_on_folder(str(folders[1]), str(folders[0]), *settings)
-    result = document(capsys, folders)
+    result = json_output(capsys, folders)
     for region, values in regions.items():
         for metric, name in (("dice", "Dice"), ("iou", "IoU")):
             assert result["mean"][region][metric] == pytest.approx(theirs["mean"][values][name], rel=1e-12)
@@ -87,9 +87,9 @@ def test_means_are_those_of_nnunet(capsys, tmp_path, monkeypatch, labels, region
     assert (first, second) == (4, 3)
 
 
-def test_three_forms(capsys, folders, tmp_path):
-    code, text, told = evaluate(capsys, *folders, "--json", tmp_path / "s.json", "--csv", tmp_path / "s.csv")
-    assert (code, told) == (0, "")
+def test_table_json_and_csv_have_the_same_scores(capsys, folders, tmp_path):
+    code, text, messages = evaluate(capsys, *folders, "--json", tmp_path / "s.json", "--csv", tmp_path / "s.csv")
+    assert (code, messages) == (0, "")
     result = json.loads((tmp_path / "s.json").read_text())
     protocol, regions = PROTOCOLS["default"], {"liver": (1,), "spleen": (2,)}
     expected = {name: compare(*pair, regions, SPACING, protocol, 1.0) for name, pair in CASES.items()}
@@ -105,15 +105,16 @@ def test_three_forms(capsys, folders, tmp_path):
     assert lines[2].split()[0] == "spleen"
     assert lines[2].count("(of 3)") == 3  # Dice, IoU and surface Dice
     assert lines[2].count("(of 1)") == 2
-    assert "4 cases, protocol default; surface Dice at 1 mm, distances in mm." in lines
-    assert lines[-1].startswith("Lowest Dice: 0.00 spleen of c, 0.00 spleen of d, ")
-    about = {"protocol": "default", "unit": "mm", "tolerance": 1.0, "problems": []}
-    assert about.items() <= result.items()
+    summary = "\n".join(lines[4:])
+    assert all(fact in summary for fact in ("4 cases", "default", "1 mm"))
+    assert "0.00 spleen of c, 0.00 spleen of d, " in summary  # the lowest Dice
+    metadata = {"protocol": "default", "unit": "mm", "tolerance": 1.0, "problems": []}
+    assert metadata.items() <= result.items()
     assert [result["predictions"], result["references"]] == [str(f.resolve()) for f in folders]
 
 
-def test_published(capsys, folders):
-    result = document(capsys, folders, "--protocol", "published", "--tolerance", "2")
+def test_protocol_published(capsys, folders):
+    result = json_output(capsys, folders, "--protocol", "published", "--tolerance", "2")
     protocol, regions = PROTOCOLS["published"], {"liver": (1,), "spleen": (2,)}
     assert result["cases"] == {name: compare(*p, regions, SPACING, protocol, 2.0) for name, p in CASES.items()}
     assert [result["cases"][case]["spleen"]["dice"] for case in "bcd"] == [0, 0, 1]
@@ -130,123 +131,132 @@ def test_published(capsys, folders):
         (".png", ["--protocol", "published"], "voxels", 4),
     ],
 )
-def test_unit(capsys, tmp_path, ending, options, unit, distance):
+def test_unit_of_distances(capsys, tmp_path, ending, options, unit, distance):
     folders = write_folders(tmp_path, {"a": (voxel((6, 7), (1, 1)), voxel((6, 7), (5, 1)))}, (2, 0.5), ending=ending)
-    result = document(capsys, folders, *options)
+    result = json_output(capsys, folders, *options)
     assert result["unit"] == unit
     assert result["cases"]["a"]["liver"]["hd95"] == pytest.approx(distance)
     code, text, _ = evaluate(capsys, *folders, *options)
     assert code == 0
     assert f"HD95 {unit}" in text
-    assert f"surface Dice at 1 {unit}, distances in {unit}." in text
+    assert f"1 {unit}" in text
 
 
-def test_unit_of_volumes_as_tif(capsys, tmp_path):
-    """nnU-Net's reader of these has the spacing from a file beside each."""
+def test_unit_of_tif_volumes(capsys, tmp_path):
+    """nnU-Net's Tiff3DIO reads the spacing from a JSON file beside each image."""
     folders = write_folders(tmp_path, {}, ending=".tif", overwrite_image_reader_writer="Tiff3DIO")
-    for folder, at in zip(folders, ((1, 1, 1), (3, 1, 1)), strict=True):
-        tifffile.imwrite(folder / "a.tif", voxel((5, 6, 7), at))
+    for folder, position in zip(folders, ((1, 1, 1), (3, 1, 1)), strict=True):
+        tifffile.imwrite(folder / "a.tif", voxel((5, 6, 7), position))
         (folder / "a.json").write_text('{"spacing": [3, 1, 1]}')
-    result = document(capsys, folders)
+    result = json_output(capsys, folders)
     assert (result["cases"]["a"]["liver"]["hd95"], result["unit"]) == (6, "mm")
 
 
 @pytest.mark.parametrize(("tolerance", "expected"), [("0", 0), ("1.9", 0), ("2.1", 1), ("1e3", 1)])
 def test_tolerance(capsys, tmp_path, tolerance, expected):
     folders = write_folders(tmp_path, {"a": (voxel((6, 7), (1, 1)), voxel((6, 7), (2, 1)))}, (2, 0.5))
-    result = document(capsys, folders, "--tolerance", tolerance)
+    result = json_output(capsys, folders, "--tolerance", tolerance)
     assert result["mean"]["liver"]["surface_dice"] == expected
     assert result["tolerance"] == float(tolerance)
 
 
 class TestRegion:
-    def test_beside_the_labels(self, capsys, folders):
+    def test_is_scored_besides_the_labels(self, capsys, folders):
         options = ["--region", "whole organ=1,2", "--region", "x=y= 2 "]
-        result = document(capsys, folders, *options)
+        result = json_output(capsys, folders, *options)
         assert list(result["mean"]) == ["liver", "spleen", "whole organ", "x=y"]
         for name, pair in CASES.items():
             whole = [(array > 0).astype(int) for array in pair]
             expected = compare(*whole, {"x": (1,)}, SPACING, PROTOCOLS["default"], 1.0)["x"]
             assert result["cases"][name]["whole organ"] == expected
             assert result["cases"][name]["x=y"] == result["cases"][name]["spleen"]
-        assert result["overall"] == document(capsys, folders)["overall"]
+        assert result["overall"] == json_output(capsys, folders)["overall"]
 
     def test_unknown_values(self, capsys, folders):
-        told = "xattnres evaluate: --region names the values [3, 7], "
         code, text, error = evaluate(capsys, *folders, "--region", "a=1,7", "--region", "b=3")
-        assert (code, text) == (2, "")
-        assert error == f"{told}{folders[0].parent / 'dataset.json'} knows [0, 1, 2]\n"
+        assert (code, text, error.count("\n")) == (2, "", 1)
+        assert all(
+            fact in error for fact in ("--region", "[3, 7]", str(folders[0].parent / "dataset.json"), "[0, 1, 2]")
+        )
+
+    @pytest.mark.parametrize("regions", [["a=1", "a=2"], ["liver=1"]])
+    def test_a_name_that_is_already_used(self, capsys, folders, regions):
+        code, _, error = evaluate(capsys, *folders, *(text for region in regions for text in ("--region", region)))
+        assert (code, error.count("\n")) == (2, 1)
+        assert "--region" in error and "liver" in error
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("option", "value"),
     [
-        *((["--region", r], f"NAME=VALUE,VALUE such as tumour=1,2, got '{r}'") for r in
-          ("a", "=1", "a=", "a=x", "a=1,,2", "a=1.5", "a=-1", "a=1;2")),
-        *((["--tolerance", t], f"a distance of at least 0 mm, got '{t}'") for t in ("-1", "x", "nan", "inf", "")),
-        *((["--workers", w], f"a whole number of at least 1, got '{w}'") for w in ("0", "x", "1.5", "-2")),
-        (["--protocol", "strict"], "invalid choice: 'strict'"),
+        *(("--region", region) for region in ("a", "=1", "a=", "a=x", "a=1,,2", "a=1.5", "a=-1", "a=1;2")),
+        *(("--tolerance", tolerance) for tolerance in ("-1", "x", "nan", "inf", "")),
+        *(("--workers", workers) for workers in ("0", "x", "1.5", "-2")),
+        ("--protocol", "strict"),
     ],
-)  # fmt: skip
-def test_arguments(capsys, folders, options, told):
+)
+def test_values_that_the_parser_rejects(capsys, folders, option, value):
     with pytest.raises(SystemExit) as error:
-        main(["evaluate", *map(str, folders), *options])
+        main(["evaluate", *map(str, folders), option, value])
     assert error.value.code == 2
-    assert told in capsys.readouterr().err
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert option in message and f"'{value}'" in message
 
 
 class TestDatasetJson:
-    def test_another(self, capsys, folders, tmp_path):
+    def test_given_by_the_option(self, capsys, folders, tmp_path):
         (tmp_path / "other").mkdir()
         path = write_dataset_json(tmp_path / "other", {"background": 0, "both": [1, 2]})
-        assert list(document(capsys, folders, "--dataset-json", path)["mean"]) == ["both"]
+        assert list(json_output(capsys, folders, "--dataset-json", path)["mean"]) == ["both"]
 
-    def test_beside_the_predictions(self, capsys, folders):
+    def test_in_the_folder_of_predictions(self, capsys, folders):
         write_dataset_json(folders[0], {"background": 0, "organ": 1, "other": 2})
-        assert list(document(capsys, folders)["mean"]) == ["organ", "other"]
+        assert list(json_output(capsys, folders)["mean"]) == ["organ", "other"]
 
-    def test_none(self, capsys, folders, tmp_path):
+    def test_that_does_not_exist(self, capsys, folders, tmp_path):
         (tmp_path / "dataset.json").unlink()
-        places = f"{folders[0]}, {folders[1]} or above {folders[1]}"
-        told = f"xattnres evaluate: no dataset.json in {places}: name it with --dataset-json\n"
-        assert evaluate(capsys, *folders) == (2, "", told)
+        code, text, error = evaluate(capsys, *folders)
+        assert (code, text, error.count("\n")) == (2, "", 1)
+        assert all(fact in error for fact in (*map(str, folders), "--dataset-json"))
 
     @pytest.mark.parametrize("content", [None, "", "[]", "{}"])
-    def test_no_such_thing(self, capsys, folders, tmp_path, content):
+    def test_that_is_none(self, capsys, folders, tmp_path, content):
         path = tmp_path / "other.json"
         if content is not None:
             path.write_text(content)
-        code, text, told = evaluate(capsys, *folders, "--dataset-json", path)
-        assert (code, text, told.count("\n")) == (2, "", 1)
-        assert told.startswith(f"xattnres evaluate: {path} cannot be read as nnU-Net's dataset.json")
+        code, text, error = evaluate(capsys, *folders, "--dataset-json", path)
+        assert (code, text, error.count("\n")) == (2, "", 1)
+        assert error.startswith(f"xattnres evaluate: {path} ")
 
 
-def test_no_such_folder(capsys, folders, tmp_path):
-    told = f"xattnres evaluate: the predictions must be a folder, {tmp_path / 'none'} is none\n"
-    assert evaluate(capsys, tmp_path / "none", folders[1]) == (2, "", told)
+def test_a_folder_that_does_not_exist(capsys, folders, tmp_path):
+    code, text, error = evaluate(capsys, tmp_path / "none", folders[1])
+    assert (code, text, error.count("\n")) == (2, "", 1)
+    assert str(tmp_path / "none") in error
 
 
 def test_an_empty_folder(capsys, folders, tmp_path):
     (tmp_path / "empty").mkdir()
-    code, text, told = evaluate(capsys, tmp_path / "empty", folders[1])
-    assert (code, text, told.count("\n")) == (2, "", 1)
-    assert told.startswith(f"xattnres evaluate: no *.nii.gz in {tmp_path / 'empty'}: ")
+    code, text, error = evaluate(capsys, tmp_path / "empty", folders[1])
+    assert (code, text, error.count("\n")) == (2, "", 1)
+    assert "*.nii.gz" in error and str(tmp_path / "empty") in error
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv"])
-def test_nowhere_to_write(capsys, folders, tmp_path, option):
-    """Known before the work: what cannot be read is not looked at."""
+def test_an_output_in_a_folder_that_does_not_exist(capsys, folders, tmp_path, option):
+    """Reported before the evaluation starts: the damaged file is not mentioned."""
     damage(folders[0] / "a.nii.gz")
     path = tmp_path / "none" / "scores"
-    told = f"xattnres evaluate: {option} {path}: there is no folder {path.parent}: make it first\n"
-    assert evaluate(capsys, *folders, option, path) == (2, "", told)
+    code, text, error = evaluate(capsys, *folders, option, path)
+    assert (code, text, error.count("\n")) == (2, "", 1)
+    assert option in error and str(path.parent) in error
     assert not path.parent.exists()
 
 
 class TestProblems:
     @pytest.fixture
     def problems(self, folders):
-        """Six, in five cases and one more; returns their lines, which name files."""
+        """Six cases with a problem each, and the beginning of the line for each, which names a damaged file."""
         predictions, references = folders
         (predictions / "a.nii.gz").unlink()
         damage(references / "b.nii.gz")
@@ -255,77 +265,55 @@ class TestProblems:
         for name in "fgh":
             write_label_map(references / f"{name}.nii.gz", A_REF, SPACING)
         return [
-            "a: a reference without a prediction",
-            "e: a prediction without a reference",
-            f"b: {references / 'b.nii.gz'} cannot be read (truncated",
-            f"f: {predictions / 'f.nii.gz'} has the values 3; dataset.json knows 0, 1, 2",
-            "g: sizes differ (z, y, x): 8x9x12 predicted, 8x10x12 in the reference",
-            "h: spacings differ (z, y, x): ",
+            "a: ",
+            "e: ",
+            f"b: {references / 'b.nii.gz'} ",
+            f"f: {predictions / 'f.nii.gz'} ",
+            "g: ",
+            "h: ",
         ]
 
-    def test_all_are_told(self, capsys, folders, problems, tmp_path):
+    def test_all_are_listed_and_nothing_is_written(self, capsys, folders, problems, tmp_path):
         outputs = tmp_path / "s.json", tmp_path / "s.csv"
-        code, text, told = evaluate(capsys, *folders, "--json", outputs[0], "--csv", outputs[1])
+        code, text, messages = evaluate(capsys, *folders, "--json", outputs[0], "--csv", outputs[1])
         assert (code, text) == (2, "")
-        head, *lines = told.splitlines()
-        assert head == "xattnres evaluate: 6 of the cases cannot be compared: mend them, or pass --skip-bad"
+        head, *lines = messages.splitlines()
+        assert head.startswith("xattnres evaluate: 6 ") and "--skip-bad" in head
         for line, expected in zip(lines, problems, strict=True):
             assert line.startswith(f"  {expected}")
         assert not any(path.exists() for path in outputs)
 
-    def test_the_others(self, capsys, folders, problems, tmp_path):
+    def test_skip_bad_evaluates_the_others(self, capsys, folders, problems, tmp_path):
         path = tmp_path / "s.json"
-        code, text, told = evaluate(capsys, *folders, "--skip-bad", "--json", path)
+        code, text, messages = evaluate(capsys, *folders, "--skip-bad", "--json", path)
         assert code == 0
-        assert "2 cases, protocol default" in text
+        assert "2 cases" in text
         result = json.loads(path.read_text())
         assert list(result["cases"]) == ["c", "d"]
         assert result["mean"]["liver"]["dice_n"] == 2
-        for line, recorded, expected in zip(told.splitlines(), result["problems"], problems, strict=True):
+        for line, recorded, expected in zip(messages.splitlines(), result["problems"], problems, strict=True):
             assert recorded.startswith(expected)
-            assert line == f"left out: {recorded}"
+            assert line.endswith(recorded)
 
-    def test_two_workers_say_the_same(self, capsys, folders, problems, tmp_path):
-        told = []
+    def test_two_workers_give_the_same_output(self, capsys, folders, problems, tmp_path):
+        outputs = []
         for workers in ("1", "2"):
             path = tmp_path / f"{workers}.json"
             options = ["--skip-bad", "--json", str(path), "--workers", workers]
             assert main(["evaluate", *map(str, folders), *options]) == 0
-            told.append((path.read_bytes(), capsys.readouterr()))
-        assert told[0] == told[1]
+            outputs.append((path.read_bytes(), capsys.readouterr()))
+        assert outputs[0] == outputs[1]
 
     @pytest.mark.parametrize("ending", [".nii.gz", ".png"])
-    def test_nothing_is_left(self, capsys, tmp_path, ending):
+    def test_no_case_can_be_compared(self, capsys, tmp_path, ending):
         pair = PAIRS["blobs 2-D"]
         predictions, references = write_folders(tmp_path, {"a": pair, "b": (None, pair[1])}, ending=ending)
         damage(predictions / f"a{ending}")
-        code, text, told = evaluate(capsys, predictions, references, "--skip-bad", "--json", tmp_path / "s.json")
+        code, text, messages = evaluate(capsys, predictions, references, "--skip-bad", "--json", tmp_path / "s.json")
         assert (code, text) == (2, "")
-        head, *lines = told.splitlines()
-        assert head == "xattnres evaluate: 2 of the cases cannot be compared: nothing is left to evaluate"
-        assert lines[0] == "  b: a reference without a prediction"
-        assert lines[1].startswith(f"  a: {predictions / f'a{ending}'} cannot be read (")
+        head, *lines = messages.splitlines()
+        assert head.startswith("xattnres evaluate: 2 ")
         assert len(lines) == 2
+        assert lines[0].startswith("  b: ")
+        assert lines[1].startswith(f"  a: {predictions / f'a{ending}'} ")
         assert not (tmp_path / "s.json").exists()
-
-
-def test_help_needs_no_libraries():
-    program = """
-import sys
-from nnunet_xattnres.cli.main import main
-try:
-    main(["evaluate", "--help"])
-except SystemExit as exit:
-    assert exit.code == 0
-heavy = {"torch", "nnunetv2", "scipy", "SimpleITK"} & set(sys.modules)
-assert not heavy, heavy
-"""
-    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert "xattnres evaluate predictions $nnUNet_raw/Dataset501_Nuclei/labelsTs" in result.stdout
-
-
-@pytest.mark.parametrize("regions", [["a=1", "a=2"], ["liver=1"]])
-def test_a_region_of_a_name_that_is_taken(capsys, folders, regions):
-    options = [text for region in regions for text in ("--region", region)]
-    assert main(["evaluate", *map(str, folders), *options]) == 2
-    assert "--region needs names of its own, each once, got liver, " in capsys.readouterr().err

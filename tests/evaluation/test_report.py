@@ -1,4 +1,4 @@
-"""Means say what they count, the overall mean is one of regions, and what is not defined is said to be so."""
+"""Means with the number of values behind them, as table, JSON and CSV."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import pytest
 from nnunet_xattnres.evaluation import METRICS
 from nnunet_xattnres.evaluation.report import Report
 
-ABOUT = {"protocol": "default", "unit": "mm", "tolerance": 1.0, "predictions": "p", "references": "r"}
+METADATA = {"protocol": "default", "unit": "mm", "tolerance": 1.0, "predictions": "p", "references": "r"}
 
 
 def row(*values):
@@ -22,11 +22,11 @@ SCORES = {
     "b": {"liver": row(0.7, 0.6, 3.0, 1.5, 0.5), "spleen": row(0.0, 0.0, None, None, 0.0), "none": row(*[None] * 5)},
     "c": {"liver": row(0.8, 0.7, 2.0, 1.0, 0.6), "spleen": row(*[None] * 5), "none": row(*[None] * 5)},
 }
-REPORT = Report(SCORES, ABOUT, ["d: a reference without a prediction"])
+REPORT = Report(SCORES, METADATA, ["d: a reference without a prediction"])
 
 
-def test_means_tell_how_many_cases_they_count():
-    """By hand: the spleen has a Dice in two cases, an HD95 in one."""
+def test_means_count_the_cases_with_a_value():
+    """Computed by hand: the spleen has a Dice in two cases and an HD95 in one."""
     counted = {f"{m}_n": 3 for m in METRICS}
     assert REPORT.mean("liver") == pytest.approx(row(0.8, 0.7, 2.0, 1.0, 0.6) | counted)
     counted = dict.fromkeys([f"{m}_n" for m in METRICS], 2) | {"hd95_n": 1, "assd_n": 1}
@@ -34,14 +34,14 @@ def test_means_tell_how_many_cases_they_count():
     assert REPORT.mean("none") == row(*[None] * 5) | {f"{m}_n": 0 for m in METRICS}
 
 
-def test_the_overall_mean_is_one_of_regions():
-    """Not of all values: the liver's three do not outweigh the spleen's two."""
+def test_the_overall_mean_is_a_mean_of_regions():
+    """It is not the mean of all values: the liver with three values weighs as much as the spleen with two."""
     counted = dict.fromkeys([f"{m}_n" for m in METRICS], 2)
     expected = row((0.8 + 0.25) / 2, (0.7 + 0.15) / 2, (2 + 8) / 2, 2.5, 0.325)
     assert REPORT.overall() == pytest.approx(expected | counted)
     everything = [s["dice"] for case in SCORES.values() for s in case.values() if s["dice"] is not None]
     assert statistics.mean(everything) == pytest.approx(0.58)
-    none = Report({"a": {"none": row(*[None] * 5)}}, ABOUT).overall()
+    none = Report({"a": {"none": row(*[None] * 5)}}, METADATA).overall()
     assert none == row(*[None] * 5) | dict.fromkeys(counted, 0)
 
 
@@ -56,47 +56,47 @@ def test_table():
 
 
 def test_table_of_one_region_has_no_overall_mean():
-    report = Report({"a": {"liver": SCORES["a"]["liver"]}}, ABOUT | {"unit": "voxels"})
+    report = Report({"a": {"liver": SCORES["a"]["liver"]}}, METADATA | {"unit": "voxels"})
     head, liver = report.table().splitlines()
     assert "HD95 voxels" in head
     assert liver.split() == ["liver", "90.00", "80.00", "1.000", "0.500", "70.00"]
 
 
-def test_regions_beside_the_labels_are_in_no_overall_mean():
-    report = Report(SCORES, ABOUT, added=frozenset({"spleen", "none"}))
+def test_extra_regions_are_not_in_the_overall_mean():
+    report = Report(SCORES, METADATA, extra_regions=frozenset({"spleen", "none"}))
     assert report.overall() == pytest.approx(
         row(0.8, 0.7, 2.0, 1.0, 0.6) | dict.fromkeys([f"{m}_n" for m in METRICS], 1)
     )
-    assert list(report.document()["mean"]) == ["liver", "spleen", "none"]
+    assert list(report.to_dict()["mean"]) == ["liver", "spleen", "none"]
     assert [line.split()[0] for line in report.table().splitlines()[1:]] == ["liver", "spleen", "none"]
 
 
-def test_worst():
-    """Without what is not defined; equal ones in the order of the cases."""
-    assert REPORT.worst() == [("b", "spleen", 0.0), ("a", "spleen", 0.5), ("b", "liver", 0.7)]
+def test_lowest_dice():
+    """Undefined values are left out; equal values are in the order of the cases."""
+    assert REPORT.lowest_dice() == [("b", "spleen", 0.0), ("a", "spleen", 0.5), ("b", "liver", 0.7)]
     scores = {case: {"liver": row(0.5, 0, 0, 0, 0)} for case in "zyxw"}
-    assert REPORT.worst() != Report(scores, ABOUT).worst() == [(case, "liver", 0.5) for case in "zyx"]
-    assert Report({"c": {"spleen": SCORES["c"]["spleen"]}}, ABOUT).worst() == []
+    assert REPORT.lowest_dice() != Report(scores, METADATA).lowest_dice() == [(case, "liver", 0.5) for case in "zyx"]
+    assert Report({"c": {"spleen": SCORES["c"]["spleen"]}}, METADATA).lowest_dice() == []
 
 
 def test_json():
-    text = json.dumps(REPORT.document(), allow_nan=False)
-    document = json.loads(text)
-    assert {key: document[key] for key in ABOUT} == ABOUT
-    assert document["cases"] == SCORES
-    assert document["cases"]["b"]["spleen"]["hd95"] is None
+    text = json.dumps(REPORT.to_dict(), allow_nan=False)
+    content = json.loads(text)
+    assert {key: content[key] for key in METADATA} == METADATA
+    assert content["cases"] == SCORES
+    assert content["cases"]["b"]["spleen"]["hd95"] is None
     assert '"hd95": null' in text
-    assert document["mean"] == {region: REPORT.mean(region) for region in ("liver", "spleen", "none")}
-    assert document["overall"] == REPORT.overall()
-    assert document["problems"] == ["d: a reference without a prediction"]
+    assert content["mean"] == {region: REPORT.mean(region) for region in ("liver", "spleen", "none")}
+    assert content["overall"] == REPORT.overall()
+    assert content["problems"] == ["d: a reference without a prediction"]
 
 
 def test_csv():
-    """Names may have commas; what is not defined is empty."""
+    """Names with a comma are quoted; undefined values are empty."""
     scores = {case: {f"{region}, all": s for region, s in regions.items()} for case, regions in SCORES.items()}
-    rows = list(csv.DictReader(io.StringIO(Report(scores, ABOUT).csv())))
+    rows = list(csv.DictReader(io.StringIO(Report(scores, METADATA).to_csv())))
     assert [(r["case"], r["region"]) for r in rows] == [(c, f"{r}, all") for c in SCORES for r in SCORES[c]]
     for r in rows:
         expected = scores[r["case"]][r["region"]]
         assert {m: float(r[m]) if r[m] else None for m in METRICS} == expected
-    assert REPORT.csv().splitlines()[:2] == ["case,region," + ",".join(METRICS), "a,liver,0.9,0.8,1.0,0.5,0.7"]
+    assert REPORT.to_csv().splitlines()[:2] == ["case,region," + ",".join(METRICS), "a,liver,0.9,0.8,1.0,0.5,0.7"]
