@@ -98,7 +98,8 @@ def status(grid: Grid, folders: NnUNetFolders, jobs: Mapping[str, str] | None = 
         word = "unreadable" if isinstance(state, str) else "running" if running else state.stage
         counts[word] = counts.get(word, 0) + 1
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-    return f"{format_table(rows, left_aligned=4)}\n\n{len(states)} trainings: {summary}.{_rest(estimate_remaining(states))}"
+    table = format_table(rows, left_aligned=4)
+    return f"{table}\n\n{len(states)} trainings: {summary}.{_rest(estimate_remaining(states))}"
 
 
 def _in_words(state: State, job: str | None) -> str:

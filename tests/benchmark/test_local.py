@@ -468,7 +468,8 @@ def start(workplace):
         grid = json.dumps(GRID.options())
         command = [sys.executable, "-c", DRIVER, workplace.scripts, grid, phase, str(jobs), workplace.logs]
         process = subprocess.Popen(
-            command, env=os.environ | workplace.folders.environment(), start_new_session=True, preexec_fn=restore_signal_handlers,
+            command, env=os.environ | workplace.folders.environment(), start_new_session=True,
+            preexec_fn=restore_signal_handlers,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)
