@@ -1,4 +1,4 @@
-"""XAttnRes for a whole network: the layer of every stage that reads from the history pool."""
+"""The XAttnRes layers of a whole network."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,61 +7,73 @@ import torch
 from torch import Tensor, nn
 
 from .layer import XAttnRes
+from .ops.pooling import pooled_size
 
 
 class XAttnResStages(nn.ModuleDict):
-    r"""The XAttnRes layers of an encoder-decoder, one for each stage that reads from the stages before it.
+    r"""The XAttnRes layers of an encoder-decoder, one for each stage that attends to the outputs of earlier stages.
 
     .. math:: h_n = \text{stage}_n\big(\text{XAttnRes}_n([h_0, \ldots, h_{n-1}], x_n)\big)
 
-    Stages are numbered from 0 in the order in which they run, encoder first. The number of features in the history
-    says which stage is next, so a network calls this module before a stage and appends the output after it::
+    Stages are numbered from 0 in the order in which they run, encoder first. The length of the history is the number
+    of the next stage, so a network calls this module before a stage and appends the output of the stage after it::
 
         history = History()
         for stage in stages:
-            history.append(stage(self.xattnres(history, x)))
+            x = stage(self.xattnres(history, x))
+            history.append(x)
 
     Args:
-        outputs: width of every stage's output, in order.
-        inputs: width of x_n by the number n of the stage, for the stages that read; the others take x as it is.
-        dim, init, eps, backend: as of `XAttnRes`.
+        stage_channels: the output channels of every stage, in order.
+        query_channels: for every stage that has a layer, its number n and the channels of its input x_n. The other
+            stages compute on their input as it is.
+        dim, init, eps, backend: as in `XAttnRes`.
 
     Shapes:
-        history: the outputs so far, n tensors (B, C_k, *S_k), in a `History` or a list; x: (B, C, *S), or several
-        tensors to be concatenated along the channels; output: (B, C, *S).
+        history: the n outputs so far, (B, C_k, *S_k), in a `History` or a list. x: (B, C, *S), or several tensors
+        whose concatenation along the channels is x. Output: (B, C, *S).
 
     Raises:
-        ValueError: for a stage that has nothing to read or does not exist, for a history of all stages or more, and as
-            `XAttnRes` does.
+        ValueError: for a layer at stage 0, which has no earlier stage, or at a stage that does not exist; in forward,
+            for a history that already holds the outputs of all stages; and as in `XAttnRes`.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_xattnres import History
+        >>> xattnres = XAttnResStages(stage_channels=[8, 16, 8], query_channels={1: 8, 2: 24})
+        >>> history = History([torch.randn(1, 8, 32, 32), torch.randn(1, 16, 16, 16)])
+        >>> upsampled, skip = torch.randn(1, 16, 32, 32), history[0]
+        >>> xattnres(history, (upsampled, skip)).shape
+        torch.Size([1, 24, 32, 32])
 
     Source: arXiv 2604.03297, Eqs. 3, 10 and 11.
     """
 
     def __init__(
         self,
-        outputs: Sequence[int],
-        inputs: Mapping[int, int],
+        stage_channels: Sequence[int],
+        query_channels: Mapping[int, int],
         dim: int = 2,
         init: str = "zero",
         eps: float = 1e-6,
         backend: str | None = None,
     ):
         super().__init__()
-        self.outputs = tuple(outputs)
-        for n, channels in sorted(inputs.items()):
-            if not 0 < n < len(outputs):
+        self.stage_channels = tuple(stage_channels)
+        for n, channels in sorted(query_channels.items()):
+            if not 0 < n < len(stage_channels):
                 raise ValueError(
-                    f"XAttnResStages: of {len(outputs)} stages, 1 to {len(outputs) - 1} can read from earlier ones, "
-                    f"but inputs names stage {n}"
+                    f"XAttnResStages: query_channels must name stages from 1 to {len(stage_channels) - 1}, "
+                    f"because there are {len(stage_channels)} stages and the first has no earlier one, got stage {n}"
                 )
-            self[str(n)] = XAttnRes(outputs[:n], channels, dim, init, eps, backend)
+            self[str(n)] = XAttnRes(stage_channels[:n], channels, dim, init, eps, backend)
 
     def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
-        """What the next stage computes on: Eq. 8 where it reads, x itself where it does not."""
-        if len(history) >= len(self.outputs):
+        """The input of stage n = len(history): XAttnRes_n(history, x) where the stage has a layer, else x itself."""
+        if len(history) >= len(self.stage_channels):
             raise ValueError(
-                f"XAttnResStages: there are {len(self.outputs)} stages, but the history already holds "
-                f"{len(history)} outputs: append one after every stage, to a new history in every forward pass"
+                f"XAttnResStages: there are {len(self.stage_channels)} stages, but the history already holds "
+                f"{len(history)} outputs: start every forward pass with a new history and append one output per stage"
             )
         n = str(len(history))
         if n in self:
@@ -69,17 +81,20 @@ class XAttnResStages(nn.ModuleDict):
         return x if isinstance(x, Tensor) else torch.cat(list(x), 1)
 
     def count_kept_elements(self, sizes: Sequence[tuple[int, ...]]) -> int:
-        """Elements per sample that training keeps for the layers: their outputs and the pooled copies they read.
+        """Count the elements that the layers keep for backward, per sample: their outputs and the pooled copies.
 
         Args:
-            sizes: spatial size of every stage, in order; a stage that reads has x at the size of its output.
+            sizes: the spatial size of every stage's output, in order. The input of a stage with a layer must have the
+                size of its output.
         """
-        outputs, copies = 0, {}
+        outputs = 0
+        copies: dict[tuple[int, tuple[int, ...]], int] = {}
         for n, layer in self.items():
+            assert isinstance(layer, XAttnRes)
             size = sizes[int(n)]
             outputs += layer.channels * math.prod(size)
-            for k, width in enumerate(layer.history_channels):
-                copy = tuple(map(min, sizes[k], size))
-                if copy != sizes[k]:
-                    copies[k, copy] = width * math.prod(copy)
+            for k, channels in enumerate(layer.history_channels):
+                pooled = pooled_size(sizes[k], size)
+                if pooled != tuple(sizes[k]):
+                    copies[k, pooled] = channels * math.prod(pooled)
         return outputs + sum(copies.values())

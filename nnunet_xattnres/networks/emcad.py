@@ -8,7 +8,7 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import History
+from ..history import History
 from ..stages import XAttnResStages
 from .connections import Connections
 from .emcad_blocks import AttentionGate, ChannelAttention, MultiScaleConv, SpatialAttention, UpConv

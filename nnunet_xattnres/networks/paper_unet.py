@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import History
+from ..history import History
 from .connections import Connections
 from .padding import crop, pad_to_multiple
 

@@ -12,7 +12,7 @@ from dynamic_network_architectures.building_blocks.helper import convert_conv_op
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import Tensor, nn
 
-from ..ops import History
+from ..history import History
 from .connections import OPTIONS, Connections
 
 

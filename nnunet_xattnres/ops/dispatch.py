@@ -1,26 +1,106 @@
-"""Which code computes the operator: `auto`, `reference`, `torch` or `triton`."""
+"""The public operator, `xattnres`, and the selection of the backend that computes it."""
 
 import logging
 import os
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, reduce
 
 import torch
+from torch import Tensor
+
+from . import custom_op, reference
+from .pooling import pool_history
 
 BACKENDS = ("auto", "reference", "torch", "triton")
+"""The names that `backend` arguments and the environment variable accept."""
+
 VARIABLE = "XATTNRES_BACKEND"
+"""The environment variable that selects a backend where no argument does."""
 
 _log = logging.getLogger("nnunet_xattnres")
 
 
-@torch.compiler.assume_constant_result
-def resolve_backend(backend: str | None, device_type: str) -> str:
-    """The backend for tensors on a device: the argument, else the environment's XATTNRES_BACKEND, else "auto".
+def xattnres(
+    history: Sequence[Tensor],
+    x: Tensor | Sequence[Tensor],
+    projections: Sequence[tuple[Tensor, Tensor] | None],
+    pseudo_query: Tensor,
+    norm_weight: Tensor,
+    eps: float = 1e-6,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Attend, at every pixel, to the outputs of all earlier stages and to the current feature x.
 
-    "auto" is Triton on CUDA wherever it works, PyTorch otherwise; so is a "triton" that does not work, with one
-    warning that says why.
+    .. math:: \text{out}(p) = \sum_n \alpha_n(p) V_n(p), \quad
+              \alpha(p) = \text{softmax}_n\big(w^\top \text{RMSNorm}(V_n(p))\big), \quad
+              V = [\phi_1(h_1); \ldots; \phi_K(h_K); x]
+
+    where phi_k resizes h_k to the size of x (adaptive max pooling or linear interpolation) and projects it to C
+    channels by a 1x1 convolution.
+
+    Args:
+        history: K >= 1 stage outputs h_k, oldest first, each (B, C_k, *S_k), in a list or a `History`, which shares
+            its pooled copies between calls.
+        x: the current feature (B, C, *S) with two or three spatial axes, or several tensors whose concatenation along
+            the channels is x. The concatenation is not materialised, except by the reference.
+        projections: for every feature of the history the weight (C, C_k, 1, ...) and the bias (C,) of its 1x1
+            convolution, or None where C_k == C and the feature is not projected.
+        pseudo_query: w, (C,).
+        norm_weight: the gain of RMSNorm, (C,).
+        eps: added to the mean square under the root of RMSNorm.
+        backend: "auto", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND, and
+            "auto" where that is not set.
+
+    Returns:
+        out (B, C, *S) in the dtype of x, and alpha (B, K+1, *S) in float32, or float64 for float64 inputs. The last
+        entry of alpha is the weight of x.
 
     Raises:
-        ValueError: for a name that is not one of BACKENDS.
+        ValueError: for an unknown backend.
+
+    Example:
+        >>> import torch
+        >>> history = [torch.ones(1, 4, 8, 8), torch.ones(1, 4, 2, 2)]
+        >>> out, alpha = xattnres(history, torch.zeros(1, 4, 4, 4), [None, None], torch.zeros(4), torch.ones(4))
+        >>> out.shape, alpha.shape
+        (torch.Size([1, 4, 4, 4]), torch.Size([1, 3, 4, 4]))
+        >>> print(f"{alpha[0, 2, 0, 0]:.3f} {out[0, 0, 0, 0]:.3f}")  # a pseudo-query of zeros gives the mean
+        0.333 0.667
+
+    Source: arXiv 2604.03297, Eqs. 4-8.
+    """
+    parts = [x] if isinstance(x, Tensor) else list(x)
+    dtype = reduce(torch.promote_types, (part.dtype for part in parts))
+    parts = [part.to(dtype) for part in parts]
+    resolved = resolve_backend(backend, parts[0].device.type)
+    if resolved == "reference":
+        return reference.xattnres(history, x, projections, pseudo_query, norm_weight, eps)
+    sources = pool_history(history, tuple(parts[0].shape[2:]))
+    indices, weights, biases = [], [], []
+    for k, projection in enumerate(projections):
+        if projection is not None:
+            indices.append(k)
+            weights.append(projection[0].flatten(1))
+            biases.append(projection[1])
+    acc_dtype = torch.promote_types(pseudo_query.dtype, torch.float32)
+    query = pseudo_query.to(acc_dtype) * norm_weight.to(acc_dtype)
+    return custom_op.forward(sources, parts, weights, biases, indices, query, eps, resolved)
+
+
+@torch.compiler.assume_constant_result
+def resolve_backend(backend: str | None, device_type: str) -> str:
+    """The backend that computes on a device: "reference", "torch" or "triton".
+
+    "auto" is Triton on CUDA and PyTorch elsewhere. Where Triton is selected but does not work, PyTorch computes, and
+    one warning says why.
+
+    Args:
+        backend: one of BACKENDS. None takes the environment variable XATTNRES_BACKEND, and "auto" where that is not
+            set.
+        device_type: the type of the tensors' device, such as "cpu" or "cuda".
+
+    Raises:
+        ValueError: for a name that is not in BACKENDS.
     """
     backend = backend or os.environ.get(VARIABLE) or "auto"
     if backend not in BACKENDS:
@@ -30,23 +110,23 @@ def resolve_backend(backend: str | None, device_type: str) -> str:
 
 @cache
 def _resolve(backend: str, device_type: str) -> str:
-    """The choice for a process, logged once."""
-    chosen = backend
+    """`resolve_backend` for a valid name; cached, so that a process logs its choice once."""
+    resolved = backend
     if backend == "auto" and device_type != "cuda":
-        chosen = "torch"
+        resolved = "torch"
     elif backend in ("auto", "triton"):
-        probe_triton = why_triton_unavailable(device_type)
-        chosen = "torch" if probe_triton else "triton"
-        if probe_triton:
-            _log.warning("XAttnRes: Triton cannot be used (%s), so PyTorch computes instead, slower", probe_triton)
-    _log.info("XAttnRes: backend %s on %s", chosen, device_type)
-    return chosen
+        reason = why_triton_unavailable(device_type)
+        resolved = "triton" if reason is None else "torch"
+        if reason is not None:
+            _log.warning("XAttnRes: Triton cannot be used (%s); using the slower PyTorch backend instead", reason)
+    _log.info("XAttnRes: backend %s on %s", resolved, device_type)
+    return resolved
 
 
 def why_triton_unavailable(device_type: str) -> str | None:
-    """Why Triton cannot compute on a device, None if it can: found out by computing something small with it."""
+    """Why the Triton backend cannot compute on a device, or None if it can; a small example is computed to find out."""
     try:
         from . import triton_backend
-    except Exception as error:  # a Triton that does not fit PyTorch fails in many ways
+    except Exception as error:  # a Triton that does not match PyTorch raises errors of many kinds
         return f"it cannot be imported: {error!r}"
     return triton_backend.probe_triton(device_type)

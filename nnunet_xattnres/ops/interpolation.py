@@ -25,7 +25,7 @@ def taps(length: int, target: int) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=256)
-def matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def interpolation_matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """U (target, length): U @ v interpolates v."""
     low, fraction = taps(length, target)
     rows = torch.arange(target)
@@ -46,7 +46,9 @@ def squared_norm_matrix(length: int, target: int, dtype: torch.dtype, device: to
     n = torch.zeros(target, length - 1, dtype=torch.float64)
     if length > 1:
         n[torch.arange(target), low] = fraction * (1 - fraction)
-    return torch.cat((matrix(length, target, torch.float64, torch.device("cpu")), -n), 1).to(device, dtype)
+    return torch.cat((interpolation_matrix(length, target, torch.float64, torch.device("cpu")), -n), 1).to(
+        device, dtype
+    )
 
 
 @lru_cache(maxsize=256)
@@ -55,7 +57,7 @@ def pair_matrix(length: int, target: int, dtype: torch.dtype, device: torch.devi
 
     It takes the derivative by the squares of U @ v to what the products of neighbours v_i v_(i+j) receive.
     """
-    u = matrix(length, target, torch.float64, torch.device("cpu")).T
+    u = interpolation_matrix(length, target, torch.float64, torch.device("cpu")).T
     beyond = u.new_zeros(1, target)
     shifted = torch.cat((beyond, u[:-1])), u, torch.cat((u[1:], beyond))
     return torch.cat([u * v for v in shifted]).to(device, dtype)
@@ -143,7 +145,7 @@ def _upsample_axis(value: Tensor, axis: int, target: int) -> Tensor:
     length = value.shape[axis]
     shape = list(value.shape)
     shape[axis] = target
-    u = matrix(length, target, value.dtype, value.device)
+    u = interpolation_matrix(length, target, value.dtype, value.device)
     if axis == -1:
         out = value.new_empty(shape)
         rows, source = out.view(-1, target), value.reshape(-1, length)
@@ -164,7 +166,7 @@ def _shrink(grad: Tensor, axis: int, length: int) -> Tensor:
     target = grad.shape[axis]
     shape = list(grad.shape)
     shape[axis] = length
-    u = matrix(length, target, grad.dtype, grad.device)
+    u = interpolation_matrix(length, target, grad.dtype, grad.device)
     if axis == -1:
         out = grad.new_zeros(shape)
         columns, rows = out.view(-1, length), grad.reshape(-1, target)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -10,6 +11,23 @@ from torch import Tensor
 from .resize import downsample
 
 _LARGEST_WINDOW = 27
+
+
+def pooled_size(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
+    """The size that a feature of a spatial shape is max-pooled to, so that no axis is longer than in `size`."""
+    return tuple(min(s, t) for s, t in zip(shape, size, strict=True))
+
+
+def pool_history(history: Sequence[Tensor], size: tuple[int, ...]) -> list[Tensor]:
+    """All features, max-pooled along every axis that is longer than in `size`; a `History` shares its copies."""
+    # not isinstance: `History` is built on this package
+    if hasattr(history, "pooled"):
+        return history.pooled(size)
+    targets = [pooled_size(feature.shape[2:], size) for feature in history]
+    return [
+        feature if tuple(feature.shape[2:]) == target else max_pool(feature, target)
+        for feature, target in zip(history, targets, strict=True)
+    ]
 
 
 def max_pool(feature: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .interpolation import (
     apply,
     grown_axes,
-    matrix,
+    interpolation_matrix,
     squared_norm_matrix,
     upsample,
     upsample_far_axes,
@@ -167,7 +167,7 @@ def _scores(values: list[Tensor], current: list[Tensor], query: Tensor, size: tu
         axes = grown_axes(value.shape, size)
         product = _dot(query, value)
         for axis in axes:
-            product = apply(matrix(value.shape[axis], size[axis], acc_dtype, value.device), product, axis)
+            product = apply(interpolation_matrix(value.shape[axis], size[axis], acc_dtype, value.device), product, axis)
         products[:, n] = product
         energy = 0
         for _, slab in _slabs([value], acc_dtype):
@@ -194,7 +194,7 @@ def _scores_backward(d_logits, scores, values, current, d_values, d_current, que
         d_product, d_energy = d_products[:, n], d_energies[:, n]
         for axis in axes:
             length = value.shape[axis]
-            d_product = apply(matrix(length, size[axis], acc_dtype, value.device).T, d_product, axis)
+            d_product = apply(interpolation_matrix(length, size[axis], acc_dtype, value.device).T, d_product, axis)
             d_energy = apply(squared_norm_matrix(length, size[axis], acc_dtype, value.device).T, d_energy, axis)
         grad_query += dot_backward(d_product, value)
         for c, slab in _slabs([value], acc_dtype):

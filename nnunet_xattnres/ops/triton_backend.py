@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend, triton_kernels
-from .interpolation import apply, grown_axes, matrix, pair_matrix
+from .interpolation import apply, grown_axes, interpolation_matrix, pair_matrix
 from .projection import project, project_backward
 
 # pixels and channels of a tile; cells and pixels of a step along rows
@@ -230,7 +230,7 @@ class _Call:
                 by_product, by_pair = (torch.stack([d[:, n] for n in members], 1) for d in (d_products, d_energies))
                 for axis in axes:
                     growth = size[axis], self.size[axis], self.acc_dtype, self.query.device
-                    by_product = apply(matrix(*growth).T, by_product, axis)
+                    by_product = apply(interpolation_matrix(*growth).T, by_product, axis)
                     by_pair = apply(pair_matrix(*growth), by_pair, axis)
                 grid = triton.cdiv(math.prod(size), _PIXELS), triton.cdiv(self.channels, _BLOCK), self.batch
                 for m, n in enumerate(members):
@@ -238,7 +238,7 @@ class _Call:
                     for axis in axes:
                         if axis != -1:
                             growth = size[axis], self.size[axis], self.acc_dtype, self.query.device
-                            gradient = apply(matrix(*growth).T, gradient, axis)
+                            gradient = apply(interpolation_matrix(*growth).T, gradient, axis)
                     triton_kernels.finish_kernel[grid](
                         values[n], gradient, product, by_pair[:, m].contiguous(), self.query, d_values[n],
                         *_three(size), AXES=_bits(size, self.size), **constants,

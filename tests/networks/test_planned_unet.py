@@ -9,8 +9,7 @@ from support import plans
 from support.plans import build
 from torch import nn
 
-from nnunet_xattnres import XAttnRes
-from nnunet_xattnres.ops import history
+from nnunet_xattnres import XAttnRes, history
 
 STOCK = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 

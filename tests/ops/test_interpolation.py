@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_xattnres.ops import interpolation
-from nnunet_xattnres.ops.interpolation import matrix, squared_norm_matrix, taps, upsample, upsample_transposed
+from nnunet_xattnres.ops.interpolation import (
+    interpolation_matrix,
+    squared_norm_matrix,
+    taps,
+    upsample,
+    upsample_transposed,
+)
 
 CPU = torch.device("cpu")
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -64,7 +70,7 @@ def assert_equal(actual, expected):
 
 @pytest.mark.parametrize(("length", "target"), LENGTHS)
 def test_matrix_interpolates(length, target):
-    u = matrix(length, target, torch.float64, CPU)
+    u = interpolation_matrix(length, target, torch.float64, CPU)
     assert_equal(u, interpolated(torch.eye(length, dtype=torch.float64).unsqueeze(0), (target,))[0].T)
 
 
@@ -175,7 +181,7 @@ def test_energies(length, target):
 
 
 def test_matrices_come_in_the_type_asked_for():
-    for function in (matrix, squared_norm_matrix):
+    for function in (interpolation_matrix, squared_norm_matrix):
         acc_dtype = function(3, 7, torch.float64, CPU)
         assert acc_dtype.dtype == torch.float64
         rounded = function(3, 7, torch.float32, CPU)

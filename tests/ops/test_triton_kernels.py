@@ -13,7 +13,7 @@ import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 warnings.simplefilter("ignore")
-from nnunet_xattnres.ops import triton_kernels
+from nnunet_xattnres.ops import triton_kernels as kernels
 
 kernel, feature, axes = getattr(kernels, sys.argv[1]), sys.argv[2], int(sys.argv[3])
 constants = dict(

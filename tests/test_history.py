@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import nnunet_xattnres
 from nnunet_xattnres import History
-from nnunet_xattnres.ops import history as module
+from nnunet_xattnres import history as module
 
 ADAPTIVE = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 
