@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend, triton_kernels
-from .interpolation import apply, grown_axes, interpolation_matrix, pair_matrix
+from .interpolation import apply_along_axis, interpolation_matrix, pair_matrix, upsampled_axes
 from .projection import project, project_backward
 
 # pixels and channels of a tile; cells and pixels of a step along rows
@@ -224,21 +224,21 @@ class _Call:
             folded = self._fold_rows(grad_out, alpha, [n for members in batch for n in members])
             for members in batch:
                 size = self.sizes[members[0]]
-                axes = grown_axes(size, self.size)
+                axes = upsampled_axes(size, self.size)
                 # what is a scalar map folds for all entries of one resolution together; not by an index of `members`,
                 # which would be copied to the device
                 by_product, by_pair = (torch.stack([d[:, n] for n in members], 1) for d in (d_products, d_energies))
                 for axis in axes:
                     growth = size[axis], self.size[axis], self.acc_dtype, self.query.device
-                    by_product = apply(interpolation_matrix(*growth).T, by_product, axis)
-                    by_pair = apply(pair_matrix(*growth), by_pair, axis)
+                    by_product = apply_along_axis(interpolation_matrix(*growth).T, by_product, axis)
+                    by_pair = apply_along_axis(pair_matrix(*growth), by_pair, axis)
                 grid = triton.cdiv(math.prod(size), _PIXELS), triton.cdiv(self.channels, _BLOCK), self.batch
                 for m, n in enumerate(members):
                     gradient, product = folded.pop(n), by_product[:, m].contiguous()
                     for axis in axes:
                         if axis != -1:
                             growth = size[axis], self.size[axis], self.acc_dtype, self.query.device
-                            gradient = apply(interpolation_matrix(*growth).T, gradient, axis)
+                            gradient = apply_along_axis(interpolation_matrix(*growth).T, gradient, axis)
                     triton_kernels.finish_kernel[grid](
                         values[n], gradient, product, by_pair[:, m].contiguous(), self.query, d_values[n],
                         *_three(size), AXES=_bits(size, self.size), **constants,
