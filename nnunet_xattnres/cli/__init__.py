@@ -1,1 +1,1 @@
-"""The command `xattnres`: one file per subcommand, imported when it is called."""
+"""The command `xattnres`: one module per subcommand, which is imported only when the subcommand is called."""

@@ -1,7 +1,8 @@
-"""What is measured: networks as nnU-Net plans them, with their patch and batch size."""
+"""The networks that are measured: as nnU-Net plans them, with their patch and batch sizes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
@@ -15,7 +16,18 @@ _REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 @dataclass(frozen=True)
 class Case:
-    """A planned network with the patch size (voxels) and the batch size it is trained with."""
+    """A planned network with the sizes that it is trained with.
+
+    Attributes:
+        name: name of the case, for tables.
+        network_class_name: import path of the class of the stock network, as in a plans file.
+        arch_kwargs: its arguments, as in a plans file.
+        patch_size: in voxels, one value per axis.
+        batch_size: the number of patches in a batch.
+        input_channels: the number of image channels.
+        num_classes: the number of output channels.
+        requires_import: the arguments that are import paths, as in a plans file.
+    """
 
     name: str
     network_class_name: str
@@ -27,7 +39,7 @@ class Case:
     requires_import: tuple[str, ...] = _REQUIRES_IMPORT
 
     def build(self, backend: str | None = None) -> nn.Module:
-        """The planned network, by nnU-Net's own builder; with XAttnRes computed by `backend` if one is given."""
+        """Build the network by nnU-Net's own function: the stock network, or with XAttnRes if `backend` is given."""
         name, options = self.network_class_name, {}
         if backend is not None:
             name, options = xattnres_class_name(name), {"backend": backend}
@@ -37,7 +49,7 @@ class Case:
         )  # fmt: skip
 
     def small(self) -> "Case":
-        """The same network with an eighth of the channels, on the smallest patch it takes: to compare, not to time."""
+        """A case with an eighth of the channels, the smallest possible patch and batch size 1, for comparing results."""
         factors = [1] * len(self.patch_size)
         for stride in self.arch_kwargs["strides"]:
             factors = [f * s for f, s in zip(factors, stride, strict=True)]
@@ -45,20 +57,23 @@ class Case:
         return replace(
             self,
             arch_kwargs={**self.arch_kwargs, "features_per_stage": widths},
-            # instance normalisation needs more than one voxel at the bottom
+            # instance normalisation needs more than one voxel in the last stage
             patch_size=tuple(2 * f for f in factors),
             batch_size=1,
         )
 
 
-def _planned(dim: int, widest: int, stages: int, residual: bool, narrowest: int = 32, **case) -> Case:
+def _make_case(
+    dim: int, max_features: int, stages: int, residual: bool, first_features: int = 32, **sizes: Any
+) -> Case:
+    """A case with the architecture of nnU-Net's default planner, or of its ResEncM preset if `residual`."""
     network = "ResidualEncoderUNet" if residual else "PlainConvUNet"
     blocks = [1, 3, 4, *[6] * (stages - 3)] if residual else [2] * stages
     return Case(
         network_class_name=f"dynamic_network_architectures.architectures.unet.{network}",
         arch_kwargs={
             "n_stages": stages,
-            "features_per_stage": [min(narrowest * 2**s, widest) for s in range(stages)],
+            "features_per_stage": [min(first_features * 2**s, max_features) for s in range(stages)],
             "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
             "kernel_sizes": [[3] * dim] * stages,
             "strides": [[1] * dim] + [[2] * dim] * (stages - 1),
@@ -72,28 +87,32 @@ def _planned(dim: int, widest: int, stages: int, residual: bool, narrowest: int 
             "nonlin": "torch.nn.LeakyReLU",
             "nonlin_kwargs": {"inplace": True},
         },
-        **case,
+        **sizes,
     )
 
 
-TYPICAL = {
+TYPICAL_CASES = {
     case.name: case
     for case in (
-        _planned(2, 512, 7, False, name="2d-256", patch_size=(256, 256), batch_size=2),
-        _planned(2, 512, 8, False, name="2d-512", patch_size=(512, 512), batch_size=12),
-        _planned(3, 320, 6, False, name="3d-128", patch_size=(128, 128, 128), batch_size=2),
-        _planned(2, 512, 8, True, name="resencm-2d-512", patch_size=(512, 512), batch_size=12),
-        _planned(3, 320, 6, True, name="resencm-3d-128", patch_size=(128, 128, 128), batch_size=2),
+        _make_case(2, 512, 7, False, name="2d-256", patch_size=(256, 256), batch_size=2),
+        _make_case(2, 512, 8, False, name="2d-512", patch_size=(512, 512), batch_size=12),
+        _make_case(3, 320, 6, False, name="3d-128", patch_size=(128, 128, 128), batch_size=2),
+        _make_case(2, 512, 8, True, name="resencm-2d-512", patch_size=(512, 512), batch_size=12),
+        _make_case(3, 320, 6, True, name="resencm-3d-128", patch_size=(128, 128, 128), batch_size=2),
     )
 }
-"""Networks as nnU-Net's default planner and its ResEncM preset typically plan them."""
+"""Typical networks of nnU-Net's default planner and its ResEncM preset, by name."""
 
 
-def scaling() -> dict[str, list[tuple[int, Case]]]:
-    """One 2-D network, and of stages, width, batch and resolution one at a time made smaller and larger."""
+def scaling_cases() -> dict[str, list[tuple[int, Case]]]:
+    """Series of 2-D networks: stages, width, batch size and patch size vary one at a time.
+
+    Returns:
+        (value, case) pairs by the name of the varied quantity.
+    """
 
     def network(axis: str, value: int, stages: int = 5, width: int = 16, batch: int = 2, side: int = 128) -> Case:
-        return _planned(
+        return _make_case(
             2, 16 * width, stages, False, width, name=f"{axis} {value}", patch_size=(side, side), batch_size=batch
         )
 
@@ -106,10 +125,16 @@ def scaling() -> dict[str, list[tuple[int, Case]]]:
 
 
 def from_plans(path: Path, configuration: str, num_classes: int = 3) -> Case:
-    """A configuration of a plans file.
+    """The case of a configuration in a plans file.
+
+    Args:
+        path: the plans file.
+        configuration: the name of the configuration, such as "2d".
+        num_classes: the number of output channels, which plans files do not have.
 
     Raises:
-        UserError: if the file is no plans file, has no such configuration, or plans a network XAttnRes cannot replace.
+        UserError: if the file is no plans file, does not have the configuration, or has a network without a
+            counterpart with XAttnRes.
     """
     plans = read_plans(path)
     planned = get_configuration(plans, configuration, path)

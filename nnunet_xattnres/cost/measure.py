@@ -1,10 +1,10 @@
-"""Times and sizes of several networks, interleaved, so that whatever slows the machine slows them all."""
+"""Time and memory of several networks. They are measured in turns, so that a busy machine slows all of them down."""
 
 import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,26 +17,44 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .cases import Case
 
-# what the literal equations keep for backward, beside gradients of the same size, roughly
-_LITERAL_TIMES_STOCK = 30
+_REFERENCE_MEMORY_FACTOR = 30
+"""The memory of the reference equations, relative to what the stock network keeps for backward (an estimate)."""
 
 PHASES = ("forward", "backward", "step", "inference")
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How a network is run: where, in which precision, compiled or not, and how often."""
+    """How networks are run.
+
+    Attributes:
+        device: where they run.
+        amp: whether they run in mixed precision.
+        compile: whether they run through torch.compile.
+        repeats: the number of measured steps.
+        reference_repeats: the number of measured steps of the reference equations, which are slow.
+    """
 
     device: torch.device
     amp: bool
     compile: bool
     repeats: int
-    literal_repeats: int
+    reference_repeats: int
 
 
 @dataclass
-class Measured:
-    """One network: sizes, seconds of every repeat by phase, bytes; or the reason why it could not be run."""
+class Measurement:
+    """The measurement of one network.
+
+    Attributes:
+        name: name of the network, for tables.
+        parameters: the number of parameters.
+        flops: floating point operations of a forward pass.
+        saved_bytes: bytes that a forward pass keeps for backward, without the parameters.
+        seconds: the seconds of every repeat by phase.
+        peak_allocated, peak_reserved: the largest memory of a repeat in bytes, on CUDA only.
+        failure: the reason why the network could not be run, or None.
+    """
 
     name: str
     parameters: int = 0
@@ -48,21 +66,24 @@ class Measured:
     failure: str | None = None
 
     def median(self, phase: str) -> float:
+        """The median of the seconds of a phase."""
         return statistics.median(self.seconds[phase])
 
 
-class _Runner:
-    """A network with everything a training step of nnU-Net has: loss at all scales, optimiser, scaler, clipping."""
+class _NetworkRunner:
+    """A network with what nnU-Net's training step has: loss at all scales, optimiser, gradient scaler, clipping."""
 
-    def __init__(self, case: Case, backend: str | None, setting: MeasureOptions):
-        self.setting = setting
-        device = setting.device
+    def __init__(self, case: Case, backend: str | None, options: MeasureOptions):
+        self.options = options
+        device = options.device
         torch.manual_seed(0)
         network = case.build(backend).to(device)
         self.plain = network
-        self.network = torch.compile(network) if setting.compile else network
+        self.network: Callable[[torch.Tensor], list[torch.Tensor]] = network
+        if options.compile:
+            self.network = torch.compile(network)
         self.optimizer = torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
-        self.scaler = torch.amp.GradScaler(device.type) if setting.amp and device.type == "cuda" else None
+        self.scaler = torch.amp.GradScaler(device.type) if options.amp and device.type == "cuda" else None
         self.image = torch.randn(case.batch_size, case.input_channels, *case.patch_size, device=device)
         with torch.no_grad(), self._autocast():
             shapes = [scale.shape for scale in network(self.image)]
@@ -71,148 +92,166 @@ class _Runner:
             {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
             dice_class=MemoryEfficientSoftDiceLoss,
         )  # fmt: skip
-        if setting.compile:
+        if options.compile:
             loss.dc = torch.compile(loss.dc)
         weights = np.array([1 / 2**i for i in range(len(shapes))])
         weights[-1] = 0 if len(shapes) > 1 else 1
         self.loss = DeepSupervisionWrapper(loss, weights / weights.sum())
 
-    def _autocast(self):
-        setting = self.setting
-        return torch.autocast(setting.device.type) if setting.amp else contextlib.nullcontext()
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.options.device.type) if self.options.amp else contextlib.nullcontext()
 
-    def forward(self) -> torch.Tensor:
-        with self._autocast():
-            return self.loss(self.network(self.image), self.target)
+    def _set_mode(self, training: bool) -> None:
+        self.plain.train(training)
+        decoder = self.plain.decoder
+        assert isinstance(decoder, nn.Module)
+        decoder.deep_supervision = training
 
-    def step(self) -> dict[str, float]:
-        """One training step, seconds by phase."""
-        self.network.train()
-        self.plain.decoder.deep_supervision = True
+    def train_step(self) -> dict[str, float]:
+        """Run one training step; returns its seconds by phase."""
+        self._set_mode(training=True)
         self.optimizer.zero_grad(set_to_none=True)
-        started = self._now()
-        loss = self.forward()
-        forward = self._now()
+        start = self._now()
+        with self._autocast():
+            loss = self.loss(self.network(self.image), self.target)
+        after_forward = self._now()
         if self.scaler:
             self.scaler.scale(loss).backward()
         else:
             loss.backward()
-        backward = self._now()
+        after_backward = self._now()
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        nn.utils.clip_grad_norm_(self.plain.parameters(), 12)
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             self.optimizer.step()
-        return {"forward": forward - started, "backward": backward - forward, "step": self._now() - started}
+        return {
+            "forward": after_forward - start,
+            "backward": after_backward - after_forward,
+            "step": self._now() - start,
+        }
 
-    def infer(self) -> dict[str, float]:
-        """One prediction of the batch, seconds."""
-        self.network.eval()
-        self.plain.decoder.deep_supervision = False
-        started = self._now()
+    def predict(self) -> dict[str, float]:
+        """Predict the batch once; returns the seconds."""
+        self._set_mode(training=False)
+        start = self._now()
         with torch.inference_mode(), self._autocast():
             self.network(self.image)
-        return {"inference": self._now() - started}
+        return {"inference": self._now() - start}
 
     def _now(self) -> float:
-        if self.setting.device.type == "cuda":
-            torch.cuda.synchronize(self.setting.device)
+        if self.options.device.type == "cuda":
+            torch.cuda.synchronize(self.options.device)
         return time.perf_counter()
 
-    def held_bytes(self) -> int:
-        """What stays between steps: parameters, their gradients and momenta, image and target."""
+    def persistent_bytes(self) -> int:
+        """Bytes that stay allocated between steps: parameters, gradients, momenta, image and target."""
         momenta = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
         parameters = list(self.plain.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         return sum(t.nbytes for t in (*parameters, *gradients, *momenta, self.image, *self.target))
 
-    def sizes(self, measured: Measured) -> None:
-        """Parameters, FLOPs of a forward pass, and bytes it keeps for backward beside the parameters."""
-        measured.parameters = sum(p.numel() for p in self.plain.parameters())
-        own = {p.untyped_storage().data_ptr() for p in self.plain.parameters()}
-        kept: dict[int, int] = {}
+    def record_sizes(self, measurement: Measurement) -> None:
+        """Record the parameters, the FLOPs of a forward pass, and the bytes that it keeps for backward."""
+        measurement.parameters = sum(p.numel() for p in self.plain.parameters())
+        parameter_storages = {p.untyped_storage().data_ptr() for p in self.plain.parameters()}
+        saved: dict[int, int] = {}  # bytes by the address of the storage
         alive = []
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-                alive.append(tensor)  # else an address could be used twice
+            if storage.data_ptr() not in parameter_storages:
+                saved[storage.data_ptr()] = storage.nbytes()
+                alive.append(tensor)  # otherwise another tensor could get the same address
             return tensor
 
         counter = FlopCounterMode(display=False)
         with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), self._autocast():
             self.plain(self.image)
-        measured.flops = counter.get_total_flops()
-        measured.saved_bytes = sum(kept.values())
+        measurement.flops = counter.get_total_flops()
+        measurement.saved_bytes = sum(saved.values())
 
 
 def measure(
-    case: Case, variants: dict[str, str | None], setting: MeasureOptions, tell: Callable[[str], None]
-) -> list[Measured]:
-    """Stock and others on one case, taking turns; `variants` maps a name to a backend, None for the stock network."""
-    # as nnU-Net trains; and no shape of an earlier case makes this one's graphs dynamic
-    torch.backends.cudnn.benchmark = True
-    torch.compiler.reset()
-    runners: dict[str, _Runner] = {}
-    results = {name: Measured(name) for name in variants}
-    for name, backend in variants.items():
-        tell(f"{case.name}: {name}: sizes and warm-up")
-        if backend == "reference" and _too_large_for_cpu(results.get("stock"), setting.device):
+    case: Case,
+    backends: Mapping[str, str | None],
+    options: MeasureOptions,
+    show_progress: Callable[[str], None] = lambda message: None,
+) -> list[Measurement]:
+    """Measure several networks of one case in turns.
+
+    A network that does not fit into the memory is recorded as such, and the others are still measured.
+
+    Args:
+        case: the planned network.
+        backends: the backend by the name of each network; None for the stock network, which has no XAttnRes.
+        options: how the networks are run.
+        show_progress: called with one line before each part of the work.
+
+    Returns:
+        One measurement per network, in the order of `backends`.
+    """
+    torch.backends.cudnn.benchmark = True  # as nnU-Net trains
+    torch.compiler.reset()  # otherwise the shapes of an earlier case make the compiled graphs dynamic
+    runners: dict[str, _NetworkRunner] = {}
+    results = {name: Measurement(name) for name in backends}
+    for name, backend in backends.items():
+        show_progress(f"{case.name}: {name}: sizes and warm-up")
+        if backend == "reference" and _exceeds_cpu_memory(results.get("stock"), options.device):
             results[name].failure = "not tried: it would take most of this machine's memory"
             continue
-        with _failing_softly(results[name]):
-            runners[name] = _Runner(case, backend, setting)
-            runners[name].sizes(results[name])
+        with _record_out_of_memory(results[name]):
+            runners[name] = _NetworkRunner(case, backend, options)
+            runners[name].record_sizes(results[name])
             for _ in range(1 if backend == "reference" else 2):
-                runners[name].step()
-                runners[name].infer()
-    for turn in range(setting.repeats):
+                runners[name].train_step()
+                runners[name].predict()
+    for repeat in range(options.repeats):
         for name, runner in runners.items():
             result = results[name]
-            if result.failure or (variants[name] == "reference" and turn >= setting.literal_repeats):
+            if result.failure or (backends[name] == "reference" and repeat >= options.reference_repeats):
                 continue
-            tell(f"{case.name}: {name}: {turn + 1}/{setting.repeats}")
-            with _failing_softly(result), _peak(result, runner):
-                for phase, seconds in (runner.step() | runner.infer()).items():
+            show_progress(f"{case.name}: {name}: {repeat + 1}/{options.repeats}")
+            with _record_out_of_memory(result), _record_peak_memory(result, runner):
+                for phase, seconds in (runner.train_step() | runner.predict()).items():
                     result.seconds[phase].append(seconds)
     return list(results.values())
 
 
-def _too_large_for_cpu(stock: Measured | None, device: torch.device) -> bool:
-    """On a CPU too large a network is not refused memory but killed, and the whole run with it."""
+def _exceeds_cpu_memory(stock: Measurement | None, device: torch.device) -> bool:
+    """Whether the reference equations would exceed the memory of a CPU, where the system kills the whole process."""
     if stock is None or device.type != "cpu" or "SC_AVPHYS_PAGES" not in os.sysconf_names:
         return False
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return _LITERAL_TIMES_STOCK * stock.saved_bytes > available
+    return _REFERENCE_MEMORY_FACTOR * stock.saved_bytes > available
 
 
 @contextlib.contextmanager
-def _failing_softly(measured: Measured) -> Iterator[None]:
-    """Out of memory is a result; the others go on."""
+def _record_out_of_memory(measurement: Measurement) -> Iterator[None]:
+    """Record an out-of-memory error as the failure of a network instead of raising it."""
     try:
         yield
     except RuntimeError as error:
-        # a CPU's allocator has no error of its own
+        # the allocator of the CPU raises a plain RuntimeError
         if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
             raise
-        measured.failure = "out of memory"
+        measurement.failure = "out of memory"
 
 
 @contextlib.contextmanager
-def _peak(measured: Measured, runner: _Runner) -> Iterator[None]:
-    """The largest memory of a repeat on CUDA; what the other networks hold there is not counted."""
-    device = runner.setting.device
+def _record_peak_memory(measurement: Measurement, runner: _NetworkRunner) -> Iterator[None]:
+    """Record the largest memory of a repeat on CUDA, without the memory that the other networks hold."""
+    device = runner.options.device
     if device.type != "cuda":
         yield
         return
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    others = torch.cuda.memory_allocated(device) - runner.held_bytes()
+    others = torch.cuda.memory_allocated(device) - runner.persistent_bytes()
     yield
     allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    measured.peak_allocated = max(measured.peak_allocated or 0, allocated - others)
-    measured.peak_reserved = max(measured.peak_reserved or 0, reserved - others)
+    measurement.peak_allocated = max(measurement.peak_allocated or 0, allocated - others)
+    measurement.peak_reserved = max(measurement.peak_reserved or 0, reserved - others)
