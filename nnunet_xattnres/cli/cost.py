@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scaling",
         type=Path,
         metavar="PNG",
-        help="measure series of small networks, and draw the results to this file",
+        help="measure series of small networks and draw them into this file",
     )
     networks.add_argument(
         "-c", "--configuration", nargs="+", default=["2d"], metavar="NAME",
@@ -88,9 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     for path in (arguments.out, arguments.scaling):
         if path is not None and not path.absolute().parent.is_dir():
-            raise UserError(
-                f"the folder {path.absolute().parent} does not exist: make it, or put {path.name} elsewhere"
-            )
+            raise UserError(f"the folder {path.absolute().parent} does not exist: make it first")
 
     import torch
 
@@ -141,7 +139,7 @@ def _show_progress(message: str) -> None:
 def _measure_cases(
     arguments: argparse.Namespace, options: "MeasureOptions", backends: Mapping[str, str | None]
 ) -> list[dict[str, Any]] | None:
-    """Measure the cases of --case or --plans and print a table for each; returns what --out writes, None on an error."""
+    """Measure the cases of --case or --plans; returns what --out writes, None on an error."""
     from dataclasses import replace
 
     from ..cost import cases

@@ -49,7 +49,7 @@ class Case:
         )  # fmt: skip
 
     def small(self) -> "Case":
-        """A case with an eighth of the channels, the smallest possible patch and batch size 1, for comparing results."""
+        """A case with an eighth of the channels, the smallest possible patch and batch size 1, to compare results."""
         factors = [1] * len(self.patch_size)
         for stride in self.arch_kwargs["strides"]:
             factors = [f * s for f, s in zip(factors, stride, strict=True)]
@@ -63,17 +63,18 @@ class Case:
         )
 
 
-def _make_case(
-    dim: int, max_features: int, stages: int, residual: bool, first_features: int = 32, **sizes: Any
-) -> Case:
-    """A case with the architecture of nnU-Net's default planner, or of its ResEncM preset if `residual`."""
+def _make_case(dim: int, max_features: int, stages: int, residual: bool, features: int = 32, **sizes: Any) -> Case:
+    """A case with the architecture of nnU-Net's default planner, or of its ResEncM preset if `residual`.
+
+    Stage s has min(features * 2^s, max_features) channels.
+    """
     network = "ResidualEncoderUNet" if residual else "PlainConvUNet"
     blocks = [1, 3, 4, *[6] * (stages - 3)] if residual else [2] * stages
     return Case(
         network_class_name=f"dynamic_network_architectures.architectures.unet.{network}",
         arch_kwargs={
             "n_stages": stages,
-            "features_per_stage": [min(first_features * 2**s, max_features) for s in range(stages)],
+            "features_per_stage": [min(features * 2**s, max_features) for s in range(stages)],
             "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
             "kernel_sizes": [[3] * dim] * stages,
             "strides": [[1] * dim] + [[2] * dim] * (stages - 1),

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,8 +104,7 @@ class _NetworkRunner:
 
     def _set_mode(self, training: bool) -> None:
         self.plain.train(training)
-        decoder = self.plain.decoder
-        assert isinstance(decoder, nn.Module)
+        decoder: Any = self.plain.decoder
         decoder.deep_supervision = training
 
     def train_step(self) -> dict[str, float]:

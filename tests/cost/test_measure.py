@@ -35,7 +35,7 @@ def test_repeats_and_sizes(case):
 
 
 def test_saved_bytes_of_stock_computed_by_hand(case):
-    """Convolutions and normalisations keep their inputs, normalisations also two statistics; activations are in place."""
+    """Convolutions and normalisations keep their inputs, normalisations also two statistics each."""
     (stock,) = measure(case, {"stock": None}, OPTIONS)
     batch, floats = 2, 0
     activations = {4: 16 * 16, 8: 8 * 8, 12: 4 * 4}  # channels: pixels, of the three stages
