@@ -1,12 +1,18 @@
-"""xattnres convert: a downloaded data set, or any folder of images and masks, as an nnU-Net raw dataset.
+"""Convert a downloaded data set, or any folder of images and masks, to an nnU-Net raw dataset.
 
-The dataset goes to $nnUNet_raw/Dataset<ID>_<NAME> with the published split of the paper: training and validation cases
-in imagesTr, their fold in splits_final.json (nnU-Net takes it over when it plans), test cases in imagesTs with their
-labels in labelsTs. manifest.json says where every case came from and what was changed, preview.png shows some.
+The dataset is written to $nnUNet_raw/Dataset<ID>_<NAME>. Training and validation cases go to imagesTr and labelsTr,
+test cases to imagesTs and labelsTs. The paper's data sets get the published split. If there are validation cases,
+splits_final.json holds training and validation cases as one fold, and nnU-Net uses it when it plans. manifest.json
+records the source files, checksums, split and changes of every case, and preview.png shows some cases with the outlines
+of their masks.
 
-The source is only read. A killed conversion leaves nothing under the dataset's name, and the same command goes on
-where it was. Everything that is wrong with the source is listed at once, with exit code 2, and nothing is written;
---skip-bad leaves out what cannot be used and records it in the manifest.
+The source is never changed. The dataset appears under its name when it is complete. If the conversion is interrupted,
+run the same command again: it continues with the cases that are not converted yet.
+
+All problems of the source are listed together as FILE: CODE: TEXT, the exit code is 2, and nothing is written. With
+--skip-bad, the cases that can be used are converted, and the others are recorded in the manifest.
+
+`xattnres convert LAYOUT --help` describes the expected files and the options of a layout.
 
 examples:
   xattnres convert synapse RawData.zip --dataset-id 501
@@ -19,128 +25,148 @@ examples:
 import argparse
 import json
 import sys
-from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..convert.layouts import folder, isic2017, polyps, synapse
+from ..convert.layouts import LAYOUTS
 from ..utils.errors import UserError
 from ..utils.workers import default_workers
 from .arguments import positive_int
 
-_LAYOUTS = {
-    "synapse": synapse, "colondb": polyps.COLONDB, "clinicdb": polyps.CLINICDB, "isic2017": isic2017, "folder": folder,
-}  # fmt: skip
-_SUMMARIES = {
-    "synapse": "Synapse/BTCV: img0001.nii.gz and label0001.nii.gz, or TransUNet's npz and h5",
-    "colondb": "CVC-ColonDB: images/1.png and masks/1.png",
-    "clinicdb": "CVC-ClinicDB: Original/1.tif and Ground Truth/1.tif, or images and masks",
-    "isic2017": "ISIC 2017, part 1: the official folders or zip archives",
-    "folder": "images and masks of your own: pictures, or NIfTI volumes",
-}
+if TYPE_CHECKING:
+    from ..convert.destination import Target
+
 _NOT_SETTINGS = {"command", "run", "layout", "workers", "overwrite", "dry_run", "dataset_id"}
+"""Arguments that do not change the content of the dataset."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    layouts = parser.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
-    for name, layout in _LAYOUTS.items():
-        command = layouts.add_parser(name, help=_SUMMARIES[name], description=_SUMMARIES[name])
-        _common(command)
-        if name != "synapse":
-            _pictures(command)
+    subparsers = parser.add_subparsers(
+        dest="layout", required=True, metavar="LAYOUT", title="layouts", description="the kind of the source:"
+    )
+    for name, layout in LAYOUTS.items():
+        command = subparsers.add_parser(
+            name, help=layout.summary, description=layout.description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        _add_common_options(command)
+        if layout.has_images:
+            _add_image_options(command)
         layout.configure(command)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, nargs="+", metavar="SOURCE", help="folders, or zip archives as downloaded")
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dataset-id", type=positive_int, required=True, metavar="ID", help="number of the nnU-Net dataset"
+        "source", type=Path, nargs="+", metavar="SOURCE", help="folders, or zip archives as they are downloaded"
     )
-    parser.add_argument("--name", help="name of the nnU-Net dataset (default: the data set's, or Images)")
+    parser.add_argument(
+        "--dataset-id", type=positive_int, required=True, metavar="ID", help="number of the nnU-Net dataset, 1 to 999"
+    )
+    parser.add_argument("--name", help="name of the nnU-Net dataset (default: the name of the data set, or Images)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same number and name")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be used, and record it")
-    parser.add_argument("--dry-run", action="store_true", help="read and check everything, write nothing")
     parser.add_argument(
-        "--workers", type=positive_int, default=default_workers(), metavar="N", help="processes (default: %(default)s)"
+        "--skip-bad", action="store_true", help="skip what cannot be used, and record it in the manifest"
     )
+    parser.add_argument("--dry-run", action="store_true", help="read and check everything, but write nothing")
+    parser.add_argument(
+        "--workers", type=positive_int, default=default_workers(), metavar="N",
+        help="number of processes (default: %(default)s)",
+    )  # fmt: skip
 
 
-def _pictures(parser: argparse.ArgumentParser) -> None:
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=positive_int, nargs="+", metavar="PIXELS",
-        help="resize images and masks: one side of a square, or height and width (default: full resolution)",
+        help="resize images and masks to a square with this side, or to this height and width (default: keep the size)",
     )  # fmt: skip
     parser.add_argument(
-        "--resize-masks", action="store_true", help="bring masks of another size to their image's (nearest neighbour)"
-    )
+        "--resize-masks", action="store_true",
+        help="resize masks that differ in size from their image (nearest neighbour), instead of reporting them",
+    )  # fmt: skip
     parser.add_argument(
         "--threshold", type=positive_int, metavar="VALUE",
-        help="mask values from here on are foreground (default: 1 for 0/1 masks, 128 for others)",
+        help="mask values of at least this are foreground (default: 1 for 0/1 masks, 128 for 0/255 masks)",
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ..convert import dataset
     from ..convert.destination import find_target
-    from ..convert.plan import tell_split
+    from ..convert.plan import describe_split
     from ..convert.sources import scan
 
     if (getattr(arguments, "threshold", None) or 0) > 255:
-        raise UserError(f"--threshold is for values up to 255, got {arguments.threshold}")
+        raise UserError(f"--threshold must be at most 255, got {arguments.threshold}")
     if getattr(arguments, "size", None):
-        arguments.size = _size(arguments.size)
+        arguments.size = _height_and_width(arguments.size)
     arguments.source = [source.resolve() for source in arguments.source]
     files, problems = scan(arguments.source)
-    plan = _LAYOUTS[arguments.layout].find(files, problems, arguments)
+    plan = LAYOUTS[arguments.layout].make_plan(files, problems, arguments)
     plan.name = plan.name if arguments.name is None else arguments.name
     target = find_target(arguments.dataset_id, plan.name)
     if any(source.is_relative_to(target.folder) for source in arguments.source):
-        raise UserError(f"the source lies in {target.folder}, which would be replaced: choose another --dataset-id")
+        raise UserError(f"the source is in {target.folder}, which would be replaced: choose another --dataset-id")
     if not plan.cases and not plan.problems:
         raise UserError("the source has no cases")
     if arguments.dry_run:
         kept, problems = dataset.check(plan, target, arguments.workers, arguments.skip_bad, arguments.overwrite)
         print(f"{len(kept)} cases of {plan.title} can be converted to {target.folder}")
-        print(f"  split: {plan.split}: {tell_split(kept)}")
+        print(f"  split: {plan.split}: {describe_split(kept)}")
         for problem in problems:
-            _tell(problem.file, problem.text)
+            _print_problem(problem.file, problem.code, problem.text)
         return 0
     options = {name: value for name, value in vars(arguments).items() if name not in _NOT_SETTINGS}
     settings = json.loads(json.dumps({"layout": arguments.layout, **options}, default=str))
     try:
         manifest = dataset.convert(plan, target, settings, arguments.workers, arguments.skip_bad, arguments.overwrite)
     except (KeyboardInterrupt, SystemExit):
-        print(f"\nstopped; the same command goes on from {target.hidden}", file=sys.stderr)
+        print(f"\nstopped; run the same command again to continue from {target.working_folder}", file=sys.stderr)
         raise
-    _print(manifest, target)
+    _print_summary(manifest, target)
     return 0
 
 
-def _print(manifest: dict, target) -> None:
-    continued = f", {manifest['continued']} of them before it was stopped" if manifest["continued"] else ""
-    print(f"{manifest['dataset']}: {len(manifest['cases'])} cases{continued}, in {target.folder}")
+def _print_summary(manifest: dict, target: "Target") -> None:
+    continued = f" ({manifest['continued']} of them by an interrupted run)" if manifest["continued"] else ""
+    print(f"{manifest['dataset']}: {len(manifest['cases'])} cases{continued} in {target.folder}")
     print(f"  split: {manifest['split']}")
-    # numbers differ from case to case; what was done does not
-    kinds = Counter("".join(c for c in change if not c.isdigit()) for r in manifest["cases"] for change in r["changes"])
-    examples = {"".join(c for c in x if not c.isdigit()): x for r in manifest["cases"] for x in r["changes"]}
-    for kind, count in kinds.most_common():
-        texts = {change for r in manifest["cases"] for change in r["changes"]}
-        alike = len([text for text in texts if "".join(c for c in text if not c.isdigit()) == kind]) == 1
-        print(f"  {count} {'case' if count == 1 else 'cases'}: {'' if alike else 'such as '}{examples[kind]}")
+    for line in _summarize_changes(manifest["cases"]):
+        print(f"  {line}")
     for note in manifest["notes"]:
         print(f"  {note}")
-    for left_out in manifest["left_out"]:
-        _tell(left_out["file"], left_out["problem"])
+    for skipped in manifest["left_out"]:
+        _print_problem(skipped["file"], skipped["code"], skipped["problem"])
     if target.splits and target.splits.parent.exists():
-        print(f"  {target.splits.parent} holds what nnU-Net made of an earlier dataset: plan and preprocess again")
+        print(f"  {target.splits.parent} belongs to an earlier dataset: plan and preprocess again")
     print(f"  look at {target.folder / 'preview.png'}, then: nnUNetv2_plan_and_preprocess -d {target.number}"
           " --verify_dataset_integrity")  # fmt: skip
 
 
-def _tell(file: str, problem: str) -> None:
-    print(f"{'despite' if file == 'the source' else 'left out'}: {file}: {problem}", file=sys.stderr)
+def _summarize_changes(records: list[dict]) -> list[str]:
+    """One line per kind of change, the most frequent first; changes that differ in their numbers are one kind.
+
+    >>> _summarize_changes([{"changes": ["resized from 9x9 to 4x4"]}, {"changes": ["resized from 8x8 to 4x4"]}])
+    ['2 cases: for example resized from 9x9 to 4x4']
+    """
+    by_kind: dict[str, list[str]] = {}
+    for change in (change for record in records for change in record["changes"]):
+        kind = "".join(character for character in change if not character.isdigit())
+        by_kind.setdefault(kind, []).append(change)
+    lines = []
+    for changes in sorted(by_kind.values(), key=len, reverse=True):
+        example = "for example " if len(set(changes)) > 1 else ""
+        lines.append(f"{len(changes)} case{'s' * (len(changes) > 1)}: {example}{changes[0]}")
+    return lines
 
 
-def _size(values: list[int]) -> tuple[int, int]:
+def _print_problem(file: str, code: str, text: str) -> None:
+    """Print a problem that --skip-bad allows."""
+    from ..convert.problems import SOURCE
+
+    print(f"{'warning' if file == SOURCE else 'skipped'}: {file}: {code}: {text}", file=sys.stderr)
+
+
+def _height_and_width(values: list[int]) -> tuple[int, int]:
     if len(values) > 2:
-        raise UserError(f"--size takes one number or two, got {len(values)}")
+        raise UserError(f"--size takes one or two numbers, got {len(values)}")
     return (values[0], values[-1])

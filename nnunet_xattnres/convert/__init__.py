@@ -1,6 +1,8 @@
-"""Downloaded data sets, and one's own folders, as nnU-Net raw datasets.
+"""Convert downloaded data sets, and folders of images and masks, to nnU-Net raw datasets.
 
-A layout (`layouts/`) finds the cases in what was downloaded and says how they are split; a reader (`pictures`,
-`volumes`, `arrays`) makes image and label map of one case; `dataset` writes them all, and `target` gets them where
-nnU-Net looks, all or nothing.
+1. A layout (`layouts/`) finds the cases in the files of the source and assigns them to train, val and test: a `Plan`.
+2. A reader (`images`, `volumes`, `arrays`) reads image and mask of a case and checks them.
+3. `dataset` converts all cases of a plan, and `destination` moves the result to its place in nnUNet_raw.
+
+What is wrong with the source is collected as `Problem`s, each with one of the codes in `problems.ProblemCode`.
 """

@@ -1,63 +1,66 @@
-"""TransUNet's slices and volumes of Synapse: arrays without a geometry, images from 0 to 1."""
+"""TransUNet's preprocessed Synapse: arrays without a geometry, with intensities from 0 to 1."""
 
 import io
 from dataclasses import dataclass
 
 import numpy as np
 
-from .case import Case, CaseData, count_labels
-from .labels import LabelMap
-from .problems import UnusableError
-from .sources import File
-from .volumes import NOT_FINITE, WINDOW, NiftiWriter, text
+from .case import Case, CaseData
+from .formats import CT_WINDOW
+from .labels import LabelMap, count_labels
+from .problems import ProblemCode, UnusableError, format_size
+from .sources import SourceFile
+from .volumes import NOT_FINITE, NiftiWriter
 
-_ROUNDED = 1e-3  # HU
+_INTEGER_TOLERANCE = 1e-3  # HU
 
 
 @dataclass(frozen=True)
 class ArrayReader(NiftiWriter):
-    """Reads TransUNet's arrays (.npz, one slice a file, or .h5, a volume); back in HU, with the spacing that is told.
+    """Reads TransUNet's arrays (one slice per .npz file, or one volume per .h5 file) and restores HU.
 
     Attributes:
-        masks: what the values of `label` mean.
-        spacing: of the voxels (x, y, z), mm: the arrays have none.
+        mask_labels: the meaning of the values of `label`.
+        spacing: voxel spacing (x, y, z) in mm, which the files do not hold.
     """
 
-    masks: LabelMap
+    mask_labels: LabelMap
     spacing: tuple[float, float, float]
 
     def read(self, case: Case) -> CaseData:
         import SimpleITK as sitk  # noqa: N813
 
-        name, images, label_maps = case.image[0].name, [], []
-        changes = [f"0..1 back to {list(WINDOW)} HU", f"spacing set to {list(self.spacing)} mm"]
+        name = case.image[0].name
+        images: list[np.ndarray] = []
+        label_maps: list[np.ndarray] = []
+        changes = [f"intensities 0 to 1 mapped to {list(CT_WINDOW)} HU", f"spacing set to {list(self.spacing)} mm"]
         for file in case.image:
             image, values = read_arrays(file)
             if images and image.shape != images[0].shape:
-                sizes = f"{text(image.shape)}, where {name} has {text(images[0].shape)}"
-                raise UnusableError(file.name, f"sizes differ within the case: {sizes}")
-            labels, mapped = self.masks.apply(values, file.name)
+                text = f"the slice has {format_size(image.shape)} pixels, {name} has {format_size(images[0].shape)}"
+                raise UnusableError(file.name, ProblemCode.SIZE_MISMATCH, text)
+            labels, mask_changes = self.mask_labels.apply(values, file.name)
             images.append(image)
             label_maps.append(labels)
-            changes += [change for change in mapped if change not in changes]
-        image, labels = (np.stack(a) if len(a) > 1 else a[0] for a in (images, label_maps))
+            changes += [change for change in mask_changes if change not in changes]
+        image, labels = (np.stack(arrays) if len(arrays) > 1 else arrays[0] for arrays in (images, label_maps))
         if image.ndim != 3:
-            raise UnusableError(name, f"holds an image of shape {text(image.shape)}; expected a volume or slices")
-        hu = image * np.float32(WINDOW[1] - WINDOW[0]) + np.float32(WINDOW[0])
+            text = f"the array has the shape {format_size(image.shape)}, expected a volume or several slices"
+            raise UnusableError(name, ProblemCode.DIMENSIONS, text)
+        hu = image * np.float32(CT_WINDOW[1] - CT_WINDOW[0]) + np.float32(CT_WINDOW[0])
         rounded = np.rint(hu)
-        hu = rounded.astype(np.int16) if np.abs(hu - rounded).max() < _ROUNDED else hu
-        volumes = []
-        for array in (hu, labels):
-            volumes.append(sitk.GetImageFromArray(array))
-            volumes[-1].SetSpacing(self.spacing)
-        return CaseData(*volumes, changes, count_labels(labels))
+        hu = rounded.astype(np.int16) if np.abs(hu - rounded).max() < _INTEGER_TOLERANCE else hu
+        volume, label_map = sitk.GetImageFromArray(hu), sitk.GetImageFromArray(labels)
+        for written in (volume, label_map):
+            written.SetSpacing(self.spacing)
+        return CaseData(volume, label_map, changes, count_labels(labels))
 
 
-def read_arrays(file: File) -> tuple[np.ndarray, np.ndarray]:
-    """`image` and `label` of a .npz or .h5 file.
+def read_arrays(file: SourceFile) -> tuple[np.ndarray, np.ndarray]:
+    """Read `image` and `label` of a .npz or .h5 file.
 
     Raises:
-        UnusableError: if it cannot be read, or one of them is missing or they differ in shape.
+        UnusableError: if they cannot be read, differ in shape, or if the image has values outside 0 to 1.
     """
     data = io.BytesIO(file.read())
     try:
@@ -70,13 +73,17 @@ def read_arrays(file: File) -> tuple[np.ndarray, np.ndarray]:
             with h5py.File(data) as archive:
                 image, label = archive["image"][()], archive["label"][()]
         image, label = np.asarray(image, np.float32), np.asarray(label)
-    except Exception as error:  # zipfile's, zlib's, NumPy's or HDF5's
+    except Exception as error:  # of zipfile, zlib, NumPy or HDF5
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnusableError(file.name, f"cannot be read as arrays `image` and `label` ({reason})") from None
+        text = f"the arrays `image` and `label` cannot be read ({reason}); copy or download the file again"
+        raise UnusableError(file.name, ProblemCode.DAMAGED, text) from None
     if image.shape != label.shape:
-        raise UnusableError(file.name, f"sizes differ: image {text(image.shape)}, label {text(label.shape)}")
+        text = f"`image` has the shape {format_size(image.shape)}, `label` {format_size(label.shape)}"
+        raise UnusableError(file.name, ProblemCode.SIZE_MISMATCH, text)
     if not np.isfinite(image).all():
-        raise UnusableError(file.name, NOT_FINITE)
+        raise UnusableError(file.name, ProblemCode.NOT_FINITE, NOT_FINITE)
     if image.min() < 0 or image.max() > 1:
-        raise UnusableError(file.name, "its image goes beyond 0..1; expected TransUNet's form, (HU + 125) / 400")
+        text = f"the image has values from {image.min():g} to {image.max():g}"
+        expected = "expected 0 to 1, which is TransUNet's (HU + 125) / 400"
+        raise UnusableError(file.name, ProblemCode.VALUE_RANGE, f"{text}, {expected}")
     return image, label

@@ -1,46 +1,50 @@
-"""A case of the source, and what a reader makes of it."""
+"""A case of the source, and the interface of the readers."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+from .sources import SourceFile
 
-from .sources import File
+if TYPE_CHECKING:
+    import numpy as np
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case.
+    """One case of a data set.
 
     Attributes:
         name: nnU-Net's case identifier.
         split: "train", "val" or "test".
-        image: its files; several where slices make a volume.
-        mask: the files of its label map, none where there is no label map or the image's files hold it.
+        image: the files of the image; several files where slices form a volume.
+        mask: the files of the mask; empty if there is no mask, or if the files of the image hold it.
     """
 
     name: str
     split: str
-    image: tuple[File, ...]
-    mask: tuple[File, ...] = ()
+    image: tuple[SourceFile, ...]
+    mask: tuple[SourceFile, ...] = ()
 
     @property
-    def files(self) -> tuple[File, ...]:
+    def files(self) -> tuple[SourceFile, ...]:
+        """All files of the case."""
         return self.image + self.mask
 
 
 @dataclass
 class CaseData:
-    """What was read.
+    """Image and label map of a case, in the type of the reader that read them.
 
     Attributes:
-        image: as the reader writes it.
-        labels: as the reader writes it, None where there is none.
-        changes: what is not as in the source, in words.
-        counts: voxels per label value.
+        image: the image.
+        labels: the label map, None if the case has no mask.
+        changes: descriptions of what differs from the source.
+        counts: number of voxels by label.
     """
 
     image: Any
@@ -50,29 +54,28 @@ class CaseData:
 
 
 class Reader(Protocol):
-    """Image and label map of a case. Readers are small, picklable and without state: they travel to the workers."""
+    """Reads and writes cases. Readers are small, picklable and have no state, because worker processes use them."""
 
-    ending: str
+    @property
+    def ending(self) -> str:
+        """The file ending that `write` expects, such as .png."""
 
     def read(self, case: Case) -> CaseData:
         """Read and check a case.
 
         Raises:
-            UnusableError: if a file of it cannot be used.
+            UnusableError: if one of its files cannot be used.
         """
 
-    def write(self, content: Any, path: Path) -> None:
-        """Write an image or a label map that `read` gave.
+    def write(self, image: Any, path: Path) -> None:
+        """Write an image or a label map that `read` returned.
 
         Raises:
-            OSError: if it could not be written whole.
+            OSError: if the file could not be written completely.
         """
 
-    def show(self, image: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Written image (H, W) or (H, W, 3) and label map (H, W) for a picture; of a volume its fullest slice."""
+    def load_preview(self, image: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Load a written image (H, W) or (H, W, 3) and its label map (H, W).
 
-
-def count_labels(labels: np.ndarray) -> dict[int, int]:
-    """Voxels per value of a label map of small non-negative integers."""
-    counts = np.bincount(labels.ravel())
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+        Of volumes this is the slice with the most foreground.
+        """

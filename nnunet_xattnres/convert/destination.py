@@ -1,27 +1,31 @@
-"""Where a dataset goes, and how it gets there: in full under its name, or not at all."""
+"""Where a dataset goes, and how it gets there: completely, or not at all."""
 
 import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.errors import StepFailedError, UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_HIGHEST_ID = 999
+_MAX_ID = 999
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a dataset goes.
+    """The names of a dataset in nnU-Net's folders.
 
     Attributes:
         raw: nnU-Net's folder of raw datasets.
-        preprocessed: its folder of preprocessed ones, None where it is not set.
-        number, name: of the dataset.
+        preprocessed: nnU-Net's folder of preprocessed datasets, None if it is not set.
+        number: the dataset's number.
+        name: the dataset's name without its number.
+
+    >>> Target(Path("nnUNet_raw"), None, 7, "Nuclei").folder.as_posix()
+    'nnUNet_raw/Dataset007_Nuclei'
     """
 
     raw: Path
@@ -31,36 +35,37 @@ class Target:
 
     @property
     def folder(self) -> Path:
+        """The folder of the finished dataset."""
         return self.raw / f"Dataset{self.number:03d}_{self.name}"
 
     @property
-    def hidden(self) -> Path:
-        """Where the conversion happens."""
+    def working_folder(self) -> Path:
+        """The hidden folder in which the dataset is made."""
         return self.raw / f".{self.folder.name}.converting"
 
     @property
-    def replaced(self) -> Path:
-        """Where a dataset waits while another takes its name."""
+    def backup_folder(self) -> Path:
+        """The hidden folder that holds an earlier dataset while the new one takes its name."""
         return self.raw / f".{self.folder.name}.replaced"
 
     @property
     def splits(self) -> Path | None:
-        """The splits that nnU-Net trains with, once it has planned."""
+        """The splits file that nnU-Net trains with; nnU-Net writes it when it plans."""
         return self.preprocessed and self.preprocessed / self.folder.name / "splits_final.json"
 
 
-def find_target(number: int, name: str, environment=os.environ) -> Target:
-    """The place of a dataset in nnU-Net's folders.
+def find_target(number: int, name: str, environment: Mapping[str, str] = os.environ) -> Target:
+    """Find the place of a dataset in nnU-Net's folders.
 
     Raises:
-        UserError: if nnUNet_raw is not set or no folder, the name or number is none, or another dataset has the number.
+        UserError: if nnUNet_raw is not a folder, number or name are invalid, or another dataset has the number.
     """
     raw = Path(environment.get("nnUNet_raw") or "")
     if not environment.get("nnUNet_raw") or not raw.is_dir():
-        came = f"it is {raw}" if environment.get("nnUNet_raw") else "it is not set"
-        raise UserError(f"nnUNet_raw must name nnU-Net's folder for raw datasets, {came}: export nnUNet_raw=/FOLDER")
-    if not 1 <= number <= _HIGHEST_ID:
-        raise UserError(f"--dataset-id must be 1 to {_HIGHEST_ID}, got {number}")
+        actual = f"it is {raw}" if environment.get("nnUNet_raw") else "it is not set"
+        raise UserError(f"nnUNet_raw must be nnU-Net's folder for raw datasets, {actual}: export nnUNet_raw=/FOLDER")
+    if not 1 <= number <= _MAX_ID:
+        raise UserError(f"--dataset-id must be 1 to {_MAX_ID}, got {number}")
     if not _NAME.fullmatch(name):
         raise UserError(f"--name must be letters, digits, - and _, got {name!r}")
     preprocessed = Path(p) if (p := environment.get("nnUNet_preprocessed")) else None
@@ -69,72 +74,77 @@ def find_target(number: int, name: str, environment=os.environ) -> Target:
     for folder in filter(None, (target.raw, preprocessed, results)):
         for other in sorted(folder.glob(f"Dataset{number:03d}_*")):
             if other.name != target.folder.name:
-                raise UserError(f"{other} has the number {number} already: choose another --dataset-id or its --name")
+                raise UserError(f"{other} already has the number {number}: choose another --dataset-id or its --name")
     return target
 
 
 def recover(target: Target) -> None:
-    """Finish or undo what a kill left between two renamings."""
-    if os.path.lexists(target.replaced):
+    """Finish or undo a replacement that was killed between its two renamings."""
+    if os.path.lexists(target.backup_folder):
         if os.path.lexists(target.folder):
-            _remove(target.replaced)
+            _remove_dataset(target.backup_folder)
         else:
-            target.replaced.rename(target.folder)
+            target.backup_folder.rename(target.folder)
 
 
 @contextlib.contextmanager
-def hidden_folder(target: Target) -> Iterator[Path]:
-    """The folder of the conversion, for one process at a time; only a kill leaves it behind."""
+def open_working_folder(target: Target) -> Iterator[Path]:
+    """The working folder, for one process at a time; it is removed unless the process is interrupted or killed."""
     from filelock import FileLock, Timeout
 
-    hidden = target.hidden
+    folder = target.working_folder
     try:
-        hidden.mkdir(exist_ok=True)
-        lock = FileLock(hidden / "lock", timeout=0)
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / "lock", timeout=0)
         lock.acquire()
     except Timeout:
-        raise UserError(f"another conversion is writing {target.folder}: wait for it, or end it") from None
+        raise UserError(f"another conversion is writing {target.folder}: wait until it ends, or stop it") from None
     except OSError as error:
         raise UserError(f"cannot write to {target.raw} ({error.strerror}): choose another nnUNet_raw") from None
     try:
-        yield hidden
+        yield folder
     except (KeyboardInterrupt, SystemExit):
-        raise  # to be continued
+        raise  # the next run continues
     except OSError as error:
-        _discard(hidden)
-        raise StepFailedError(
-            f"cannot write {target.folder} ({error}): make room, or choose another nnUNet_raw"
-        ) from None
+        _remove_working_folder(folder)
+        text = f"cannot write {target.folder} ({error}): free some space, or choose another nnUNet_raw"
+        raise StepFailedError(text) from None
     except BaseException:
-        _discard(hidden)
+        _remove_working_folder(folder)
         raise
     else:
-        _discard(hidden)
+        _remove_working_folder(folder)
     finally:
         lock.release()
 
 
-def _discard(hidden: Path) -> None:
-    """Remove the folder of a conversion; a kill on the way leaves nothing that could be continued."""
-    (hidden / "settings.json").unlink(missing_ok=True)
-    shutil.rmtree(hidden, ignore_errors=True)
+def _remove_working_folder(folder: Path) -> None:
+    """Remove a working folder; a kill halfway leaves nothing that a later run would continue from."""
+    (folder / "settings.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove(dataset: Path) -> None:
-    """Remove a dataset, or the link to one."""
+def _remove_dataset(dataset: Path) -> None:
+    """Remove a dataset, or the symbolic link to one."""
     if dataset.is_symlink():
         dataset.unlink()
     else:
         shutil.rmtree(dataset)
 
 
-def publish(made: Path, target: Target, overwrite: bool) -> None:
-    """Give a finished folder the dataset's name; splits of an earlier dataset, and that dataset, give way to it."""
+def publish(finished: Path, target: Target, overwrite: bool) -> None:
+    """Rename a finished folder to the dataset's name.
+
+    Args:
+        finished: the finished dataset in the working folder.
+        target: the names of the dataset.
+        overwrite: rename nnU-Net's splits file of an earlier dataset to splits_final.replaced<N>.json.
+    """
     if overwrite and target.splits and target.splits.exists():
-        aside = next(p for n in range(1, 1000) if not (p := target.splits.with_suffix(f".replaced{n}.json")).exists())
-        target.splits.rename(aside)
+        backups = (target.splits.with_suffix(f".replaced{n}.json") for n in range(1, 1000))
+        target.splits.rename(next(path for path in backups if not path.exists()))
     if os.path.lexists(target.folder):
-        target.folder.rename(target.replaced)
-    made.rename(target.folder)
-    if os.path.lexists(target.replaced):
-        _remove(target.replaced)
+        target.folder.rename(target.backup_folder)
+    finished.rename(target.folder)
+    if os.path.lexists(target.backup_folder):
+        _remove_dataset(target.backup_folder)

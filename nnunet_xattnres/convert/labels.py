@@ -1,102 +1,148 @@
-"""From the values of a mask to nnU-Net's labels 0..N."""
+"""Map the values of a mask to nnU-Net's labels 0, 1, ..., N."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from .problems import UnusableError
+from .problems import ProblemCode, UnusableError, shorten
 
-_SMEAR = (64, 191)  # what JPEG makes of an edge lies in between
-_MOST_SMEARED = 0.05  # of the pixels; lossy edges of a mask stay far below
-_FEWEST_SMEARED = 9  # values; fewer, in a file without loss, are classes
-_TOLD_VALUES = 5
+_SMEARED_RANGE = (64, 191)  # JPEG compression of an edge creates values in this range
+_MAX_SMEARED_FRACTION = 0.05  # of the pixels; the edges of real masks stay far below
+_MIN_SMEARED_VALUES = 9  # fewer distinct values, in a file without lossy compression, are classes
 
 
 @dataclass(frozen=True)
 class BinaryMask:
-    """One foreground class, from masks that are 0/1, 0/255, or smeared by JPEG.
+    """One foreground class, from masks with the values 0/1, 0/255, or 0/255 after JPEG compression.
 
     Attributes:
-        name: of the class.
-        threshold: values from here on are foreground; None finds out for every mask.
+        name: name of the class.
+        threshold: values of at least this are foreground; None chooses 1 or 128 for every mask by its values.
+
+    >>> labels, changes = BinaryMask("polyp").apply(np.array([[0, 255]], np.uint8), "mask.png")
+    >>> labels.tolist(), changes
+    ([[0, 1]], ['mask values 0 and 255 mapped to 0 and 1'])
     """
 
     name: str
     threshold: int | None = None
 
     @property
-    def names(self) -> dict[str, int]:
+    def labels(self) -> dict[str, int]:
+        """Label by name, as in nnU-Net's dataset.json."""
         return {"background": 0, self.name: 1}
 
     def apply(self, values: np.ndarray, file: str, lossy: bool = False) -> tuple[np.ndarray, list[str]]:
-        """Labels (*spatial) uint8 of a mask's values, and what was changed.
+        """Map the values of a mask to labels.
+
+        Args:
+            values: values of the mask (*spatial).
+            file: name of the mask file, for messages.
+            lossy: whether the file has lossy compression.
+
+        Returns:
+            Labels (*spatial) as uint8, and descriptions of what was changed.
 
         Raises:
-            UnusableError: if the values are not those of a mask.
+            UnusableError: if the values are not those of a mask of one class.
         """
         if self.threshold is not None:
-            return (values >= self.threshold).astype(np.uint8), [f"values from {self.threshold} on are {self.name}"]
-        highest, lowest = values.max(), values.min()
-        if lowest < 0 or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
-            raise UnusableError(file, f"is no mask: it has values such as {_first(values)}; expected 0/1 or 0/255")
-        if highest == 0 or (highest == 1 and not lossy):
+            change = f"mask values of at least {self.threshold} mapped to {self.name}"
+            return (values >= self.threshold).astype(np.uint8), [change]
+        self._check(values, file, lossy)
+        if values.max() <= 1:
             return values.astype(np.uint8), []
-        if highest == 1:
-            raise UnusableError(file, "its values go up to 1, which JPEG has rounded: save masks without loss")
-        if highest < _SMEAR[1]:
-            wanted = "expected a mask of 0/1 or 0/255: pass --threshold, or --labels for several classes"
-            raise UnusableError(file, f"its values go up to {highest}; {wanted}")
-        if highest > 255:
-            raise UnusableError(file, f"its values go up to {highest}; expected a mask of 0/1 or 0/255")
-        between = values[(values != 0) & (values != 255)]
-        distinct = np.unique(between)
-        if not lossy and 0 < len(distinct) < _FEWEST_SMEARED:
-            some = ", ".join(map(str, distinct))
-            raise UnusableError(
-                file, f"has the values {some} beside 0 and 255: pass --labels for several classes, or --threshold"
-            )
-        smeared = np.count_nonzero((values >= _SMEAR[0]) & (values <= _SMEAR[1])) / values.size
-        if smeared > _MOST_SMEARED:
-            share = f"{100 * smeared:.0f} % of its pixels lie between {_SMEAR[0]} and {_SMEAR[1]}"
-            raise UnusableError(file, f"{share}: not the mask of one class; pass --labels for several, or --threshold")
-        change = f"{len(between)} smeared pixels, threshold 128" if len(between) else "0/255 to 0/1"
+        between = np.count_nonzero((values != 0) & (values != 255))
+        if between:
+            change = f"{between} mask pixels between 0 and 255, thresholded at 128"
+        else:
+            change = "mask values 0 and 255 mapped to 0 and 1"
         return (values >= 128).astype(np.uint8), [change]
+
+    @staticmethod
+    def _check(values: np.ndarray, file: str, lossy: bool) -> None:
+        """Raise an UnusableError unless the mask is 0/1, or 0/255 with or without JPEG's values in between."""
+        highest = values.max()
+        if values.min() < 0 or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
+            text = f"the mask has values such as {_first_invalid(values)}, expected 0/1 or 0/255"
+            raise UnusableError(file, ProblemCode.MASK_VALUES, text)
+        if highest == 0 or (highest == 1 and not lossy):
+            return
+        if highest == 1:
+            text = "the largest value of the mask is 1, which JPEG compression does not keep; save masks as PNG"
+            raise UnusableError(file, ProblemCode.MASK_VALUES, text)
+        if highest < _SMEARED_RANGE[1] or highest > 255:
+            text = f"the largest value of the mask is {highest}, expected 1 or 255"
+            hint = "; pass --threshold, or --labels for several classes" if highest < 255 else ""
+            raise UnusableError(file, ProblemCode.MASK_VALUES, text + hint)
+        others = np.unique(values[(values != 0) & (values != 255)])
+        if not lossy and 0 < len(others) < _MIN_SMEARED_VALUES:
+            text = f"the mask has the values {shorten(others.tolist(), _MIN_SMEARED_VALUES)} besides 0 and 255"
+            hint = "pass --labels for several classes, or --threshold"
+            raise UnusableError(file, ProblemCode.SEVERAL_CLASSES, f"{text}; {hint}")
+        low, high = _SMEARED_RANGE
+        fraction = np.count_nonzero((values >= low) & (values <= high)) / values.size
+        if fraction > _MAX_SMEARED_FRACTION:
+            text = f"{100 * fraction:.0f} % of the pixels of the mask are between {low} and {high}"
+            hint = "pass --labels for several classes, or --threshold"
+            raise UnusableError(file, ProblemCode.SMEARED_MASK, f"{text}, which is not a mask of one class; {hint}")
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Several classes by their values in the source.
+    """Several classes, by their values in the source.
 
     Attributes:
-        values: label by value in the source; every other value is a problem.
-        names: label by name, with the background.
+        mapping: nnU-Net's label by value in the source; any other value is a problem.
+        labels: label by name, as in nnU-Net's dataset.json, with the background.
+
+    >>> label_map = LabelMap({0: 0, 255: 1, 128: 2}, {"background": 0, "nucleus": 1, "cell": 2})
+    >>> labels, changes = label_map.apply(np.array([[0, 128, 255]]), "mask.png")
+    >>> labels.tolist(), changes
+    ([[0, 2, 1]], ['mask values mapped: 255 to 1, 128 to 2'])
     """
 
-    values: Mapping[int, int]
-    names: Mapping[str, int]
+    mapping: Mapping[int, int]
+    labels: Mapping[str, int]
 
     def apply(self, values: np.ndarray, file: str, lossy: bool = False) -> tuple[np.ndarray, list[str]]:
-        """Labels (*spatial) uint8 of a mask's values, and what was changed.
+        """Map the values of a mask to labels; see `BinaryMask.apply`.
 
         Raises:
-            UnusableError: if a value is not known.
+            UnusableError: if a value is not in the mapping.
         """
-        known = np.array(sorted(self.values))
+        known = sorted(self.mapping)
         unknown = np.unique(values[~np.isin(values, known)])
         if len(unknown):
-            some = ", ".join(f"{v:g}" for v in unknown[:_TOLD_VALUES]) + (" ..." if len(unknown) > _TOLD_VALUES else "")
-            kept = ", ".join(map(str, known))
-            cause = "; JPEG has smeared it, save masks without loss" if lossy and len(unknown) > _TOLD_VALUES else ""
-            raise UnusableError(file, f"has the values {some}; the label map knows {kept}{cause}")
+            text = f"the mask has the values {shorten([f'{value:g}' for value in unknown])}"
+            text += f", but the label map has {shorten(known, len(known))}"
+            hint = "; JPEG compression changes values, save masks as PNG" if lossy and len(unknown) > 5 else ""
+            raise UnusableError(file, ProblemCode.UNKNOWN_LABEL, text + hint)
         labels = np.zeros(values.shape, np.uint8)
-        for value, label in self.values.items():
+        for value, label in self.mapping.items():
             if label:
                 labels[values == value] = label
-        moved = [f"{v} to {label}" for v, label in self.values.items() if v != label and (values == v).any()]
-        return labels, [f"values {', '.join(moved)}"] if moved else []
+        mapped = [
+            f"{value} to {label}" for value, label in self.mapping.items() if value != label and (values == value).any()
+        ]
+        return labels, [f"mask values mapped: {', '.join(mapped)}"] if mapped else []
 
 
-def _first(values: np.ndarray) -> str:
-    odd = values[(values < 0) | (values != np.rint(values))]
-    return f"{odd.flat[0]:g}"
+MaskLabels = BinaryMask | LabelMap
+"""The meaning of the values of masks."""
+
+
+def count_labels(labels: np.ndarray) -> dict[int, int]:
+    """Count the voxels of every label in a label map of small non-negative integers.
+
+    >>> count_labels(np.array([[0, 2], [2, 2]]))
+    {0: 1, 2: 3}
+    """
+    counts = np.bincount(labels.ravel())
+    return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
+
+
+def _first_invalid(values: np.ndarray) -> str:
+    """The first value that is negative or not an integer."""
+    return f"{values[(values < 0) | (values != np.rint(values))].flat[0]:g}"

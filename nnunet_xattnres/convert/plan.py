@@ -1,30 +1,32 @@
-"""What a layout found in a source: all that is needed to convert it."""
+"""The plan of a conversion: what a layout found in the source."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .case import Case, Reader
-from .problems import Problem
-from .sources import File
+from .problems import Problem, ProblemCode
+from .sources import SourceFile
 
-Counts = Mapping[int, int]
+VoxelCounts = Mapping[int, int]
+"""Number of voxels by label, over all cases."""
 
 
 @dataclass
 class Plan:
-    """A data set before its conversion.
+    """Everything that `dataset.convert` needs to know about a data set.
 
     Attributes:
-        title: of the data set, for people.
-        name: of the nnU-Net dataset, unless the user gives another.
-        cases: all of them.
-        reader: of these cases.
-        labels, channel_names: as in nnU-Net's dataset.json.
-        split: how the cases were split, in words.
-        problems: what is wrong with the source as a whole, and with files that became no case.
-        notes: what the user should know and nothing is wrong with.
-        check: what is wrong with the data set as a whole, by the voxels of every label in all its cases.
+        title: the data set's name in reports.
+        name: default name of the nnU-Net dataset.
+        cases: all cases that can be converted, as far as their file names tell.
+        reader: the reader for these cases.
+        labels: label by name, as in nnU-Net's dataset.json.
+        channel_names: names of the image channels, as in nnU-Net's dataset.json.
+        split: description of how the cases were assigned to train, val and test.
+        problems: problems of the source as a whole, and of files that belong to no case.
+        notes: facts that the user should know and that are not problems.
+        check: function that returns the problems of the data set as a whole, by the number of voxels of every label.
     """
 
     title: str
@@ -36,39 +38,52 @@ class Plan:
     split: str
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    check: Callable[[Counts], list[Problem]] = lambda counts: []
+    check: Callable[[VoxelCounts], list[Problem]] = lambda counts: []
 
 
-class FilesByCase(dict[str, File]):
-    """Files by the name of their case; files that share a name are in `ambiguous` instead."""
+class FilesByCase(dict[str, SourceFile]):
+    """Files by the name of their case; where several files share a name, they are in `duplicates` instead."""
 
-    def __init__(self, files: Iterable[File], name: Callable[[File], str] = lambda file: file.stem):
-        found: dict[str, list[File]] = {}
+    def __init__(self, files: Iterable[SourceFile], case_of: Callable[[SourceFile], str] = lambda file: file.stem):
+        by_case: dict[str, list[SourceFile]] = {}
         for file in files:
-            found.setdefault(name(file), []).append(file)
-        super().__init__({case: same[0] for case, same in found.items() if len(same) == 1})
-        self.ambiguous = {case: same for case, same in found.items() if len(same) > 1}
+            by_case.setdefault(case_of(file), []).append(file)
+        super().__init__({case: same[0] for case, same in by_case.items() if len(same) == 1})
+        self.duplicates = {case: same for case, same in by_case.items() if len(same) > 1}
 
     def problems(self) -> list[Problem]:
-        """One for every name that several files have."""
-        return [
-            Problem(first.name, f"names the case {case}, as {', '.join(f.name for f in others)} does: keep one of them")
-            for case, (first, *others) in self.ambiguous.items()
-        ]
+        """One problem for every case name that several files have."""
+        problems = []
+        for case, (first, *others) in self.duplicates.items():
+            names = ", ".join(file.name for file in others)
+            text = f"the file has the same case name ({case}) as {names}; keep one of them"
+            problems.append(Problem(first.name, ProblemCode.DUPLICATE, text))
+        return problems
 
 
 def pair(images: FilesByCase, masks: FilesByCase) -> tuple[list[str], list[Problem]]:
-    """The cases that have an image and a mask, and what is wrong with the others."""
-    ambiguous = images.ambiguous.keys() | masks.ambiguous.keys()
+    """Match images with masks.
+
+    Returns:
+        The names of the cases that have both, and a problem for every other file.
+    """
+    duplicates = images.duplicates.keys() | masks.duplicates.keys()
     problems = images.problems() + masks.problems()
-    sides = (("an image without a mask", images, masks), ("a mask without an image", masks, images))
-    for text, files, others in sides:
-        problems += [Problem(files[name].name, text) for name in sorted(files.keys() - others.keys() - ambiguous)]
+    for files, others, code, text in (
+        (images, masks, ProblemCode.MASK_MISSING, "the image has no mask"),
+        (masks, images, ProblemCode.IMAGE_MISSING, "the mask has no image"),
+    ):
+        unpaired = sorted(files.keys() - others.keys() - duplicates)
+        problems += [Problem(files[name].name, code, text) for name in unpaired]
     return sorted(images.keys() & masks.keys()), problems
 
 
-def tell_split(cases: Iterable[Case]) -> str:
-    """Numbers of cases per split, in words."""
+def describe_split(cases: Iterable[Case]) -> str:
+    """The number of cases by split.
+
+    >>> describe_split([Case("a", "train", ()), Case("b", "train", ()), Case("c", "test", ())])
+    '2 training, 0 validation, 1 test'
+    """
     counts = Counter(case.split for case in cases)
-    names = {"train": "training", "val": "validation", "test": "test"}
-    return ", ".join(f"{counts[split]} {title}" for split, title in names.items())
+    titles = {"train": "training", "val": "validation", "test": "test"}
+    return ", ".join(f"{counts[split]} {title}" for split, title in titles.items())

@@ -1,7 +1,8 @@
-"""A picture of what was converted: do the masks lie on what they should?"""
+"""A picture of some converted cases, which shows whether the masks fit their images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,42 +10,48 @@ from ..utils.overlays import COLOURS
 from ..utils.plotting import new_figure
 
 COLUMNS, ROWS = 4, 2
+Item = TypeVar("Item")
 
 
 def save_preview(
     cases: Sequence[tuple[str, np.ndarray, np.ndarray]], labels: Mapping[str, int], title: str, path: Path
 ) -> None:
-    """Images with the outlines of their labels.
+    """Draw images with the outlines of their labels.
 
     Args:
-        cases: name, image (H, W) or (H, W, 3), and label map (H, W) each; at most 8.
-        labels: names and values, for the legend.
-        title: above all.
-        path: the PNG to write.
+        cases: at most 8 of (name, image (H, W) or (H, W, 3), label map (H, W)).
+        labels: label by name, for the legend.
+        title: title of the picture.
+        path: the PNG file to write.
     """
     from matplotlib.lines import Line2D
 
     columns = min(COLUMNS, len(cases))
     rows = -(-len(cases) // columns)
     figure = new_figure(2.6 * columns, 2.6 * rows + 0.9)
-    paint = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(v for v in labels.values() if v)}
+    foreground = {name: label for name, label in labels.items() if label}
+    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(foreground.values())}
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, (name, image, label_map) in zip(axes, cases, strict=False):
         axis.imshow(image, cmap="gray")
-        for value in paint.keys() & set(np.unique(label_map).tolist()):
-            mask = np.pad(label_map == value, 1)  # closed at the borders
+        for label in colours.keys() & set(np.unique(label_map).tolist()):
+            mask = np.pad(label_map == label, 1)  # closes the outlines at the borders
             x, y = np.arange(-1, mask.shape[1] - 1), np.arange(-1, mask.shape[0] - 1)
-            axis.contour(x, y, mask, levels=[0.5], colors=paint[value], linewidths=1)
+            axis.contour(x, y, mask, levels=[0.5], colors=colours[label], linewidths=1)
         axis.set_title(name, fontsize=8)
-    handles = [Line2D([], [], color=paint[v], label=name) for name, v in labels.items() if v]
+    handles = [Line2D([], [], color=colours[label], label=name) for name, label in foreground.items()]
     figure.suptitle(title, fontsize=10)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
 
 
-def spread(names: Sequence[str]) -> list[str]:
-    """At most as many as the picture holds, evenly over all."""
-    count = min(COLUMNS * ROWS, len(names))
-    return [names[len(names) * (2 * i + 1) // (2 * count)] for i in range(count)]
+def choose_evenly(items: Sequence[Item]) -> list[Item]:
+    """Choose at most as many items as the picture has room for, at even distances.
+
+    >>> choose_evenly(range(40))
+    [2, 7, 12, 17, 22, 27, 32, 37]
+    """
+    count = min(COLUMNS * ROWS, len(items))
+    return [items[len(items) * (2 * i + 1) // (2 * count)] for i in range(count)]

@@ -1,4 +1,4 @@
-"""The files of a source, in folders and zip archives alike, which are only ever read."""
+"""The files of a source: folders and zip archives look the same to layouts and readers, and are never written to."""
 
 import contextlib
 import os
@@ -10,20 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..utils.errors import UserError
-from .problems import Problem, UnusableError
+from .problems import Problem, ProblemCode, UnusableError
 
 _DOUBLE_ENDINGS = (".nii.gz", ".npy.h5")
-_NOT_CONTENT = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+_IGNORED_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True, order=True)
-class File:
-    """A file of the source.
+class SourceFile:
+    """A file in a folder or in a zip archive.
 
     Attributes:
-        name: how the user knows it, from the source's folder on, with slashes.
+        name: path relative to the source, with slashes; this is how messages name the file.
         path: the file on disk, or the archive that holds it.
-        member: its name in the archive.
+        member: name of the file in the archive, None if it is a file on disk.
+
+    >>> file = SourceFile("Training/img/img0001.nii.gz", Path("RawData.zip"), "Training/img/img0001.nii.gz")
+    >>> file.stem, file.ending, file.folders
+    ('img0001', '.nii.gz', ('Training', 'img'))
     """
 
     name: str
@@ -32,22 +36,23 @@ class File:
 
     @property
     def ending(self) -> str:
-        """From the last dot on, in small letters; .nii.gz and .npy.h5 as one."""
+        """The file ending in lower case; .nii.gz and .npy.h5 count as one ending."""
         name = PurePosixPath(self.name).name
         return next((e for e in _DOUBLE_ENDINGS if name.lower().endswith(e)), PurePosixPath(name).suffix.lower())
 
     @property
     def stem(self) -> str:
+        """The file name without folders and ending."""
         name = PurePosixPath(self.name).name
         return name[: len(name) - len(self.ending)]
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders it lies in, from the source on."""
+        """The folders of the file, outermost first."""
         return PurePosixPath(self.name).parts[:-1]
 
     def read(self) -> bytes:
-        """The whole content.
+        """Read the whole file.
 
         Raises:
             UnusableError: if it cannot be read.
@@ -57,13 +62,16 @@ class File:
                 return self.path.read_bytes()
             with zipfile.ZipFile(self.path) as archive:
                 return archive.read(self.member)
-        except (OSError, RuntimeError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:  # also encrypted
+        except (zlib.error, zipfile.BadZipFile) as error:
+            text = f"the file in the archive is damaged ({error}); download the archive again"
+            raise UnusableError(self.name, ProblemCode.DAMAGED, text) from None
+        except (OSError, RuntimeError, NotImplementedError) as error:  # RuntimeError: the archive is encrypted
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise UnusableError(self.name, f"cannot be read ({reason})") from None
+            raise UnusableError(self.name, ProblemCode.UNREADABLE, f"the file cannot be read ({reason})") from None
 
     @contextlib.contextmanager
-    def local(self) -> Iterator[Path]:
-        """A path for libraries that want one; what an archive holds is unpacked for as long."""
+    def on_disk(self) -> Iterator[Path]:
+        """A path for libraries that need one; a file in an archive is extracted to a temporary folder meanwhile."""
         if self.member is None:
             yield self.path
             return
@@ -73,27 +81,30 @@ class File:
             yield path
 
     def version(self) -> list[int]:
-        """Size and time of change on disk: another version of the file has others."""
+        """Size and modification time on disk, which tell whether the file was changed."""
         status = self.path.stat()
         return [status.st_size, status.st_mtime_ns]
 
 
-def scan(sources: Sequence[Path]) -> tuple[list[File], list[Problem]]:
-    """All files of folders and zip archives in order, and names in archives that must not be followed.
+def scan(sources: Sequence[Path]) -> tuple[list[SourceFile], list[Problem]]:
+    """List all files of folders and zip archives.
+
+    Returns:
+        The files in order, and a problem for every name in an archive that points outside of it.
 
     Raises:
-        UserError: if a source does not exist, is neither folder nor zip archive, or there is no file at all.
+        UserError: if a source does not exist, is neither a folder nor a zip archive, or if there is no file at all.
     """
-    files: list[File] = []
+    files: list[SourceFile] = []
     problems: list[Problem] = []
     for source in sources:
         prefix = f"{source.name}/" if len(sources) > 1 else ""
         if source.is_dir():
-            files += _in_folder(source, prefix)
+            files += _scan_folder(source, prefix)
         elif zipfile.is_zipfile(source):
-            found, unsafe = _in_archive(source, prefix)
-            files += found
-            problems += unsafe
+            archive_files, archive_problems = _scan_archive(source, prefix)
+            files += archive_files
+            problems += archive_problems
         elif source.exists():
             raise UserError(f"{source} is neither a folder nor a zip archive: unpack it, or download it again")
         else:
@@ -105,23 +116,24 @@ def scan(sources: Sequence[Path]) -> tuple[list[File], list[Problem]]:
     return sorted(files), problems
 
 
-def _in_folder(source: Path, prefix: str) -> Iterator[File]:
-    def unreadable(error: OSError) -> None:
+def _scan_folder(source: Path, prefix: str) -> Iterator[SourceFile]:
+    def raise_unreadable(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions")
 
-    walked = set()
-    for folder, folders, names in os.walk(source, onerror=unreadable, followlinks=True):
+    visited = set()
+    for folder, folders, names in os.walk(source, onerror=raise_unreadable, followlinks=True):
         real = os.path.realpath(folder)
-        folders[:] = [name for name in folders if _is_content(name) and real not in walked]
-        if real in walked:  # links that lead in a circle
+        folders[:] = [name for name in folders if not _is_ignored(name) and real not in visited]
+        if real in visited:  # a symbolic link to a folder above
             continue
-        walked.add(real)
-        for name in filter(_is_content, names):
-            path = Path(folder, name)
-            yield File(prefix + path.relative_to(source).as_posix(), path)
+        visited.add(real)
+        for name in names:
+            if not _is_ignored(name):
+                path = Path(folder, name)
+                yield SourceFile(prefix + path.relative_to(source).as_posix(), path)
 
 
-def _in_archive(source: Path, prefix: str) -> tuple[list[File], list[Problem]]:
+def _scan_archive(source: Path, prefix: str) -> tuple[list[SourceFile], list[Problem]]:
     try:
         with zipfile.ZipFile(source) as archive:
             members = archive.namelist()
@@ -130,19 +142,25 @@ def _in_archive(source: Path, prefix: str) -> tuple[list[File], list[Problem]]:
     files, problems = [], []
     for member in members:
         parts = PurePosixPath(member.replace("\\", "/")).parts
-        if not parts or member.endswith("/") or not all(_is_content(part) for part in parts if part != ".."):
+        if not parts or member.endswith("/") or any(_is_ignored(part) for part in parts if part != ".."):
             continue
-        if ".." in parts or not is_safe(parts[0]):
-            problems.append(Problem(f"{source.name}/{member}", "the name leaves the archive's folder: not followed"))
+        if ".." in parts or not is_safe_name(parts[0]):
+            text = "the name points outside the archive; the file is not read"
+            problems.append(Problem(f"{source.name}/{member}", ProblemCode.UNSAFE_PATH, text))
         else:
-            files.append(File(prefix + "/".join(parts), source, member))
+            files.append(SourceFile(prefix + "/".join(parts), source, member))
     return files, problems
 
 
-def _is_content(name: str) -> bool:
-    return not name.startswith(".") and name not in _NOT_CONTENT
+def _is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that operating systems create."""
+    return name.startswith(".") or name in _IGNORED_NAMES
 
 
-def is_safe(name: str) -> bool:
-    """Whether a name from a list or an archive can be a file's name: no path, nothing hidden, nothing unprintable."""
+def is_safe_name(name: str) -> bool:
+    """Whether a name from a list or an archive can be a file name: printable, not hidden, and not a path.
+
+    >>> is_safe_name("ISIC_0000001"), is_safe_name("../ISIC_0000001"), is_safe_name("C:")
+    (True, False, False)
+    """
     return bool(name) and name.isprintable() and not name.startswith(".") and not set(name) & set('/\\:*?"<>|')

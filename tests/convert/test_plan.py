@@ -1,24 +1,22 @@
-"""Pairing images with masks, and names that several files have."""
+"""Images are matched with masks, and files that share a name are reported once."""
 
 from pathlib import Path
 
 from nnunet_xattnres.convert.plan import FilesByCase, pair
-from nnunet_xattnres.convert.sources import File
+from nnunet_xattnres.convert.sources import SourceFile
 
 
 def files(*names):
-    return [File(name, Path(name)) for name in names]
+    return FilesByCase(SourceFile(name, Path(name)) for name in names)
 
 
-def test_pairs_and_what_is_alone():
-    images, masks = FilesByCase(files("i/1.png", "i/2.png")), FilesByCase(files("m/2.png", "m/3.bmp"))
-    names, problems = pair(images, masks)
+def test_files_without_a_counterpart():
+    names, problems = pair(files("i/1.png", "i/2.png"), files("m/2.png", "m/3.bmp"))
     assert names == ["2"]
-    assert list(map(str, problems)) == ["i/1.png: an image without a mask", "m/3.bmp: a mask without an image"]
+    assert [(p.file, p.code) for p in problems] == [("i/1.png", "mask-missing"), ("m/3.bmp", "image-missing")]
 
 
-def test_a_name_twice_is_told_once():
-    images, masks = FilesByCase(files("i/1.png", "i/1.jpg", "i/2.png")), FilesByCase(files("m/1.png", "m/2.png"))
-    names, (problem,) = pair(images, masks)
+def test_a_name_that_two_files_have():
+    names, (problem,) = pair(files("i/1.png", "i/1.jpg", "i/2.png"), files("m/1.png", "m/2.png"))
     assert names == ["2"]
-    assert str(problem) == "i/1.png: names the case 1, as i/1.jpg does: keep one of them"
+    assert (problem.file, problem.code) == ("i/1.png", "duplicate") and "i/1.jpg" in problem.text

@@ -1,10 +1,10 @@
-"""The picture shows every case it is given, and outlines where the labels are."""
+"""The preview shows every case that it gets, with outlines of the labels."""
 
 import numpy as np
 import pytest
 from skimage import io
 
-from nnunet_xattnres.convert.preview import COLUMNS, ROWS, save_preview, spread
+from nnunet_xattnres.convert.preview import COLUMNS, ROWS, choose_evenly, save_preview
 
 
 def test_outlines(tmp_path):
@@ -18,7 +18,7 @@ def test_outlines(tmp_path):
         name: (np.abs(io.imread(tmp_path / f"{name}.png")[..., :3].astype(int) - blue).max(-1) < 8).sum()
         for name in ("with", "without")
     }
-    assert painted["with"] > painted["without"] + 200  # a legend they both have
+    assert painted["with"] > painted["without"] + 200  # both have a legend
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
@@ -28,7 +28,7 @@ def test_any_number_of_cases(tmp_path, count):
     assert io.imread(tmp_path / "p.png").shape[0] > 200
 
 
-def test_spread():
-    assert spread(list("abc")) == list("abc")
-    chosen = spread(list(range(100)))
+def test_choose_evenly():
+    assert choose_evenly(list("abc")) == list("abc")
+    chosen = choose_evenly(list(range(100)))
     assert len(chosen) == COLUMNS * ROWS and np.ptp(np.diff(chosen)) <= 1 and chosen[0] < 10 and chosen[-1] > 90

@@ -1,12 +1,18 @@
 """Folders and archives look alike, are only read, and cannot name anything outside."""
 
+import os
+import shutil
+import struct
 import zipfile
+from pathlib import Path
 
 import pytest
+from support import downloads
 from support.downloads import write_zip_with, zipped
+from support.faults import check_listed, check_problems, parse_problem
 
 from nnunet_xattnres.convert.problems import UnusableError
-from nnunet_xattnres.convert.sources import File, is_safe, scan
+from nnunet_xattnres.convert.sources import SourceFile, is_safe_name, scan
 from nnunet_xattnres.utils.errors import UserError
 
 CONTENT = {"images/1.png": b"one", "images/deep/2.PNG": b"two", "scan.nii.gz": b"three"}
@@ -14,23 +20,24 @@ CONTENT = {"images/1.png": b"one", "images/deep/2.PNG": b"two", "scan.nii.gz": b
 
 @pytest.fixture
 def folder(tmp_path):
+    """A folder with these files, and with files that must be ignored."""
     for name, data in CONTENT.items():
         path = tmp_path / "set" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    for clutter in (".hidden", "Thumbs.db", "__MACOSX/1.png", ".git/x"):
-        (tmp_path / "set" / clutter).parent.mkdir(exist_ok=True)
-        (tmp_path / "set" / clutter).write_bytes(b"clutter")
+    for ignored in (".hidden", "Thumbs.db", "__MACOSX/1.png", ".git/x"):
+        (tmp_path / "set" / ignored).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / ignored).write_bytes(b"ignored")
     return tmp_path / "set"
 
 
-def test_folder_and_archive_alike(folder, tmp_path):
+def test_folder_and_archive_have_the_same_files(folder, tmp_path):
     files, problems = scan([folder])
     assert {f.name: f.read() for f in files} == CONTENT and not problems
     archived, problems = scan([zipped(folder, tmp_path / "set.zip")])
     assert {f.name: f.read() for f in archived} == {f"set/{name}": data for name, data in CONTENT.items()}
     assert not problems
-    with archived[0].local() as path:
+    with archived[0].on_disk() as path:
         assert path.read_bytes() == archived[0].read()
     assert not path.exists()
 
@@ -41,53 +48,136 @@ def test_several_sources_are_told_apart(folder, tmp_path):
     assert len(files) == 2 * len(CONTENT)
 
 
+def test_one_source_twice(refuse, tmp_path):
+    source = downloads.nuclei(tmp_path, 6)
+    copy = shutil.copytree(source, tmp_path / "copy" / "more")
+    check_listed(refuse("folder", source, copy), [
+        (f"{source.name}/{folder}/{n}.png", "duplicate", f"more/{folder}/{n}.png")
+        for folder in ("images", "masks") for n in range(1, 7)
+    ])  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "stem", "ending", "folders"),
     [("a/b/c.nii.gz", "c", ".nii.gz", ("a", "b")), ("case0001.npy.h5", "case0001", ".npy.h5", ()),
      ("X.JPG", "X", ".jpg", ()), ("no", "no", "", ()), ("v1.2.png", "v1.2", ".png", ())],
 )  # fmt: skip
-def test_names(tmp_path, name, stem, ending, folders):
-    file = File(name, tmp_path)
+def test_parts_of_names(tmp_path, name, stem, ending, folders):
+    file = SourceFile(name, tmp_path)
     assert (file.stem, file.ending, file.folders) == (stem, ending, folders)
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "a/../../evil.png", "/evil.png", "C:\\evil.png", "..\\evil.png"])
-def test_names_that_leave_the_archive(tmp_path, name):
-    (tmp_path / "in").mkdir(exist_ok=True)
-    archive = write_zip_with(tmp_path / "in" / "a.zip", {"good.png": b"x", name: b"y"})
-    files, (problem,) = scan([archive])
-    assert [f.name for f in files] == ["good.png"]
-    assert problem.file.startswith("a.zip/") and "leaves the archive" in problem.text
-    assert not list(tmp_path.rglob("evil*"))
-
-
 @pytest.mark.parametrize("name", ["", "..", "../a", "a/b", "a\\b", ".hidden", "a:b", "a\nb", "a\0"])
-def test_unsafe(name):
-    assert not is_safe(name)
+def test_unsafe_names(name):
+    assert not is_safe_name(name)
 
 
 @pytest.mark.parametrize("name", ["1", "ISIC_0000000", "my scan (2)", "größe", "v1.2"])
-def test_safe(name):
-    assert is_safe(name)
+def test_safe_names(name):
+    assert is_safe_name(name)
 
 
-def test_bad_sources(tmp_path):
+def test_sources_without_files(tmp_path):
     (tmp_path / "text.txt").write_text("text")
     (tmp_path / "empty").mkdir()
-    for name, message in (
-        ("text.txt", "neither a folder nor a zip"),
-        ("none", "does not exist"),
-        ("empty", "no files"),
-    ):
-        with pytest.raises(UserError, match=message):
+    write_zip_with(tmp_path / "empty.zip", {})
+    good = downloads.nuclei(tmp_path, 1)
+    for name in ("text.txt", "missing", "empty", "empty.zip"):
+        with pytest.raises(UserError) as error:
             scan([tmp_path / name])
+        assert str(tmp_path / name) in str(error.value)
+    with pytest.raises(UserError, match=str(tmp_path / "missing")):
+        scan([good, tmp_path / "missing"])
 
 
-def test_a_damaged_member(tmp_path):
-    archive = write_zip_with(tmp_path / "a.zip", {"1.png": b"content content"})
-    archive.write_bytes(archive.read_bytes().replace(b"content content", b"CONTENT CONTENT"))
-    ((file,), _) = scan([archive])
-    with pytest.raises(zipfile.BadZipFile), zipfile.ZipFile(archive) as opened:
-        opened.read("1.png")
-    with pytest.raises(UnusableError, match="CRC"):
-        file.read()
+def test_a_source_that_does_not_exist(refuse_line, tmp_path):
+    assert str(tmp_path / "missing") in refuse_line("folder", tmp_path / "missing")
+
+
+class TestArchives:
+    def archive(self, root, method=zipfile.ZIP_STORED):
+        """An archive of six images and masks."""
+        source = downloads.nuclei(root, 6)
+        path = root / "Nuclei.zip"
+        with zipfile.ZipFile(path, "w", method) as file:
+            for picture in sorted(source.rglob("*.png")):
+                file.write(picture, picture.relative_to(source))
+        shutil.rmtree(source)
+        return path
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda data: data[: len(data) // 2],
+            lambda data: data.replace(b"PK\x01\x02", b"XXXX"),
+            lambda data: b"PK\x03\x04" + bytes(200),
+        ],
+        ids=["truncated", "damaged directory", "header only"],
+    )
+    def test_damaged_archives(self, refuse_line, tmp_path, change):
+        path = self.archive(tmp_path)
+        path.write_bytes(change(path.read_bytes()))
+        assert str(path) in refuse_line("folder", path)
+
+    @pytest.mark.parametrize(
+        ("method", "change", "code"),
+        [
+            # change(data, start of the member's header, of its content, of its entry in the directory)
+            (zipfile.ZIP_STORED, lambda d, h, c, e: d.__setitem__(slice(c + 100, c + 103), b"\xa5\x5a\xa5"), "damaged"),
+            (zipfile.ZIP_DEFLATED, lambda d, h, c, e: d.__setitem__(slice(c, c + 4), b"\xff" * 4), "damaged"),
+            (zipfile.ZIP_STORED, lambda d, h, c, e: [d.__setitem__(i, d[i] | 1) for i in (h + 6, e + 8)], "unreadable"),
+            (zipfile.ZIP_STORED, lambda d, h, c, e: [d.__setitem__(i, 99) for i in (h + 8, e + 10)], "unreadable"),
+        ],
+        ids=["another byte", "broken compression", "encrypted", "unknown compression"],
+    )
+    def test_damaged_members(self, refuse, tmp_path, method, change, code):
+        path, name = self.archive(tmp_path, method), "images/3.png"
+        with zipfile.ZipFile(path) as file:
+            header = file.getinfo(name).header_offset
+        data = bytearray(path.read_bytes())
+        name_length, extra_length = struct.unpack("<HH", data[header + 26 : header + 30])
+        entry = data.rindex(name.encode()) - 46
+        assert data[entry : entry + 4] == b"PK\x01\x02"
+        change(data, header, header + 30 + name_length + extra_length, entry)
+        path.write_bytes(data)
+        check_listed(refuse("folder", path), [(name, code)])
+
+    def test_reading_a_damaged_member(self, tmp_path):
+        archive = write_zip_with(tmp_path / "a.zip", {"1.png": b"content content"})
+        archive.write_bytes(archive.read_bytes().replace(b"content content", b"CONTENT CONTENT"))
+        ((file,), _) = scan([archive])
+        with pytest.raises(zipfile.BadZipFile), zipfile.ZipFile(archive) as opened:
+            opened.read("1.png")
+        with pytest.raises(UnusableError) as error:
+            file.read()
+        assert error.value.problem.code == "damaged"
+
+    @pytest.mark.parametrize(
+        "name", ["../evil.png", "images/../../evil.png", "..\\evil.png", "C:/evil.png", "{root}/evil.png", "/evil.png"]
+    )
+    def test_names_outside_the_archive(self, refuse, convert, tmp_path, capsys, name):
+        path, name = self.archive(tmp_path), name.format(root=tmp_path)
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr(name, b"evil")
+        expected = [(f"Nuclei.zip/{name}", "unsafe-path")]
+        check_listed(refuse("folder", path), expected)
+        convert("folder", path, "--skip-bad")
+        lines = capsys.readouterr().err.splitlines()
+        check_problems([parse_problem(line.removeprefix("skipped: ")) for line in lines], expected)
+        assert not Path("/evil.png").exists() and not list(tmp_path.rglob("evil*"))
+
+    def test_a_member_without_a_name(self, convert, tmp_path):
+        path = self.archive(tmp_path)
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr(".", b"")
+        convert("folder", path)
+
+
+def test_links_to_folders(convert, tmp_path):
+    source = downloads.nuclei(tmp_path, 4)
+    (tmp_path / "links").mkdir()
+    for kind in ("images", "masks"):
+        (tmp_path / "links" / kind).symlink_to(source / kind)
+    (tmp_path / "links" / "circle").symlink_to(tmp_path / "links")
+    dataset = convert("folder", tmp_path / "links", "--split", "1:0:0")
+    assert len(os.listdir(dataset / "imagesTr")) == 4

@@ -1,4 +1,4 @@
-"""Tiny data sets in the layouts and under the file names of the real downloads."""
+"""Tiny data sets with the folders and file names of the real downloads."""
 
 import itertools
 import zipfile
@@ -13,31 +13,19 @@ LIVER = 6
 BTCV_LABELLED = (*range(1, 11), *range(21, 41))
 BTCV_UNLABELLED = (61, 62)
 TRANSUNET_SLICES = {
-    5: 117,
-    6: 131,
-    7: 163,
-    9: 149,
-    10: 148,
-    21: 143,
-    23: 96,
-    24: 124,
-    26: 131,
-    27: 88,
-    28: 89,
-    30: 153,
-    31: 93,
-    33: 104,
-    34: 98,
-    37: 99,
-    39: 90,
-    40: 195,
-}
+    5: 117, 6: 131, 7: 163, 9: 149, 10: 148, 21: 143, 23: 96, 24: 124, 26: 131, 27: 88, 28: 89, 30: 153, 31: 93,
+    33: 104, 34: 98, 37: 99, 39: 90, 40: 195,
+}  # fmt: skip
+"""Number of slices by training case."""
+
 TRANSUNET_TEST = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
-ORDERS = {  # BTCV's value of each organ, in the order's own sequence
+LABEL_ORDERS = {
     "paper": (1, 2, 3, 4, 11, 6, 7, 8),
     "transunet": (8, 4, 3, 2, 6, 11, 1, 7),
     "btcv": tuple(range(1, 14)),
 }
+"""BTCV's labels of the organs with the values 1, 2, ... in an order."""
+
 CLINICDB_FORMS = {
     "png": (("PNG/Original", "PNG/Ground Truth", "png"),),
     "tif": (("Original", "Ground Truth", "tif"),),
@@ -48,20 +36,21 @@ ISIC_COUNTS = {"Training": 6, "Validation": 2, "Test": 3}
 _ISIC_NAMES = {"Training": "Training", "Validation": "Validation", "Test": "Test_v2"}
 _ISIC_SIZES = ((40, 30), (36, 48), (32, 32))
 _MASKS = {
-    "0/255": lambda mask: _grey(mask),
+    "0/255": lambda mask: _to_grey(mask),
     "0/1": lambda mask: Image.fromarray(mask.astype(np.uint8)),
     "bool": lambda mask: Image.fromarray(mask),
     "palette": lambda mask: _indexed(mask, (255, 255, 255)),
     "palette dark red": lambda mask: _indexed(mask, (128, 0, 0)),
-    "RGB": lambda mask: _grey(mask).convert("RGB"),
-    "RGBA": lambda mask: _grey(mask).convert("RGBA"),
-    "LA": lambda mask: _grey(mask).convert("LA"),
-    "jpeg": lambda mask: _grey(mask),
-    "jpeg RGB": lambda mask: _grey(mask).convert("RGB"),
-    "bmp": lambda mask: _grey(mask),
-    "tif": lambda mask: _grey(mask),
+    "RGB": lambda mask: _to_grey(mask).convert("RGB"),
+    "RGBA": lambda mask: _to_grey(mask).convert("RGBA"),
+    "LA": lambda mask: _to_grey(mask).convert("LA"),
+    "jpeg": lambda mask: _to_grey(mask),
+    "jpeg RGB": lambda mask: _to_grey(mask).convert("RGB"),
+    "bmp": lambda mask: _to_grey(mask),
+    "tif": lambda mask: _to_grey(mask),
 }
 FLAVOURS = tuple(_MASKS)
+"""The kinds of mask files that are in use."""
 
 
 def btcv(root: Path, cases=BTCV_LABELLED, unlabelled=True) -> Path:
@@ -71,34 +60,34 @@ def btcv(root: Path, cases=BTCV_LABELLED, unlabelled=True) -> Path:
     for folder in (images, labels, test):
         folder.mkdir(parents=True)
     for n in cases:
-        hu, label = _abdomen(_btcv_shape(n), n)
-        _write_volume(hu, images / f"img{n:04d}.nii.gz", n)
-        _write_volume(label, labels / f"label{n:04d}.nii.gz", n)
+        hu, label = make_abdomen(_btcv_shape(n), n)
+        write_volume(hu, images / f"img{n:04d}.nii.gz", n)
+        write_volume(label, labels / f"label{n:04d}.nii.gz", n)
     for n in BTCV_UNLABELLED if unlabelled else ():
-        _write_volume(_abdomen(_btcv_shape(n), n)[0], test / f"img{n:04d}.nii.gz", n)
+        write_volume(make_abdomen(_btcv_shape(n), n)[0], test / f"img{n:04d}.nii.gz", n)
     return source
 
 
 def transunet(root: Path, order: str) -> Path:
-    """TransUNet's preprocessed Synapse: slices for training, volumes for testing, labels in one of `ORDERS`."""
+    """TransUNet's preprocessed Synapse: slices for training, volumes for testing, labels in one of `LABEL_ORDERS`."""
     source = root / "Synapse"
     slices, volumes = source / "train_npz", source / "test_vol_h5"
     for folder in (slices, volumes):
         folder.mkdir(parents=True)
     for n, depth in TRANSUNET_SLICES.items():
-        for k, (image, label) in enumerate(zip(*_preprocessed(depth, n, order), strict=True)):
+        for k, (image, label) in enumerate(zip(*make_transunet_arrays(depth, n, order), strict=True)):
             np.savez(slices / f"case{n:04d}_slice{k:03d}.npz", image=image, label=label)
     for n in TRANSUNET_TEST:
-        image, label = _preprocessed(5 + n % 3, n, order)
+        image, label = make_transunet_arrays(5 + n % 3, n, order)
         with h5py.File(volumes / f"case{n:04d}.npy.h5", "w") as file:
             file["image"], file["label"] = image, label
     return source
 
 
 def colondb(root: Path, numbers=range(1, 381)) -> Path:
-    """CVC-ColonDB with an image of another size in every tenth place."""
+    """CVC-ColonDB, where every tenth image has another size."""
     source = root / "CVC-ColonDB"
-    _photos(source, numbers, 1, lambda n: (25, 30) if n % 10 == 0 else (28, 24))
+    write_photos(source, numbers, 1, lambda n: (25, 30) if n % 10 == 0 else (28, 24))
     return source
 
 
@@ -106,7 +95,7 @@ def clinicdb(root: Path, form: str, numbers=range(1, 613)) -> Path:
     """CVC-ClinicDB in one of `CLINICDB_FORMS`."""
     source = root / "CVC-ClinicDB"
     for images, masks, suffix in CLINICDB_FORMS[form]:
-        _photos(source, numbers, 2, lambda n: (28, 24), images, masks, suffix)
+        write_photos(source, numbers, 2, lambda n: (28, 24), images, masks, suffix)
     if form == "both":
         rows = ["frame_id,sequence_id,tif_image_path,tif_mask_path,png_image_path,png_mask_path"]
         for n in numbers:
@@ -118,7 +107,7 @@ def clinicdb(root: Path, form: str, numbers=range(1, 613)) -> Path:
 
 
 def isic2017(root: Path, counts=ISIC_COUNTS) -> Path:
-    """ISIC 2017's unpacked archives of Part 1 beside each other, with superpixels between the images."""
+    """The unpacked archives of part 1 of ISIC 2017, with superpixel files between the images."""
     source = root / "ISIC2017"
     numbers = itertools.count()
     for part, count in counts.items():
@@ -129,19 +118,31 @@ def isic2017(root: Path, counts=ISIC_COUNTS) -> Path:
         rows = ["image_id,age_approximate,sex"]
         for n in itertools.islice(numbers, count):
             rng = np.random.default_rng([3, n])
-            mask = _discs(_ISIC_SIZES[n % len(_ISIC_SIZES)], rng)
+            mask = discs(_ISIC_SIZES[n % len(_ISIC_SIZES)], rng)
             _photo(mask, rng).save(data / f"ISIC_{n:07d}.jpg")
             _superpixels(mask.shape).save(data / f"ISIC_{n:07d}_superpixels.png")
-            _grey(mask).save(truth / f"ISIC_{n:07d}_segmentation.png")
+            _to_grey(mask).save(truth / f"ISIC_{n:07d}_segmentation.png")
             rows.append(f"ISIC_{n:07d},{5 * rng.integers(3, 17)},{'female' if n % 2 else 'male'}")
         (data / f"{data.name}_metadata.csv").write_text("\n".join(rows) + "\n")
     return source
 
 
 def nuclei(root: Path, count=20) -> Path:
-    """Microscopy images with several nuclei and one merged mask each."""
+    """Microscopy images of several nuclei, with one mask per image."""
     source = root / "Nuclei_DSB2018"
-    _photos(source, range(1, count + 1), 4, lambda n: (32, 32), discs=4)
+    write_photos(source, range(1, count + 1), 4, lambda n: (32, 32), num_discs=4)
+    return source
+
+
+def scans(root: Path, count=5, ending="nii.gz") -> Path:
+    """Volumes in a folder `images` and masks of one class in a folder `masks`."""
+    source = root / "scans"
+    for folder in ("images", "masks"):
+        (source / folder).mkdir(parents=True)
+    for n in range(1, count + 1):
+        hu, label = make_abdomen((6, 14, 16), n)
+        write_volume(hu, source / "images" / f"{n}.{ending}", 1)
+        write_volume((label > 0).astype(np.uint8), source / "masks" / f"{n}.{ending}", 1)
     return source
 
 
@@ -154,7 +155,7 @@ def zipped(folder: Path, archive: Path) -> Path:
 
 
 def write_zip_with(path: Path, contents: dict[str, bytes]) -> Path:
-    """A zip archive with exactly these names, hostile ones too."""
+    """A zip archive with exactly these names, which may be unsafe."""
     with zipfile.ZipFile(path, "w") as file:
         for name, content in contents.items():
             file.writestr(name, content)
@@ -162,7 +163,7 @@ def write_zip_with(path: Path, contents: dict[str, bytes]) -> Path:
 
 
 def ending(flavour: str) -> str:
-    """The file name's ending for masks of this flavour."""
+    """The file ending of masks of this flavour."""
     return {"jpeg": ".jpg", "jpeg RGB": ".jpg", "bmp": ".bmp", "tif": ".tif"}.get(flavour, ".png")
 
 
@@ -175,8 +176,8 @@ def _btcv_shape(n: int) -> tuple[int, int, int]:
     return 12 + n % 3, 20 + n % 2, 24 + n % 4
 
 
-def _abdomen(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """HU and BTCV's labels: the liver an ellipsoid on one side, twelve small boxes on the other."""
+def make_abdomen(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """HU and BTCV's labels: the liver is an ellipsoid on one side, the other organs are small boxes on the other."""
     rng = np.random.default_rng([0, seed])
     depth, height, width = shape
     z, y, x = ((axis + 0.5) / size for axis, size in zip(np.ogrid[:depth, :height, :width], shape, strict=True))
@@ -195,7 +196,7 @@ def _abdomen(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.nda
     return hu.astype(np.int16), labels
 
 
-def _write_volume(array: np.ndarray, path: Path, n: int) -> None:
+def write_volume(array: np.ndarray, path: Path, n: int) -> None:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((0.75, 0.75, 3.0) if n % 2 else (0.8125, 0.8125, 5.0))
     image.SetOrigin((172.5, 180.25, -300.0 - n))
@@ -203,26 +204,26 @@ def _write_volume(array: np.ndarray, path: Path, n: int) -> None:
     sitk.WriteImage(image, path)
 
 
-def _preprocessed(depth: int, n: int, order: str) -> tuple[np.ndarray, np.ndarray]:
-    """A case as TransUNet's script leaves it: windowed to [0, 1], both arrays float32."""
-    hu, label = _abdomen((depth, 16, 16), n)
+def make_transunet_arrays(depth: int, n: int, order: str) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label map of a case as TransUNet's script writes them: float32, the image windowed to [0, 1]."""
+    hu, label = make_abdomen((depth, 16, 16), n)
     values = np.zeros(14, np.float32)
-    values[list(ORDERS[order])] = np.arange(1, len(ORDERS[order]) + 1)
+    values[list(LABEL_ORDERS[order])] = np.arange(1, len(LABEL_ORDERS[order]) + 1)
     return ((np.clip(hu, -125, 275) + 125) / 400).astype(np.float32), values[label]
 
 
-def _photos(source, numbers, seed, size, images="images", masks="masks", suffix="png", discs=1) -> None:
-    """Numbered images and masks of `size(number)` (width, height); a TIFF's mask is RGB."""
+def write_photos(source, numbers, seed, size, images="images", masks="masks", suffix="png", num_discs=1) -> None:
+    """Write numbered images and masks with the size `size(number)` (width, height); the masks of TIFFs are RGB."""
     for folder in (images, masks):
         (source / folder).mkdir(parents=True)
     for n in numbers:
         rng = np.random.default_rng([seed, n])
-        mask = _discs(size(n), rng, discs)
+        mask = discs(size(n), rng, num_discs)
         _photo(mask, rng).save(source / images / f"{n}.{suffix}")
-        _grey(mask).convert("RGB" if suffix == "tif" else "L").save(source / masks / f"{n}.{suffix}")
+        _to_grey(mask).convert("RGB" if suffix == "tif" else "L").save(source / masks / f"{n}.{suffix}")
 
 
-def _discs(size: tuple[int, int], rng: np.random.Generator, count=1) -> np.ndarray:
+def discs(size: tuple[int, int], rng: np.random.Generator, count=1) -> np.ndarray:
     width, height = size
     y, x = np.ogrid[:height, :width]
     mask = np.zeros((height, width), bool)
@@ -242,7 +243,7 @@ def _superpixels(shape: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.stack([y * 8 + x, 0 * y, 0 * y], -1).astype(np.uint8))
 
 
-def _grey(mask: np.ndarray) -> Image.Image:
+def _to_grey(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 

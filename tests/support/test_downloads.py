@@ -1,4 +1,4 @@
-"""The generated downloads have the names and values of the real ones."""
+"""The generated downloads have the file names and values of the real ones."""
 
 import zipfile
 
@@ -47,7 +47,14 @@ def test_btcv(tmp_path):
         assert set(np.unique(values)) == set(range(14)) and liver_is_largest(values, 6)
 
 
-@pytest.mark.parametrize(("order", "liver"), [("paper", 6), ("transunet", 5), ("btcv", 6)])
+@pytest.mark.parametrize(
+    ("order", "liver"),
+    [
+        ("transunet", 5),
+        pytest.param("paper", 6, marks=pytest.mark.slow),
+        pytest.param("btcv", 6, marks=pytest.mark.slow),
+    ],
+)
 def test_transunet(tmp_path, order, liver):
     source = downloads.transunet(tmp_path, order)
     assert len(names(source / "train_npz")) == 2211
@@ -68,12 +75,14 @@ def test_transunet(tmp_path, order, liver):
 
 
 def test_orders_name_the_same_voxels():
-    (_, paper), (_, transunet), (_, btcv) = (downloads._preprocessed(6, 1, order) for order in downloads.ORDERS)
+    paper, transunet, btcv = (downloads.make_transunet_arrays(6, 1, order)[1] for order in downloads.LABEL_ORDERS)
     for voxels in ((paper == 5, transunet == 6, btcv == 11), (paper == 1, transunet == 7, btcv == 1)):
         assert voxels[0].any() and all((voxels[0] == other).all() for other in voxels)
 
 
-@pytest.mark.parametrize("form", downloads.CLINICDB_FORMS)
+@pytest.mark.parametrize(
+    "form", ["tif", "png", *(pytest.param(form, marks=pytest.mark.slow) for form in ("both", "flat"))]
+)
 def test_clinicdb(tmp_path, form):
     source = downloads.clinicdb(tmp_path, form)
     for images, masks, suffix in downloads.CLINICDB_FORMS[form]:
@@ -112,7 +121,7 @@ def test_isic2017(tmp_path):
 
 @pytest.mark.parametrize("flavour", downloads.FLAVOURS)
 def test_masks(tmp_path, flavour):
-    mask = downloads._discs((28, 24), np.random.default_rng(0))
+    mask = downloads.discs((28, 24), np.random.default_rng(0))
     path = tmp_path / f"mask{downloads.ending(flavour)}"
     downloads.save_mask(mask, path, flavour)
     image = opened(path)

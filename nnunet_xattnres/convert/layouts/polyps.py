@@ -2,82 +2,101 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ...utils.errors import UserError
 from ..case import Case
-from ..images import CHANNEL_NAMES, ENDINGS, PictureReader
-from ..labels import BinaryMask
+from ..formats import IMAGE_ENDINGS
 from ..plan import FilesByCase, Plan, pair
-from ..problems import Problem
-from ..sources import File
-from ..splits import PAPER_RATIO, by_ratio, published
-from . import pairs
+from ..problems import SOURCE, Problem, ProblemCode, shorten
+from ..sources import SourceFile
+from ..splits import PAPER_RATIO, published_list, split_by_ratio
+from .folder_names import IMAGE_FOLDERS, MASK_FOLDERS, in_folders
+from .layout import Layout
 
-_TOLD = 5
+_DESCRIPTION = """\
+Convert {title}.
+
+The source has numbered frames and their masks in two folders, {layouts}.
+Frames on the published list get the split of that list. Other frames, or all if no frame is on the list, are split
+8:1:1 at random with --seed.
+
+example: xattnres convert {command} {title} --dataset-id 502
+"""
 
 
-@dataclass(frozen=True)
-class Polyps:
-    """A polyp data set: its title, the name of its published list, and the layouts it is found in."""
+def _make_layout(title: str, list_name: str, layouts: str) -> Layout:
+    """The layout of a polyp data set.
 
-    title: str
-    list_name: str
-    layouts: str
+    Args:
+        title: its name.
+        list_name: name of its published list.
+        layouts: the folders of frames and masks, for messages.
+    """
 
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--seed", type=int, default=0, help="of the 8:1:1 split of frames not on the list (default: %(default)s)"
-        )
+    def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
+        from ..images import CHANNEL_NAMES, ImageReader
+        from ..labels import BinaryMask
 
-    def find(self, files: Sequence[File], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
-        """The cases in the files of a source."""
         notes: list[str] = []
-        pictures = _one_format([file for file in files if file.ending in ENDINGS], notes)
-        images = FilesByCase(pairs.in_folders(pictures, pairs.IMAGE_FOLDERS), _number)
-        masks = FilesByCase(pairs.in_folders(pictures, pairs.MASK_FOLDERS), _number)
+        usable = _ignore_tif_copies([file for file in files if file.ending in IMAGE_ENDINGS], notes)
+        images = FilesByCase(in_folders(usable, IMAGE_FOLDERS), _frame_number)
+        masks = FilesByCase(in_folders(usable, MASK_FOLDERS), _frame_number)
         if not images and not masks:
-            raise UserError(f"no folders of frames and masks in the source; expected {self.layouts}")
+            raise UserError(f"no folders of frames and masks in the source: expected {layouts}")
         names, unpaired = pair(images, masks)
         problems = [*problems, *unpaired]
-        splits, split = self._split(names, arguments.seed, problems)
+        splits, split = _split(names, list_name, arguments.seed, problems)
         cases = [Case(name, splits[name], (images[name],), (masks[name],)) for name in names]
-        masks_read = BinaryMask("polyp", arguments.threshold)
+        polyp = BinaryMask("polyp", arguments.threshold)
         return Plan(
-            title=self.title, name=self.title.removeprefix("CVC-"), cases=cases,
-            reader=PictureReader(masks_read, 3, arguments.size, arguments.resize_masks),
-            labels=masks_read.names, channel_names=CHANNEL_NAMES[3], split=split, problems=problems, notes=notes,
+            title=title, name=title.removeprefix("CVC-"), cases=cases,
+            reader=ImageReader(polyp, 3, arguments.size, arguments.resize_masks), labels=polyp.labels,
+            channel_names=CHANNEL_NAMES[3], split=split, problems=problems, notes=notes,
         )  # fmt: skip
 
-    def _split(self, names: Sequence[str], seed: int, problems: list[Problem]) -> tuple[dict[str, str], str]:
-        entries = published(self.list_name)
-        splits = {name: entries[name].split for name in names if name in entries}
-        if not splits:
-            return by_ratio(names, PAPER_RATIO, seed), f"8:1:1 with seed {seed}, as no frame is on the published list"
-        missing = sorted(entries.keys() - splits.keys(), key=int)
-        if missing:
-            some = ", ".join(missing[:_TOLD]) + (" ..." if len(missing) > _TOLD else "")
-            text = f"{len(missing)} of the {len(entries)} frames on the published list are not there: {some}"
-            problems.append(Problem("the source", text))
-        others = [name for name in names if name not in entries]
-        rest = f", and 8:1:1 with seed {seed} for {len(others)} not on it" if others else ""
-        return splits | by_ratio(others, PAPER_RATIO, seed), f"the published list{rest}"
+    description = _DESCRIPTION.format(title=title, layouts=layouts, command=list_name)
+    return Layout(f"{title}: {layouts}", description, configure, make_plan)
 
 
-def _number(file: File) -> str:
-    """The frame's number as on the lists, without leading zeros."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=int, default=0,
+        help="seed of the random 8:1:1 split of frames that are not on the published list (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _split(names: Sequence[str], list_name: str, seed: int, problems: list[Problem]) -> tuple[dict[str, str], str]:
+    """The split of every frame, and its description; frames of the list that are missing are added to the problems."""
+    listed = published_list(list_name)
+    splits = {name: listed[name].split for name in names if name in listed}
+    if not splits:
+        description = f"8:1:1 with seed {seed}, because no frame is on the published list"
+        return split_by_ratio(names, PAPER_RATIO, seed), description
+    missing = sorted(listed.keys() - splits.keys(), key=int)
+    if missing:
+        text = f"{len(missing)} of the {len(listed)} frames on the published list are missing: {shorten(missing)}"
+        problems.append(Problem(SOURCE, ProblemCode.INCOMPLETE, text))
+    others = [name for name in names if name not in listed]
+    addition = f", and 8:1:1 with seed {seed} for {len(others)} frames that are not on it" if others else ""
+    return splits | split_by_ratio(others, PAPER_RATIO, seed), f"the published list{addition}"
+
+
+def _frame_number(file: SourceFile) -> str:
+    """The number of a frame as the lists have it, without leading zeros."""
     return str(int(file.stem)) if file.stem.isdecimal() else file.stem
 
 
-def _one_format(files: list[File], notes: list[str]) -> list[File]:
-    """Of a download that has all frames as PNG and as TIF in folders of these names, the PNG."""
+def _ignore_tif_copies(files: list[SourceFile], notes: list[str]) -> list[SourceFile]:
+    """Without the TIF files, if the source has the same frames in a folder PNG and in a folder TIF."""
     as_png = [file for file in files if "png" in map(str.lower, file.folders)]
-    as_tif = [file for file in files if {"tif", "tiff"} & set(map(str.lower, file.folders))]
+    as_tif = {file for file in files if {"tif", "tiff"} & set(map(str.lower, file.folders))}
     if not (as_png and as_tif):
         return files
-    notes.append(f"the {len(as_tif)} files in TIF are left aside: PNG holds the same frames")
-    return [file for file in files if file not in set(as_tif)]
+    notes.append(f"{len(as_tif)} TIF files are ignored, because PNG files hold the same frames")
+    return [file for file in files if file not in as_tif]
 
 
-COLONDB = Polyps("CVC-ColonDB", "colondb", "CVC-ColonDB/images/1.png and CVC-ColonDB/masks/1.png")
-CLINICDB = Polyps("CVC-ClinicDB", "clinicdb", "Original/1.tif and 'Ground Truth/1.tif', or images/ and masks/")
+COLONDB = _make_layout("CVC-ColonDB", "colondb", "images/1.png and masks/1.png")
+CLINICDB = _make_layout(
+    "CVC-ClinicDB", "clinicdb", "Original/1.tif and 'Ground Truth/1.tif', or images/1.png and masks/1.png"
+)

@@ -4,167 +4,215 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ...utils.errors import UserError
-from ..arrays import ArrayReader
-from ..case import Case
-from ..labels import LabelMap
-from ..plan import Counts, FilesByCase, Plan, pair
-from ..problems import Problem
-from ..sources import File
-from ..splits import published
-from ..volumes import ENDINGS, WINDOW, NiftiReader
+from ..case import Case, Reader
+from ..formats import CT_WINDOW, VOLUME_ENDINGS
+from ..plan import FilesByCase, Plan, VoxelCounts, pair
+from ..problems import SOURCE, Problem, ProblemCode, shorten
+from ..sources import SourceFile
+from ..splits import ListedCase, published_list
+from .layout import Layout
 
-ORGANS = (
+if TYPE_CHECKING:
+    from ..labels import LabelMap
+
+BTCV_ORGANS = (
     "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
     "inferior vena cava", "portal and splenic vein", "pancreas", "right adrenal gland", "left adrenal gland",
 )  # fmt: skip
 """BTCV's labels 1 to 13."""
 
-EIGHT = ("spleen", "right kidney", "left kidney", "gallbladder", "pancreas", "liver", "stomach", "aorta")
+PAPER_ORGANS = ("spleen", "right kidney", "left kidney", "gallbladder", "pancreas", "liver", "stomach", "aorta")
 """The paper's labels 1 to 8."""
 
 _ALPHABETICAL = ("aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas", "spleen", "stomach")
-ORDERS = {"btcv": ORGANS, "paper": EIGHT, "transunet": _ALPHABETICAL}
-"""What the values 1, 2, ... mean in the forms that circulate."""
+LABEL_ORDERS = {"btcv": BTCV_ORGANS, "paper": PAPER_ORGANS, "transunet": _ALPHABETICAL}
+"""The organs with the values 1, 2, ... in the versions of the arrays that are in use."""
 
 _IMAGE, _LABEL = re.compile(r"img(\d{4})"), re.compile(r"label(\d{4})")
 _SLICE, _VOLUME = re.compile(r"(case\d{4})_slice(\d{3})"), re.compile(r"(case\d{4})")
-_LARGEST = "liver"  # of the abdominal organs, in everybody
+_LARGEST_ORGAN = "liver"  # of the abdominal organs, in every patient
+_NOT_LISTED = "the case is not one of the 30 on the published list"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--organs", type=int, choices=[8, 13], default=8,
-        help="the paper's 8 organs, or all 13 of BTCV (default: %(default)s)",
+        help="keep the paper's 8 organs, or all 13 organs of BTCV (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--no-window", action="store_true",
-        help=f"keep all HU of NIfTI images; without it they are clipped to {list(WINDOW)}, as in the paper",
+        help=f"NIfTI only: keep all HU instead of clipping them to {list(CT_WINDOW)} as the paper does",
     )  # fmt: skip
     parser.add_argument(
-        "--source-labels", choices=list(ORDERS),
-        help="arrays only: what their values mean: btcv (1..13), paper (5 pancreas, 6 liver) or transunet "
-        "(alphabetical: 1 aorta ... 5 liver, 6 pancreas); a liver that is not the largest organ is reported",
+        "--source-labels", choices=list(LABEL_ORDERS),
+        help="arrays only, required: the order of their labels: btcv (1 to 13), paper (5 pancreas, 6 liver) or "
+        "transunet (alphabetical: 1 aorta, 5 liver, 6 pancreas); if the liver would not be the largest organ, "
+        "the order is reported as wrong",
     )  # fmt: skip
     parser.add_argument(
         "--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"),
-        help="arrays only: the size of their voxels in mm, which they do not hold (default: 1 1 1)",
+        help="arrays only: the voxel spacing in mm, which the files do not hold (default: 1 1 1)",
     )  # fmt: skip
 
 
-def find(files: Sequence[File], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
-    """The cases in the files of a source."""
-    nifti = [f for f in files if f.ending in ENDINGS and (_IMAGE.fullmatch(f.stem) or _LABEL.fullmatch(f.stem))]
+def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
+    nifti = [f for f in files if f.ending in VOLUME_ENDINGS and (_IMAGE.fullmatch(f.stem) or _LABEL.fullmatch(f.stem))]
     slices = [f for f in files if f.ending == ".npz" and _SLICE.fullmatch(f.stem)]
     volumes = [f for f in files if f.ending in (".npy.h5", ".h5") and _VOLUME.fullmatch(f.stem)]
     if nifti and (slices or volumes):
-        raise UserError("the source has Synapse as NIfTI and as arrays: name the folder of one form")
+        raise UserError("the source has Synapse as NIfTI and as arrays: name the folder of one of them")
     if slices or volumes:
-        return _from_arrays(slices, volumes, list(problems), arguments)
+        return _plan_arrays(slices, volumes, list(problems), arguments)
     if nifti:
         if arguments.source_labels or arguments.spacing:
-            raise UserError("--source-labels and --spacing are for arrays, and the source is NIfTI")
-        return _from_nifti(nifti, list(problems), arguments)
-    wanted = "img0001.nii.gz and label0001.nii.gz, or case0005_slice000.npz and case0001.npy.h5"
-    raise UserError(f"no Synapse in the source; expected files such as {wanted}")
+            raise UserError("--source-labels and --spacing are for arrays, but the source is NIfTI: leave them out")
+        return _plan_nifti(nifti, list(problems), arguments)
+    expected = "img0001.nii.gz and label0001.nii.gz, or case0005_slice000.npz and case0001.npy.h5"
+    raise UserError(f"no Synapse files in the source: expected files such as {expected}")
 
 
-def _from_nifti(files: Sequence[File], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
-    def case_of(file: File) -> str:
+def _plan_nifti(files: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
+    from ..volumes import NiftiReader
+
+    def case_of(file: SourceFile) -> str:
         return f"case{file.stem[-4:]}"
 
     images = FilesByCase((f for f in files if _IMAGE.fullmatch(f.stem)), case_of)
     labels = FilesByCase((f for f in files if _LABEL.fullmatch(f.stem)), case_of)
-    entries = published("synapse")
-    # the challenge's own test cases have no labels, and no part in the paper
-    others = sorted(images.keys() - labels.keys() - entries.keys())
-    notes = [f"{len(others)} images without labels are left aside: the challenge's own test cases"] if others else []
-    for name in others:
+    listed = published_list("synapse")
+    # the challenge's own test cases have no labels, and the paper does not use them
+    unlabelled = sorted(images.keys() - labels.keys() - listed.keys())
+    notes = [f"{len(unlabelled)} images without labels (the challenge's test cases) are ignored"] if unlabelled else []
+    for name in unlabelled:
         del images[name]
     names, unpaired = pair(images, labels)
     problems += unpaired
-    cases = [Case(n, entries[n].split, (images[n],), (labels[n],)) for n in names if n in entries]
-    problems += [Problem(images[n].name, "is not one of the 30 cases on the list") for n in names if n not in entries]
-    window = None if arguments.no_window else WINDOW
-    reader = NiftiReader(_label_map("btcv", arguments.organs), window)
-    return _plan("BTCV NIfTI", cases, reader, problems, notes, arguments.organs)
+    cases = [Case(n, listed[n].split, (images[n],), (labels[n],)) for n in names if n in listed]
+    problems += [Problem(images[n].name, ProblemCode.NOT_LISTED, _NOT_LISTED) for n in names if n not in listed]
+    reader = NiftiReader(_label_map("btcv", arguments.organs), None if arguments.no_window else CT_WINDOW)
+    return _make_plan("BTCV NIfTI", cases, reader, problems, notes, arguments.organs)
 
 
-def _from_arrays(
-    slices: Sequence[File], volumes: Sequence[File], problems: list[Problem], arguments: argparse.Namespace
+def _plan_arrays(
+    slices: Sequence[SourceFile], volumes: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace
 ) -> Plan:
-    if arguments.source_labels is None:
-        wanted = "btcv, paper or transunet (see --help); the files do not say, and the liver tells: it is the largest"
-        raise UserError(f"arrays need --source-labels: {wanted}")
-    if arguments.organs == 13 and arguments.source_labels != "btcv":
-        raise UserError(f"--organs 13 needs arrays with --source-labels btcv; {arguments.source_labels} has 8 organs")
-    if arguments.no_window:
-        raise UserError("--no-window is for NIfTI: arrays hold no HU beyond the window")
-    spacing = tuple(arguments.spacing or (1.0, 1.0, 1.0))
-    if not all(0 < length < math.inf for length in spacing):
-        raise UserError(f"--spacing must be three lengths above 0 mm, got {list(spacing)}")
-    entries = published("synapse")
-    found: dict[str, dict[int, File]] = {}
+    from ..arrays import ArrayReader
+
+    spacing = _check_array_options(arguments)
+    listed = published_list("synapse")
+    slices_by_case: dict[str, dict[int, SourceFile]] = {}
     for file in slices:
-        name, number = _SLICE.fullmatch(file.stem).groups()
-        if other := found.setdefault(name, {}).get(int(number)):
-            problems.append(Problem(file.name, f"is the same slice as {other.name}: keep one of them"))
-        found[name][int(number)] = file
-    whole = FilesByCase(volumes)
-    problems += whole.problems()
-    cases = [Case(name, entries[name].split, (file,)) for name, file in whole.items() if name in entries]
-    for name, numbered in found.items():
-        expected = entries[name].slices if name in entries else None
-        missing = sorted(set(range(expected or max(numbered) + 1)) - numbered.keys())
-        if name in whole:
-            problems.append(Problem(whole[name].name, "is there as slices, too: keep one form"))
-        elif missing:
-            some = ", ".join(f"{n:03d}" for n in missing[:5])
-            problems.append(
-                Problem(name, f"{len(missing)} of its slices are not there: {some}{' ...' * (len(missing) > 5)}")
-            )
-        elif name in entries:
-            cases.append(Case(name, entries[name].split, tuple(numbered[n] for n in sorted(numbered))))
-    problems += [Problem(n, "is not one of the 30 cases on the list") for n in {*found, *whole} - entries.keys()]
-    notes = [f"arrays hold no geometry: the spacing is set to {list(spacing)} mm, and directions are theirs"]
+        name, number = file.stem.split("_slice")
+        numbered = slices_by_case.setdefault(name, {})
+        if other := numbered.get(int(number)):
+            text = f"the file is the same slice as {other.name}; keep one of them"
+            problems.append(Problem(file.name, ProblemCode.DUPLICATE, text))
+        numbered[int(number)] = file
+    volumes_by_case = FilesByCase(volumes)
+    problems += volumes_by_case.problems()
+    cases = [Case(name, listed[name].split, (file,)) for name, file in volumes_by_case.items() if name in listed]
+    for name, numbered in slices_by_case.items():
+        if name in volumes_by_case:
+            text = "the source has the case as slices, too; keep one of them"
+            problems.append(Problem(volumes_by_case[name].name, ProblemCode.DUPLICATE, text))
+        elif missing := _missing_slices(numbered, listed.get(name)):
+            text = f"{len(missing)} slices are missing: {shorten([f'{number:03d}' for number in missing])}"
+            problems.append(Problem(name, ProblemCode.INCOMPLETE, text))
+        elif name in listed:
+            cases.append(Case(name, listed[name].split, tuple(numbered[number] for number in sorted(numbered))))
+    not_listed = {*slices_by_case, *volumes_by_case} - listed.keys()
+    problems += [Problem(name, ProblemCode.NOT_LISTED, _NOT_LISTED) for name in not_listed]
+    notes = [f"the arrays have no geometry: the spacing is set to {list(spacing)} mm, the direction to the identity"]
     reader = ArrayReader(_label_map(arguments.source_labels, arguments.organs), spacing)
-    return _plan("TransUNet arrays", sorted(cases, key=lambda c: c.name), reader, problems, notes, arguments.organs)
+    return _make_plan(
+        "TransUNet arrays", sorted(cases, key=lambda c: c.name), reader, problems, notes, arguments.organs
+    )
 
 
-def _plan(form: str, cases: list[Case], reader, problems: list[Problem], notes: list[str], organs: int) -> Plan:
-    missing = sorted(published("synapse").keys() - {case.name for case in cases})
-    told = {f"case{problem.file.split('.')[0][-4:]}" for problem in problems}
-    if missing := [name for name in missing if name not in told]:
-        text = f"{len(missing)} of the 30 cases on the list are not there or not usable: {', '.join(missing)}"
-        problems.append(Problem("the source", text))
-    names = ORGANS if organs == 13 else EIGHT
-    notes.append("the paper has no validation cases: nnU-Net makes its five folds of the 18 training cases")
-    labels = {"background": 0} | {name: value for value, name in enumerate(names, 1)}
+def _check_array_options(arguments: argparse.Namespace) -> tuple[float, float, float]:
+    """The voxel spacing; raises a UserError if an option does not fit TransUNet's arrays."""
+    if arguments.source_labels is None:
+        expected = "btcv, paper or transunet (see --help); the files do not tell, but the largest organ is the liver"
+        raise UserError(f"arrays need --source-labels: {expected}")
+    if arguments.organs == 13 and arguments.source_labels != "btcv":
+        raise UserError(f"--organs 13 needs arrays with --source-labels btcv: {arguments.source_labels} has 8 organs")
+    if arguments.no_window:
+        raise UserError("--no-window is for NIfTI: arrays hold no HU outside the window")
+    x, y, z = arguments.spacing or (1.0, 1.0, 1.0)
+    if not all(0 < length < math.inf for length in (x, y, z)):
+        raise UserError(f"--spacing must be three lengths above 0 mm, got {[x, y, z]}")
+    return x, y, z
+
+
+def _missing_slices(numbered: dict[int, SourceFile], listed: ListedCase | None) -> list[int]:
+    """The slices that a case should have; without a number on the list, those below its last slice."""
+    expected = (listed and listed.slices) or max(numbered) + 1
+    return sorted(set(range(expected)) - numbered.keys())
+
+
+def _make_plan(
+    form: str, cases: list[Case], reader: Reader, problems: list[Problem], notes: list[str], organs: int
+) -> Plan:
+    reported = {f"case{problem.file.split('.')[0][-4:]}" for problem in problems}
+    missing = sorted(published_list("synapse").keys() - {case.name for case in cases} - reported)
+    if missing:
+        text = f"{len(missing)} of the 30 cases on the published list are missing: {shorten(missing, len(missing))}"
+        problems.append(Problem(SOURCE, ProblemCode.INCOMPLETE, text))
+    notes.append("the paper has no validation cases; nnU-Net makes its five folds of the 18 training cases")
+    labels = _labels(organs)
     return Plan(
         title=f"Synapse, {organs} organs ({form})", name="Synapse" if organs == 8 else "BTCV", cases=cases,
-        reader=reader, labels=labels, channel_names=("CT",), split="the published lists",
-        problems=problems, notes=notes, check=_LargestOrgan(labels),
+        reader=reader, labels=labels, channel_names=("CT",), split="the published list",
+        problems=problems, notes=notes, check=partial(_check_largest_organ, labels),
     )  # fmt: skip
 
 
-def _label_map(order: str, organs: int) -> LabelMap:
-    names = ORGANS if organs == 13 else EIGHT
-    labels = {"background": 0} | {name: value for value, name in enumerate(names, 1)}
-    values = {value: labels.get(name, 0) for value, name in enumerate(ORDERS[order], 1)}
-    return LabelMap({0: 0} | values, labels)
+def _labels(organs: int) -> dict[str, int]:
+    """Label by name, as in nnU-Net's dataset.json."""
+    names = BTCV_ORGANS if organs == 13 else PAPER_ORGANS
+    return {"background": 0} | {name: label for label, name in enumerate(names, 1)}
 
 
-class _LargestOrgan:
-    """Anatomy's own check that the values mean what was said."""
+def _label_map(order: str, organs: int) -> "LabelMap":
+    """The label map from one of `LABEL_ORDERS` to 8 or 13 organs; organs that are not kept become background."""
+    from ..labels import LabelMap
 
-    def __init__(self, labels):
-        self.labels = labels
+    labels = _labels(organs)
+    return LabelMap({0: 0} | {value: labels.get(name, 0) for value, name in enumerate(LABEL_ORDERS[order], 1)}, labels)
 
-    def __call__(self, counts: Counts) -> list[Problem]:
-        organs = {name: counts.get(value, 0) for name, value in self.labels.items() if value}
-        largest = max(organs, key=organs.get)
-        if not organs[largest] or largest == _LARGEST:
-            return []
-        text = f"its largest organ would be the {largest}, not the {_LARGEST}: the labels mean something else"
-        return [Problem("the source", f"{text} (arrays: try another --source-labels)")]
+
+def _check_largest_organ(labels: dict[str, int], counts: VoxelCounts) -> list[Problem]:
+    """A problem if the largest organ is not the liver, because then the labels are in another order."""
+    sizes = {name: counts.get(label, 0) for name, label in labels.items() if label}
+    largest = max(sizes, key=lambda name: sizes[name])
+    if not sizes[largest] or largest == _LARGEST_ORGAN:
+        return []
+    text = f"the largest organ would be the {largest} instead of the {_LARGEST_ORGAN}; the labels are in another order"
+    return [Problem(SOURCE, ProblemCode.LABEL_ORDER, f"{text} (arrays: try another --source-labels)")]
+
+
+LAYOUT = Layout(
+    summary="Synapse/BTCV: img0001.nii.gz and label0001.nii.gz, or TransUNet's npz and h5",
+    description="""\
+Convert the 30 labelled abdominal CTs of Synapse (BTCV).
+
+The source is one of two downloads:
+- BTCV's NIfTI files img0001.nii.gz and label0001.nii.gz, as RawData.zip or unpacked. Images are clipped to [-125, 275]
+  HU, and of the 13 organs the paper's 8 are kept.
+- TransUNet's preprocessed arrays case0005_slice000.npz and case0001.npy.h5. They hold no spacing (see --spacing), and
+  versions with different label orders are in use (see --source-labels).
+
+The published list defines the split: 18 training and 12 test cases.
+
+examples:
+  xattnres convert synapse RawData.zip --dataset-id 501
+  xattnres convert synapse Synapse --dataset-id 501 --source-labels transunet
+""",
+    configure=configure,
+    make_plan=make_plan,
+    has_images=False,
+)

@@ -1,4 +1,4 @@
-"""Folders of images and masks of every arrangement, split and kind of label."""
+"""Folders of images and masks in every arrangement, with every kind of split and of labels."""
 
 import json
 
@@ -8,9 +8,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 from skimage import io
-from support import converted, downloads
-
-from nnunet_xattnres.cli.main import main
+from support import converted, downloads, faults
 
 
 def save(array, path):
@@ -22,30 +20,30 @@ def classes(n, values=(0, 128, 255)):
     return np.random.default_rng(n).choice(np.array(values, np.uint8), (12, 10))
 
 
-def test_nuclei_as_they_are(convert, tmp_path):
+def test_nuclei(convert, real_preview, tmp_path):
     source = downloads.nuclei(tmp_path)
     dataset = convert("folder", source, "--name", "Nuclei", "--foreground", "nucleus")
     description = json.loads((dataset / "dataset.json").read_text())
     assert dataset.name == "Dataset007_Nuclei"
     assert description["labels"] == {"background": 0, "nucleus": 1}
     assert description["channel_names"] == {"0": "R", "1": "G", "2": "B"}
-    parts = converted.split(dataset)
+    parts = converted.cases_by_split(dataset)
     assert {name: len(cases) for name, cases in parts.items()} == {"train": 16, "val": 2, "test": 2}
     for part, names in (("Tr", parts["train"] | parts["val"]), ("Ts", parts["test"])):
         for name in names:
-            image = converted.content(dataset / f"images{part}" / f"{name}_0000.png")
+            image = converted.read_array(dataset / f"images{part}" / f"{name}_0000.png")
             np.testing.assert_array_equal(image, io.imread(source / "images" / f"{name}.png"))
-            label = converted.content(dataset / f"labels{part}" / f"{name}.png")
+            label = converted.read_array(dataset / f"labels{part}" / f"{name}.png")
             np.testing.assert_array_equal(label, io.imread(source / "masks" / f"{name}.png") // 255)
-    picture = io.imread(dataset / "preview.png")
-    assert picture.shape[0] > 400 and picture.std() > 10
+    preview = io.imread(dataset / "preview.png")
+    assert preview.shape[0] > 400 and preview.std() > 10
 
 
 def test_grey_images_beside_their_masks_with_a_label_map(convert, tmp_path):
     for n in range(10):
         save(classes(n), tmp_path / "all" / f"scan{n}_img.png")
         save(classes(n), tmp_path / "all" / f"scan{n}_seg.png")
-    (tmp_path / "all" / "notes.txt").write_text("not a picture")
+    (tmp_path / "all" / "notes.txt").write_text("not an image")
     dataset = convert(
         "folder", tmp_path / "all", "--image-suffix", "_img", "--mask-suffix", "_seg",
         "--labels", "255=nucleus", "128=ignore", "0=background",
@@ -53,65 +51,57 @@ def test_grey_images_beside_their_masks_with_a_label_map(convert, tmp_path):
     description = json.loads((dataset / "dataset.json").read_text())
     assert description["labels"] == {"background": 0, "nucleus": 1, "ignore": 2}
     assert description["channel_names"] == {"0": "grey"}
-    names = converted.cases(dataset / "labelsTr")
+    names = converted.case_names(dataset / "labelsTr")
     assert names < {f"scan{n}" for n in range(10)}
     for name in names:
         expected = np.select([(source := classes(int(name[4:]))) == 255, source == 128], [1, 2], 0)
-        np.testing.assert_array_equal(converted.content(dataset / "labelsTr" / f"{name}.png"), expected)
+        np.testing.assert_array_equal(converted.read_array(dataset / "labelsTr" / f"{name}.png"), expected)
 
 
-def test_values_of_one_name_are_joined(convert, tmp_path):
+def test_values_with_the_same_name_become_one_class(convert, tmp_path):
     for n in range(10):
         save(classes(n), tmp_path / "s" / "imgs" / f"{n}.png")
         save(classes(n, (0, 1, 2, 7)), tmp_path / "s" / "gt" / f"{n}.png")
     dataset = convert("folder", tmp_path / "s", "--labels", "1=cell", "2=cell", "7=wall")
-    label = converted.content(dataset / "labelsTr" / f"{(name := min(converted.cases(dataset / 'labelsTr')))}.png")
+    label = converted.read_array(
+        dataset / "labelsTr" / f"{(name := min(converted.case_names(dataset / 'labelsTr')))}.png"
+    )
     source = classes(int(name), (0, 1, 2, 7))
     np.testing.assert_array_equal(label, np.select([(source == 1) | (source == 2), source == 7], [1, 2], 0))
 
 
-@pytest.mark.parametrize("form", ["csv", "csv without head", "json"])
+@pytest.mark.parametrize("form", ["csv", "csv without header", "json"])
 def test_split_file(convert, tmp_path, form):
     source = downloads.nuclei(tmp_path, 6)
     parts = {"train": ["1", "4"], "val": ["2"], "test": ["3", "5", "6"]}
     file = tmp_path / f"split.{form[:4].strip()}"
     lines = [f"{name},{split}" for split, names in parts.items() for name in names]
-    head = ["case,split"] if form == "csv" else []
-    file.write_text(json.dumps(parts) if form == "json" else "\n".join(head + lines))
-    assert converted.split(convert("folder", source, "--split", file)) == {k: set(v) for k, v in parts.items()}
+    header = ["case,split"] if form == "csv" else []
+    file.write_text(json.dumps(parts) if form == "json" else "\n".join(header + lines))
+    assert converted.cases_by_split(convert("folder", source, "--split", file)) == {k: set(v) for k, v in parts.items()}
 
 
 def test_folders_named_after_the_split(convert, tmp_path):
     for n, part in enumerate(["train", "train", "valid", "test"]):
         for kind in ("Images", "Masks"):
             save(classes(n, (0, 255)), tmp_path / "s" / part / kind / f"{n}.png")
-    parts = converted.split(convert("folder", tmp_path / "s"))
+    parts = converted.cases_by_split(convert("folder", tmp_path / "s"))
     assert parts == {"train": {"0", "1"}, "val": {"2"}, "test": {"3"}}
 
 
-def test_folders_that_tell_the_split_of_some(convert, tmp_path, capsys):
+def test_only_some_folders_are_named_after_a_split(convert, refuse_line, tmp_path):
     for n, part in enumerate(["train", "test", "val_old"]):
         for kind in ("images", "masks"):
             save(classes(n, (0, 255)), tmp_path / "s" / part / kind / f"{n}.png")
-    assert main(["convert", "folder", str(tmp_path / "s"), "--dataset-id", "7"]) == 2
-    assert "some folders tell the split, but not val_old/images" in capsys.readouterr().err
-    parts = converted.split(convert("folder", tmp_path / "s", "--split", "1:0:0"))
-    assert parts == {"train": {"0", "1", "2"}, "val": set(), "test": set()}
-
-
-def test_linked_folders(convert, tmp_path):
-    source = downloads.nuclei(tmp_path, 4)
-    (tmp_path / "links").mkdir()
-    for kind in ("images", "masks"):
-        (tmp_path / "links" / kind).symlink_to(source / kind)
-    (tmp_path / "links" / "circle").symlink_to(tmp_path / "links")
-    dataset = convert("folder", tmp_path / "links", "--split", "1:0:0")
-    assert converted.cases(dataset / "imagesTr") == {"1", "2", "3", "4"}
+    line = refuse_line("folder", tmp_path / "s")
+    assert "val_old/images" in line and "--split" in line
+    splits = converted.cases_by_split(convert("folder", tmp_path / "s", "--split", "1:0:0"))
+    assert splits == {"train": {"0", "1", "2"}, "val": set(), "test": set()}
 
 
 def test_ratio(convert, tmp_path):
     source = downloads.nuclei(tmp_path, 10)
-    parts = converted.split(convert("folder", source, "--split", "3:0:2"))
+    parts = converted.cases_by_split(convert("folder", source, "--split", "3:0:2"))
     assert {name: len(cases) for name, cases in parts.items()} == {"train": 6, "val": 0, "test": 4}
 
 
@@ -124,7 +114,7 @@ def test_volumes(convert, tmp_path):
             image.SetSpacing((1, 2, 3))
             sitk.WriteImage(image, tmp_path / "s" / folder / f"{n}.nii.gz")
     dataset = convert("folder", tmp_path / "s", "--channel-name", "MRI", "--split", "4:0:1")
-    name = min(converted.cases(dataset / "imagesTr"))
+    name = min(converted.case_names(dataset / "imagesTr"))
     new_image, new_label = (
         nibabel.load(dataset / f) for f in (f"imagesTr/{name}_0000.nii.gz", f"labelsTr/{name}.nii.gz")
     )
@@ -133,3 +123,65 @@ def test_volumes(convert, tmp_path):
     np.testing.assert_array_equal(new_label.dataobj, np.asarray(label.dataobj) // 255)
     np.testing.assert_array_equal(new_image.affine, image.affine)
     assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "MRI"}
+
+
+class TestProblems:
+    @pytest.fixture
+    def nuclei(self, tmp_path):
+        return downloads.nuclei(tmp_path, 6)
+
+    def test_a_split_file_that_does_not_match_the_source(self, refuse, nuclei, tmp_path):
+        file = tmp_path / "split.csv"
+        file.write_text("".join(f"{n},train\n" for n in (1, 2, 4, 5, 6, 7)))
+        expected = [("images/3.png", "no-split", str(file)), (str(file), "incomplete", "7")]
+        faults.check_listed(refuse("folder", nuclei, "--split", file), expected)
+
+    def test_a_mask_that_jpeg_has_changed(self, refuse, nuclei):
+        faults.save_as(faults.mask(nuclei, 3), "jpg", quality=60)
+        lines = refuse("folder", nuclei, "--labels", "255=nucleus", "128=cell")
+        faults.check_listed(lines, [("masks/3.jpg", "unknown-label", "JPEG")])
+
+    def test_a_value_that_the_label_map_does_not_have(self, refuse, nuclei):
+        faults.save(faults.DISC * np.uint8(7), faults.mask(nuclei, 3))
+        lines = refuse("folder", nuclei, "--labels", "255=nucleus")
+        faults.check_listed(lines, [("masks/3.png", "unknown-label", "7", "0, 255")])
+
+    def test_an_rgb_image_among_grey_ones(self, refuse, nuclei):
+        for n in (1, 2, 4, 5, 6):
+            faults.save(faults.GREY, faults.image(nuclei, n))
+        faults.check_listed(refuse("folder", nuclei, "--channels", "grey"), [("images/3.png", "channels")])
+
+    @pytest.mark.parametrize(
+        ("options", "texts"),
+        [
+            (["--images", "none"], ["images (6)"]), (["--masks", "none"], ["masks (6)"]),
+            (["--labels", "1=cell", "1=nucleus"], ["--labels"]),
+            (["--labels", "0=cell", "1=nucleus"], ["--labels", "0=cell"]),
+            (["--labels", "0=background"], ["--labels"]), (["--labels", "9=ignore"], ["--labels"]),
+            (["--labels", "cell=1"], ["VALUE=NAME", "'cell=1'"]), (["--labels", "1="], ["VALUE=NAME", "'1='"]),
+            (["--labels", "1=cell", "--threshold", "3"], ["--labels", "--threshold"]),
+            (["--labels", "1=cell", "--foreground", "a"], ["--labels", "--foreground"]),
+            (["--foreground", "background"], ["--foreground", "'background'"]),
+            (["--foreground", ""], ["--foreground"]),
+            (["--channels", "CMYK"], ["--channels", "CMYK"]), (["--split", "8:1"], ["--split 8:1"]),
+            (["--split", "8:inf:1"], ["--split 8:inf:1"]), (["--split", "0:1:1"], ["--split 0:1:1"]),
+        ],
+        ids=lambda values: " ".join(values),
+    )  # fmt: skip
+    def test_invalid_options(self, refuse, nuclei, options, texts):
+        *_, line = refuse("folder", nuclei, *options)
+        assert all(text in line for text in texts), line
+
+    def test_options_of_images_for_volumes(self, refuse_line, tmp_path):
+        assert "--size" in refuse_line("folder", downloads.scans(tmp_path), "--size", "8")
+
+    def test_images_and_volumes(self, refuse_line, tmp_path):
+        source = downloads.scans(tmp_path)
+        faults.save(faults.RGB, faults.image(source, 9))
+        faults.save(faults.DISC, faults.mask(source, 9))
+        refuse_line("folder", source)
+
+    def test_no_images(self, refuse_line, tmp_path):
+        (tmp_path / "some").mkdir()
+        (tmp_path / "some" / "a.txt").write_text("hello")
+        assert "--mask-suffix" in refuse_line("folder", tmp_path / "some")

@@ -1,7 +1,8 @@
-"""Conversions in forks of one process, each ended before its n-th change to the disk, as a crash would end it.
+"""Runs conversions in forks of this process, and ends each before its n-th change to the disk, as a crash would.
 
-Reads lines of JSON {"n": 5, "arguments": [...]} and answers each with {"code", "out", "err", "changes"}: n = 0 lets the
-conversion run to its end, and `changes` is what it did. A file that would have been opened for writing is left torn.
+It reads lines of JSON {"n": 5, "arguments": [...]} and answers each with {"code", "out", "err", "changes"}. n = 0 runs
+the conversion to its end. `changes` lists the changes until then. A file that would have been opened for writing is
+left with other content.
 """
 
 import json
@@ -24,30 +25,30 @@ ROOT = str(Path(os.environ["nnUNet_raw"]).parent)
 
 
 def plain_preview(cases, labels, title, path):
-    """The real one takes most of the time of a small conversion."""
+    """Drawing the real preview takes most of the time of a small conversion."""
     path.write_text(f"{title}: {[name for name, _, _ in cases]}")
 
 
 def convert(arguments, n, log):
     count = 0
 
-    def watch(event, values):
+    def crash_before_change(event, arguments):
         nonlocal count
-        writes = event == "open" and values[2] & (os.O_WRONLY | os.O_RDWR)
-        if not (writes or event in CHANGES) or isinstance(values[0], int):
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if not (writes or event in CHANGES) or isinstance(arguments[0], int):
             return
-        path = os.fsdecode(values[0])
+        path = os.fsdecode(arguments[0])
         if os.path.isabs(path) and not path.startswith(ROOT):
-            return  # in a folder that is being removed, names are relative
+            return  # in a folder that is being removed, paths are relative
         count += 1
         log.write(f"{event} {Path(path).name}\n")
         log.flush()
         if count == n:
-            if writes and values[2] & os.O_TRUNC:
+            if writes and arguments[2] & os.O_TRUNC:
                 os.write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), b"torn")
             os._exit(CRASHED)
 
-    sys.addaudithook(watch)
+    sys.addaudithook(crash_before_change)
     try:
         code = main(arguments)
     except SystemExit as error:
