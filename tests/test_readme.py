@@ -19,7 +19,7 @@ def test_it_is_short():
 def test_its_parts_are_in_the_order_of_a_readers_questions():
     text = README.read_text()
     parts = [
-        "](docs/assets/demo.png)",
+        'src="docs/assets/demo.png"',
         *(f"## {title}" for title in ("Status", "Install", "Quickstart", "Which trainer")),
     ]
     places = [text.index(part) for part in (*parts, "## Cost and gain", "## More")]

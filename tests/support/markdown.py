@@ -30,10 +30,11 @@ def code_blocks(page: Path) -> list[CodeBlock]:
 
 
 def links(page: Path) -> list[str]:
-    """The targets of a page's links and images that lead neither to another site nor to one of the API's names."""
+    """The targets of a page's links and images, but for those on other sites."""
     content = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     content = re.sub(r"`[^`\n]*`", "", content)
-    return [target for target in re.findall(r"\]\(([^)]+)\)", content) if not target.startswith("http")]
+    targets = re.findall(r"\]\(([^)]+)\)", content) + re.findall(r'src="([^"]+)"', content)
+    return [target for target in targets if not target.startswith("http")]
 
 
 def anchors(page: Path) -> set[str]:
