@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import yaml
 from support.markdown import anchors, links
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -49,3 +50,17 @@ def test_the_cost_on_a_cpu_is_that_of_the_results_file(page):
             f"{result['parameters'] / 1e6:.2f}", f"{result['flops'] / 1e9:.1f}", f"{result['saved_bytes'] / 1e9:.2f}",
             f"{step:.{digits}f}", f"{inference:.{digits}f}",
         ]  # fmt: skip
+
+
+def test_the_oldest_versions_are_the_promised_ones_everywhere():
+    """In the README, on the page of limits and in the CI's matrix as in pyproject.toml."""
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    python, torch = (re.search(p, project)[1] for p in (r'requires-python = ">=([\d.]+)"', r'"torch>=([\d.]+)"'))
+    for page in (README, REPOSITORY / "docs/explanation/limits.md"):
+        text = " ".join(page.read_text().split())
+        assert f"Python {python} or newer" in text
+        assert re.search(rf"PyTorch\S* {torch} or newer", text)
+    tests = yaml.safe_load((REPOSITORY / ".github/workflows/tests.yml").read_text())["jobs"]["tests"]
+    matrix = tests["strategy"]["matrix"]
+    assert matrix["python"][0] == python
+    assert matrix["include"] == [{"python": python, "torch": f"{torch}.*"}]
