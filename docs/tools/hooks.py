@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def on_config(config):
-    config.markdown_extensions.append(MathDirectiveExtension())
+    config.markdown_extensions.append(DocstringExtension())
     return config
 
 
@@ -115,16 +115,19 @@ def _with_actions(title: str, parser: argparse.ArgumentParser) -> Iterator[tuple
             yield from _with_actions(f"{title} {name}", choice)
 
 
-class MathDirectiveExtension(Extension):
-    """`.. math::` of docstrings as `$$ ... $$`."""
+class DocstringExtension(Extension):
+    """What docstrings have and Markdown does not: `.. math::`, `::` before code, and `>>>` without a fence."""
 
     def extendMarkdown(self, md) -> None:  # noqa: N802 - Markdown's name
-        md.preprocessors.register(_MathDirective(md), "math_directive", 100)
+        md.preprocessors.register(_DocstringPreprocessor(md), "docstrings", 100)
 
 
-class _MathDirective(Preprocessor):
+class _DocstringPreprocessor(Preprocessor):
     def run(self, lines: list[str]) -> list[str]:
-        text = re.sub(
-            r"^\.\. math::(.*(?:\n{1,2} +.+)?(?:\n +.+)*)", r"\n$$\n\1\n$$\n", "\n".join(lines), flags=re.MULTILINE
-        )
+        text = "\n".join(lines)
+        math = r"^\.\. math::(.*(?:\n{1,2} +.+)?(?:\n +.+)*)"
+        text = re.sub(math, r"\n$$\n\1\n$$\n", text, flags=re.MULTILINE)
+        if "```" not in text:  # a docstring, or a part of one
+            text = re.sub(r"(?<=\w)::$", ":", text, flags=re.MULTILINE)
+            text = re.sub(r"^>>> (?:.+\n?)+", r"\n```pycon\n\g<0>\n```\n", text, flags=re.MULTILINE)
         return text.split("\n")
