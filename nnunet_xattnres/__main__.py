@@ -1,4 +1,4 @@
-"""`python -m nnunet_xattnres` is the command `xattnres`."""
+"""`python -m nnunet_xattnres` runs the command `xattnres`."""
 
 import sys
 

@@ -1,10 +1,11 @@
-"""xattnres demo: train stock nnU-Net and XAttnRes side by side on real images and show both results.
+"""xattnres demo: train stock nnU-Net and XAttnRes on real images, and compare their predictions.
 
-Converts slices of the MNI152 brain template (carried by the package nilearn, so nothing is downloaded) to an nnU-Net
-dataset, plans, trains both trainers with the same short budget, predicts held-out slices, and ends with a table and
-a picture. Everything is done by nnU-Net's own commands, which are printed, and stays inside --out.
+The demo converts slices of the MNI152 brain template to an nnU-Net dataset. The package nilearn includes the template,
+so nothing is downloaded. Then it plans, trains both trainers for the same number of epochs, predicts held-out slices,
+prints a table, and draws a figure. The steps are nnU-Net's own commands, which the demo prints. All files are in the
+folder of --out.
 
-It shows the machinery and is no benchmark: all slices come from one averaged brain.
+The demo shows that training and prediction work. It is no benchmark, because all slices are from one averaged brain.
 
 examples:
   xattnres demo                                   about 7 minutes on two CPU cores
@@ -22,25 +23,25 @@ from ..utils.errors import UserError
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("xattnres_demo"), metavar="DIR",
-        help="new folder for everything the demo writes (default: %(default)s)",
+        help="the folder for all files of the demo (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="delete an earlier demo in --out first")
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier demo in the folder of --out first")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="a Decathlon folder Task<NN>_<Name> instead of the brain template"
+        "--data", type=Path, metavar="DIR", help="a Decathlon folder Task<NN>_<Name>, instead of the brain template"
     )
     parser.add_argument(
         "-c", "--configuration", default="2d", choices=["2d", "3d_fullres"],
-        help="nnU-Net configuration (default: %(default)s; 3d_fullres needs --data and, within reason, a GPU)",
+        help="the nnU-Net configuration (default: %(default)s); 3d_fullres needs --data, and a GPU to be fast",
     )  # fmt: skip
     parser.add_argument(
         "--epochs", type=int, default=1, choices=EPOCHS, metavar="N",
-        help=f"epochs of 250 iterations, one of {', '.join(map(str, EPOCHS))} (default: %(default)s)",
+        help=f"the number of epochs of 250 iterations, one of {', '.join(map(str, EPOCHS))} (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--device",
         default="cpu",
         choices=["cpu", "cuda", "mps"],
-        help="where to train and predict (default: %(default)s)",
+        help="the device for training and prediction (default: %(default)s)",
     )
 
 
@@ -64,4 +65,6 @@ def _check_device(device: str) -> None:
 
     backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device)
     if backend is not None and not backend.is_available():
-        raise UserError(f"--device {device}: PyTorch {torch.__version__} finds no such device here; use --device cpu")
+        raise UserError(
+            f"--device {device}: PyTorch {torch.__version__} finds no such device on this machine: use --device cpu"
+        )

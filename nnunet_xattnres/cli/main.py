@@ -1,6 +1,7 @@
-"""The command `xattnres`: each subcommand is a module with `configure(parser)` and `run(arguments) -> exit code`.
+"""The command `xattnres`. Each subcommand is a module with `configure(parser)` and `run(arguments) -> exit code`.
 
-Only the module of the subcommand that is called is imported, so that `xattnres trainers` starts without PyTorch.
+Only the module of the called subcommand is imported, and its `configure` imports neither PyTorch nor nnU-Net, so that
+`--help` is fast.
 """
 
 import argparse
@@ -19,33 +20,38 @@ COMMANDS = {
     "trainers": "print the folder for nnU-Net's variable nnUNet_extTrainer, or list all trainers",
     "convert": "convert a downloaded data set, or a folder of images and masks, to an nnU-Net raw dataset",
     "evaluate": "score predictions against references: Dice, IoU, HD95, ASSD and surface Dice",
-    "benchmark": "train stock nnU-Net and other trainers alike, and report whether they differ",
-    "table": "print the sizes of the paper's networks beside the published figures",
+    "benchmark": "train stock nnU-Net and other trainers on the same folds, and report whether they differ",
+    "table": "print the sizes of the paper's networks beside the published ones",
     "doctor": "check that nnU-Net will find and run the trainers on this machine",
-    "demo": "train stock nnU-Net and XAttnRes side by side on real images",
-    "cost": "measure time and memory of XAttnRes against stock nnU-Net",
+    "demo": "train stock nnU-Net and XAttnRes on real images, and compare them",
+    "cost": "measure the time and memory of XAttnRes and of stock nnU-Net",
 }
-"""The subcommands, each a module of this package, and the line that `xattnres --help` shows for it."""
+"""The subcommands, which are modules of `nnunet_xattnres.cli`, and what `xattnres --help` prints for each."""
 
 _EPILOG = """\
-train with nnU-Net's own command:
+Train with nnU-Net's own command:
   export nnUNet_extTrainer="$(xattnres trainers)"
   nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerXAttnRes
 
-exit codes: 0 success, 1 something is broken or failed, 2 the arguments or the input are wrong
+`xattnres COMMAND --help` explains a command.
+
+exit codes:
+  0  success
+  1  a step failed, or the command found a problem
+  2  the arguments or the input are wrong
 """
 
 
 def exit_on_signals() -> None:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that started commands are ended as well."""
+    """Raise SystemExit on SIGTERM and SIGHUP, so that started commands are ended too; nohup still ignores SIGHUP."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, and that is kept
+            if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser for `argv`; the subcommand named there is imported and adds its arguments, the others do not."""
+    """Make the parser for `argv`. Only the subcommand that `argv` names is imported and adds its arguments."""
     parser = argparse.ArgumentParser(
         prog="xattnres",
         description="nnU-Net v2 with cross-stage attention residuals (XAttnRes, arXiv 2604.03297).",
@@ -69,18 +75,25 @@ def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `xattnres` with `argv`; returns the exit code."""
+    """Run the command.
+
+    Args:
+        argv: the arguments without the program's name (default: those of this process).
+
+    Returns:
+        The exit code.
+    """
     argv = sys.argv[1:] if argv is None else argv
     arguments = make_parser(argv).parse_args(argv)
     exit_on_signals()
-    # timm's import raises these
+    # importing timm raises these warnings
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader of a pipe is gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+    except BrokenPipeError:  # the reader of a pipe has exited, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
         return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"xattnres {arguments.command}: {error}", file=sys.stderr)

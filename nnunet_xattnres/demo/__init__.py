@@ -1,1 +1,1 @@
-"""`xattnres demo`: stock nnU-Net and XAttnRes side by side on real images, offline."""
+"""`xattnres demo`: stock nnU-Net and XAttnRes, trained and compared on real images without a download."""

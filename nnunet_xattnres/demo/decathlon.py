@@ -1,4 +1,4 @@
-"""A Medical Segmentation Decathlon folder as the demo's data set, converted by nnU-Net's own command."""
+"""The demo's data set from a folder of the Medical Segmentation Decathlon, which nnU-Net's command converts."""
 
 import json
 import re
@@ -8,32 +8,39 @@ from pathlib import Path
 from ..utils.errors import UserError
 
 MAX_TEST_CASES = 12
-MIN_TRAINING_CASES = 7  # five folds need five after one in five is held out
+MIN_TRAINING_CASES = 7  # one in five is held out, and nnU-Net's five folds need five of the others
 
 
 def check(source: Path) -> None:
-    """Raise a UserError unless `source` is a Decathlon task, as nnU-Net's converter wants it."""
+    """Raise a UserError unless `source` is a Decathlon folder as nnU-Net's converter expects it."""
     for entry in ("dataset.json", "imagesTr", "labelsTr", "imagesTs"):
         if not (source / entry).exists():
-            raise UserError(f"--data must be a Decathlon folder (Task<NN>_<Name>), but {source} has no {entry}")
+            raise UserError(f"--data must name a Decathlon folder (Task<NN>_<Name>), but {source} has no {entry}")
     name = source.resolve().name
     if not re.fullmatch(r"Task\d+_[^_]+", name):
-        raise UserError(f"--data must be a Decathlon folder named Task<NN>_<Name>, got {name}")
+        raise UserError(f"--data must name a Decathlon folder (Task<NN>_<Name>), but its name is {name}")
     training = len(_images(source / "labelsTr"))
     if training < MIN_TRAINING_CASES:
-        raise UserError(f"--data must have at least {MIN_TRAINING_CASES} training cases, {name} has {training}")
+        raise UserError(f"--data must have at least {MIN_TRAINING_CASES} training cases, but {name} has {training}")
 
 
 def _images(folder: Path) -> list[Path]:
-    """The files of a folder in order, without those that macOS leaves in archives."""
+    """The files of a folder in alphabetical order, without the hidden files that macOS adds to archives."""
     return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def hold_out(source: Path, dataset: Path) -> list[str]:
-    """Choose the test cases and put their references into `dataset`/labelsTs; returns the cases.
+    """Choose at most 12 test cases and write their references into the folder labelsTs of the dataset.
 
-    The published test cases where the source has their labels, else the last training cases, which then leave
-    the training set. At most 12, in alphabetical order.
+    These are the published test cases if the source has their labels. Otherwise the last training cases are moved from
+    the training set to the test set. Test images without a reference are deleted.
+
+    Args:
+        source: the Decathlon folder. It is not changed.
+        dataset: the converted nnU-Net dataset.
+
+    Returns:
+        The names of the test cases in alphabetical order.
     """
     description = json.loads((dataset / "dataset.json").read_text())
     ending = description["file_ending"]

@@ -1,8 +1,9 @@
-"""The demo's images: slices of the MNI152 brain template, which nilearn's wheel carries, as an nnU-Net dataset."""
+"""The demo's data set of slices of the MNI152 brain template, which the package nilearn includes."""
 
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,33 +15,38 @@ LICENCE = (
     "while this notice is kept."
 )
 LABELS = {"background": 0, "grey matter": 1, "white matter": 2}
-_SLICES = range(36, 140, 2)  # axial, mm from the template's lower end: where the brain is
-_HELD_OUT = 5  # every fifth slice is a test slice
-_CROP = (slice(18, 178), slice(20, 212))  # the brain's bounding box and some background
+_SLICES = range(36, 140, 2)  # axial slices with brain tissue, in mm from the lower end of the template
+_HELD_OUT = 5  # every fifth slice is held out
+_CROP = (slice(18, 178), slice(20, 212))  # the bounding box of the brain and a margin
 
 
 def check() -> None:
-    """Raise a UserError unless the packages that carry and read the images are installed."""
+    """Raise a UserError unless the packages that include and read the images are installed."""
     for package in ("matplotlib", "nibabel", "nilearn", "skimage"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"the demo needs the package {package}: pip install '.[demo]' in the checkout")
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
-    """T1 intensities and labels (0 background, 1 grey matter, 2 white matter), both (197, 233, 189) at 1 mm."""
+    """Load the template.
+
+    Returns:
+        The T1 intensities and the labels (0 background, 1 grey matter, 2 white matter), both (197, 233, 189) at 1 mm.
+    """
     import nibabel
     from nilearn.datasets import struct
 
     files = (struct.MNI152_FILE_PATH, struct.GM_MNI152_FILE_PATH, struct.WM_MNI152_FILE_PATH)
-    t1, grey, white = (np.asarray(nibabel.load(file).dataobj) for file in files)
-    # the maps are probabilities times 255: brain tissue is where they sum to more than one half
+    volumes: list[Any] = [nibabel.load(file) for file in files]
+    t1, grey, white = (np.asarray(volume.dataobj) for volume in volumes)
+    # grey and white are probabilities times 255; brain tissue has a sum of more than one half
     tissue = grey.astype(np.int16) + white > 127
     labels = np.where(grey > white, 1, 2) * tissue
     return t1, labels.astype(np.uint8)
 
 
 def convert(dataset: Path) -> list[str]:
-    """Write the slices as PNG into `dataset` (imagesTr, labelsTr, imagesTs, labelsTs); returns the test cases."""
+    """Write the slices as PNG into the folders of an nnU-Net dataset, and return the names of the test cases."""
     from skimage.io import imsave
 
     t1, labels = load()
@@ -50,8 +56,8 @@ def convert(dataset: Path) -> list[str]:
     for n, z in enumerate(_SLICES):
         test = n % _HELD_OUT == _HELD_OUT // 2
         case = f"slice_{z:03d}"
-        # rows from the front of the head to the back, as radiologists look at it
-        image, label = (np.rot90(volume[(*_CROP, z)]) for volume in (t1, labels))
+        # rows run from the front of the head to the back, as in radiology
+        image, label = (np.rot90(volume[_CROP][:, :, z]) for volume in (t1, labels))
         imsave(dataset / ("imagesTs" if test else "imagesTr") / f"{case}_0000.png", image, check_contrast=False)
         imsave(dataset / ("labelsTs" if test else "labelsTr") / f"{case}.png", label, check_contrast=False)
         if test:

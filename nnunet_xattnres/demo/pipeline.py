@@ -1,4 +1,4 @@
-"""The demo, step by step: convert, plan, train stock nnU-Net and XAttnRes alike, predict, evaluate, report."""
+"""The steps of the demo: convert, plan, train stock nnU-Net and XAttnRes, predict, evaluate, report."""
 
 import json
 import os
@@ -16,24 +16,24 @@ from . import decathlon, mni, report
 
 MARKER = "xattnres_demo.json"
 _DATASET_ID = 1
-_CPU_MEMORY_TARGET = 0.07  # GB, for nnU-Net's planner
-_PICTURE_ROWS = 2
+_CPU_MEMORY_TARGET = 0.07  # GB, the GPU memory that nnU-Net's planner assumes
+_NUM_FIGURE_ROWS = 2
 _NO_BENCHMARK = (
-    "This shows that the machinery works. It is no benchmark: the training is far too short, the cases are few, "
-    "and nnU-Net does not fix its seeds."
+    "This shows that training and prediction work. It is no benchmark: the training is far too short, there are few "
+    "cases, and nnU-Net does not fix its random seeds."
 )
-_ONE_BRAIN = "All slices come from one averaged brain, so the held-out ones are nearly known."
+_ONE_BRAIN = "All slices are from one averaged brain, so the held-out slices are very similar to the training slices."
 
 
 @dataclass
 class Demo:
-    """One demo run.
+    """One run of the demo.
 
     Attributes:
-        out: folder for everything the demo writes.
-        data: a Decathlon folder, None for slices of the MNI152 template.
-        configuration: nnU-Net configuration to train.
-        epochs: training length, one that nnU-Net has a trainer for.
+        out: the folder for everything that the demo writes.
+        data: a Decathlon folder, or None for slices of the MNI152 template.
+        configuration: the nnU-Net configuration, "2d" or "3d_fullres".
+        epochs: the number of epochs, one of `EPOCHS` in training/names.py.
         device: "cpu", "cuda" or "mps".
     """
 
@@ -48,13 +48,18 @@ class Demo:
             "stock nnU-Net": f"nnUNetTrainer_{suffix(self.epochs)}",
             "XAttnRes": f"nnUNetTrainerXAttnRes_{suffix(self.epochs)}",
         }
-        # the plans of a CPU run get a name of their own: their batches are smaller than nnU-Net's
+        # other plans than nnUNetPlans need another name: without CUDA, the batches are smaller
         self.plans = "nnUNetPlans" if self.device == "cuda" else "nnUNetPlansDemo"
         self.processes = max(1, min(8, (os.cpu_count() or 2) // 2))
-        self.done = 0
-        self.steps = 2 + 3 * len(self.trainers)
+        self.num_started = 0
+        self.num_steps = 2 + 3 * len(self.trainers)
 
     def run(self) -> None:
+        """Run all steps, print the results, and write them to demo.json and demo.png.
+
+        Raises:
+            StepFailedError: if an nnU-Net command fails.
+        """
         start = time.monotonic()
         self.env = nnunet_cli.make_environment(self.out, self.processes)
         self._convert()
@@ -66,7 +71,7 @@ class Demo:
         raw = self.out / "nnUNet_raw"
         if self.data is None:
             self.dataset = raw / f"Dataset{_DATASET_ID:03d}_MNI152"
-            self._say(f"converting slices of the MNI152 template to {self.dataset}")
+            self._print_step(f"converting slices of the MNI152 template to {self.dataset}")
             self.cases = mni.convert(self.dataset)
         else:
             command = f"nnUNetv2_convert_MSD_dataset -overwrite_id {_DATASET_ID} -np {self.processes} -i"
@@ -81,7 +86,7 @@ class Demo:
         command = f"nnUNetv2_plan_and_preprocess -d {_DATASET_ID} -c {self.configuration} -np {n} -npfp {n}"
         command += " --verify_dataset_integrity"
         if self.device != "cuda":
-            # nnU-Net fills the memory of a GPU; a processor would take minutes for one such batch
+            # nnU-Net plans batches that fill the memory of a GPU; one such batch takes minutes on a CPU
             command += f" -gpu_memory_target {_CPU_MEMORY_TARGET} -overwrite_plans_name {self.plans}"
         self._nnunet(command.split(), "plan")
 
@@ -102,29 +107,29 @@ class Demo:
             name=name,
             trainer=trainer,
             dice=report.read_dice(predictions / "summary.json", self.description["labels"]),
-            parameters=self._parameters(trainer),
+            parameters=self._count_parameters(trainer),
             train_seconds=train_seconds,
             predict_seconds=predict_seconds,
         )
 
-    def _parameters(self, trainer: str) -> int:
+    def _count_parameters(self, trainer: str) -> int:
         import torch
 
         results = self.out / "nnUNet_results" / self.dataset.name / f"{trainer}__{self.plans}__{self.configuration}"
         weights = torch.load(results / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
-        # nnU-Net registers some modules twice; a parameter's storage tells
+        # nnU-Net registers some modules twice, so parameters are counted by their storage
         return sum({w.data_ptr(): w.numel() for w in weights["network_weights"].values()}.values())
 
     def _report(self, results: list[report.Result], seconds: float) -> None:
-        print(f"\n{report.table(results)}\n")
+        print(f"\n{report.format_results(results)}\n")
         note = f"{_NO_BENCHMARK} {_ONE_BRAIN}" if self.data is None else _NO_BENCHMARK
-        budget = f"{self.epochs} x 250 iterations of training each"
-        print(f"Dice in % on {len(self.cases)} held-out cases, {budget}; seconds are of the whole commands. {note}\n")
+        training = f"{self.epochs} x 250 training iterations each"
+        print(f"Dice in % on {len(self.cases)} held-out cases, {training}; seconds of the whole commands. {note}\n")
         folders = [self.dataset / "labelsTs", *(self.out / "predictions" / t for t in self.trainers.values())]
         overlays.draw_overlays(
             [
                 (case, overlays.read_slices(self.dataset / "imagesTs", folders, case, self.description))
-                for case in self._chosen()
+                for case in self._choose_cases()
             ],
             ["image", "reference", *self.trainers],
             self.description["labels"],
@@ -134,37 +139,39 @@ class Demo:
             results, self.out / "demo.json", note=note, dataset=self.dataset.name,
             configuration=self.configuration, epochs=self.epochs, device=self.device, seconds=round(seconds),
         )  # fmt: skip
-        print(
-            f"Picture: {self.out / 'demo.png'}    numbers: {self.out / 'demo.json'}    took {seconds / 60:.1f} minutes"
-        )
+        print(f"Figure: {self.out / 'demo.png'}    results: {self.out / 'demo.json'}    {seconds / 60:.1f} minutes")
 
-    def _chosen(self) -> list[str]:
-        """Cases spread evenly over the held-out ones."""
-        rows = min(_PICTURE_ROWS, len(self.cases))
+    def _choose_cases(self) -> list[str]:
+        """Cases for the figure, evenly spread over the held-out ones."""
+        rows = min(_NUM_FIGURE_ROWS, len(self.cases))
         return [self.cases[len(self.cases) * (2 * row + 1) // (2 * rows)] for row in range(rows)]
 
-    def _say(self, text: str) -> None:
-        self.done += 1
-        print(f"[{self.done}/{self.steps}] {text}", flush=True)
+    def _print_step(self, text: str) -> None:
+        self.num_started += 1
+        print(f"[{self.num_started}/{self.num_steps}] {text}", flush=True)
 
     def _nnunet(self, command: list[str], log: str) -> float:
-        self._say(f"$ {shlex.join(command)}")
+        self._print_step(f"$ {shlex.join(command)}")
         seconds = nnunet_cli.run_command(command, self.env, self.out / "logs" / f"{log}.txt")
         print(f"      {seconds:4.0f} s", flush=True)
         return seconds
 
 
 def prepare(out: Path, overwrite: bool) -> None:
-    """Make the demo's folder; an earlier demo gives way to --overwrite, anything else is never touched.
+    """Make the folder of a demo.
+
+    Args:
+        out: the folder.
+        overwrite: whether to delete an earlier demo there. Other folders are never deleted.
 
     Raises:
-        UserError: if `out` is there already, or cannot be made.
+        UserError: if `out` has other files, or an earlier demo without `overwrite`, or cannot be made.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / MARKER).is_file():
-            raise UserError(f"{out} exists and is not the folder of an earlier demo: choose another with --out")
+            raise UserError(f"{out} exists and is not the folder of an earlier demo: choose another folder with --out")
         if not overwrite:
-            raise UserError(f"{out} holds an earlier demo: choose another folder with --out, or pass --overwrite")
+            raise UserError(f"{out} has an earlier demo: choose another folder with --out, or pass --overwrite")
         shutil.rmtree(out)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the demo ends with: a table and its figures."""
+"""The results of the demo as a table and as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,12 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from ..utils.files import write_atomic
 from ..utils.tables import format_table
 
 
 @dataclass
 class Result:
-    """One trainer's run: Dice per class on the held-out cases, parameters, seconds of nnUNetv2_train and _predict."""
+    """The result of one trainer.
+
+    Attributes:
+        name: name of the method, for tables.
+        trainer: name of the trainer class.
+        dice: mean Dice over the held-out cases by class name, NaN if undefined.
+        parameters: the number of parameters of the network.
+        train_seconds, predict_seconds: seconds of nnUNetv2_train and nnUNetv2_predict.
+    """
 
     name: str
     trainer: str
@@ -22,18 +31,24 @@ class Result:
 
     @property
     def mean_dice(self) -> float:
+        """The mean of the defined values of `dice`."""
         return float(np.nanmean(list(self.dice.values())))
 
 
 def read_dice(summary: Path, labels: dict[str, int]) -> dict[str, float]:
-    """Mean Dice over cases by class name, from the summary.json of nnUNetv2_evaluate_folder."""
+    """Read the mean Dice over cases by class name from a summary.json of nnUNetv2_evaluate_folder.
+
+    Args:
+        summary: the file.
+        labels: label values by class name.
+    """
     mean = json.loads(summary.read_text())["mean"]
     names = {str(value): name for name, value in labels.items()}
     return {names[label]: metrics["Dice"] for label, metrics in mean.items()}
 
 
-def table(results: list[Result]) -> str:
-    """The results as aligned text, one row per trainer."""
+def format_results(results: list[Result]) -> str:
+    """A table of the results, one row per trainer."""
     classes = list(results[0].dice)
     rows = [["", *(f"Dice {c}" for c in classes), "Dice mean", "parameters", "train s", "predict s"]]
     for r in results:
@@ -45,9 +60,10 @@ def table(results: list[Result]) -> str:
     return format_table(rows)
 
 
-def save_json(results: list[Result], path: Path, **about) -> None:
-    """The results and whatever is to be said `about` them, as JSON; a Dice that is not defined is null."""
-    rows = [{**asdict(r), "mean_dice": r.mean_dice} for r in results]
-    for row in rows:
-        row["dice"] = {name: None if np.isnan(dice) else dice for name, dice in row["dice"].items()}
-    path.write_text(json.dumps({**about, "results": rows}, indent=2) + "\n")
+def save_json(results: list[Result], path: Path, **metadata: object) -> None:
+    """Write the results and metadata to a JSON file. An undefined Dice is null."""
+    rows = []
+    for result in results:
+        dice = {name: None if np.isnan(value) else value for name, value in result.dice.items()}
+        rows.append({**asdict(result), "dice": dice, "mean_dice": result.mean_dice})
+    write_atomic(path, json.dumps({**metadata, "results": rows}, indent=2) + "\n")

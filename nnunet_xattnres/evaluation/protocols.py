@@ -1,4 +1,4 @@
-"""The conventions on which published figures differ: what empty masks count, the unit, how directions are joined."""
+"""The conventions in which published scores differ: empty masks, the unit of distances, and HD95 of two directions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,17 +8,20 @@ import numpy as np
 from .surfaces import SurfaceDistances
 
 Scores = dict[str, float | None]
+"""The scores of one region by metric. None means undefined."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How scores are made of overlaps and surface distances.
+    """Conventions for computing scores.
 
     Attributes:
-        name: as on the command line.
-        uses_spacing: distances in mm; else in voxels, whatever their size.
-        hd95: the 95th percentile Hausdorff distance of both directions.
-        both_empty, only_prediction, only_reference: scores where a mask is empty; None is undefined, and not counted.
+        name: the name on the command line.
+        uses_spacing: whether distances are in mm. Otherwise they are in voxels.
+        hd95: computes the 95th percentile Hausdorff distance from the distances of both directions.
+        both_empty: the scores if neither the prediction nor the reference has the region.
+        only_prediction: the scores if only the prediction has the region.
+        only_reference: the scores if only the reference has the region.
     """
 
     name: str
@@ -29,29 +32,37 @@ class Protocol:
     only_reference: Scores
 
 
-def _scores(overlap: float | None, distance: float | None) -> Scores:
+def _constant_scores(overlap: float | None, distance: float | None) -> Scores:
     return {"dice": overlap, "iou": overlap, "hd95": distance, "assd": distance, "surface_dice": overlap}
 
 
-def _larger_percentile(d: SurfaceDistances) -> float:
-    return float(max(np.percentile(d.a_to_b, 95), np.percentile(d.b_to_a, 95)))
+def _larger_percentile(distances: SurfaceDistances) -> float:
+    return float(max(np.percentile(distances.a_to_b, 95), np.percentile(distances.b_to_a, 95)))
 
 
-def _joint_percentile(d: SurfaceDistances) -> float:
-    return float(np.percentile(np.concatenate((d.a_to_b, d.b_to_a)), 95))
+def _joint_percentile(distances: SurfaceDistances) -> float:
+    return float(np.percentile(np.concatenate((distances.a_to_b, distances.b_to_a)), 95))
 
 
 PROTOCOLS = {
-    p.name: p
-    for p in (
+    protocol.name: protocol
+    for protocol in (
         Protocol(
-            "default", uses_spacing=True, hd95=_larger_percentile,
-            both_empty=_scores(None, None), only_prediction=_scores(0.0, None), only_reference=_scores(0.0, None),
+            "default",
+            uses_spacing=True,
+            hd95=_larger_percentile,
+            both_empty=_constant_scores(None, None),
+            only_prediction=_constant_scores(0.0, None),
+            only_reference=_constant_scores(0.0, None),
         ),
         Protocol(
-            "published", uses_spacing=False, hd95=_joint_percentile,
-            both_empty=_scores(0.0, 0.0), only_prediction=_scores(1.0, 0.0), only_reference=_scores(0.0, 0.0),
+            "published",
+            uses_spacing=False,
+            hd95=_joint_percentile,
+            both_empty=_constant_scores(0.0, 0.0),
+            only_prediction=_constant_scores(1.0, 0.0),
+            only_reference=_constant_scores(0.0, 0.0),
         ),
     )
-}  # fmt: skip
-"""`default`, and `published`: the conventions behind the paper's tables, for standing beside them only."""
+}
+"""The protocols by name. `published` has the conventions of the paper's tables, only for comparisons with them."""

@@ -1,4 +1,4 @@
-"""What `xattnres demo` refuses, before anything is written."""
+"""The arguments that `xattnres demo` rejects before it writes anything."""
 
 import importlib.util
 
@@ -15,7 +15,8 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     assert not (tmp_path / "xattnres_demo").exists()
 
 
-def refusal(capsys, *arguments):
+def error_of(capsys, *arguments):
+    """The one line on stderr of a call that fails with exit code 2."""
     assert main(["demo", *arguments]) == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -24,38 +25,39 @@ def refusal(capsys, *arguments):
 
 
 def test_a_volume_configuration_needs_volumes(capsys):
-    assert "-c 3d_fullres needs volumes: pass --data" in refusal(capsys, "-c", "3d_fullres")
+    assert "--data" in error_of(capsys, "-c", "3d_fullres")
 
 
 def test_a_folder_that_is_not_a_decathlon_task(capsys, tmp_path):
-    assert f"{tmp_path} has no dataset.json" in refusal(capsys, "--data", str(tmp_path))
+    error = error_of(capsys, "--data", str(tmp_path))
+    assert str(tmp_path) in error and "dataset.json" in error
 
 
 def test_a_folder_that_cannot_be_written(capsys):
-    assert "cannot write to /proc/demo (" in refusal(capsys, "--out", "/proc/demo")
+    assert "/proc/demo" in error_of(capsys, "--out", "/proc/demo")
 
 
 def test_a_package_that_is_missing(capsys, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nilearn" else real(name))
-    assert "needs the package nilearn: pip install '.[demo]'" in refusal(capsys)
+    assert "nilearn" in error_of(capsys)
 
 
-def test_a_device_that_is_not_there(capsys, monkeypatch):
+def test_a_device_that_does_not_exist(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "finds no such device here; use --device cpu" in refusal(capsys, "--device", "cuda")
+    assert "--device cuda" in error_of(capsys, "--device", "cuda")
 
 
-def test_a_folder_of_the_users_is_left_alone(capsys, tmp_path):
+def test_a_folder_with_other_files_is_not_deleted(capsys, tmp_path):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     for extra in ([], ["--overwrite"]):
-        assert "is not the folder of an earlier demo" in refusal(capsys, "--out", str(out), *extra)
+        assert str(out) in error_of(capsys, "--out", str(out), *extra)
     assert (out / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_length_without_a_stock_rival():
+def test_a_number_of_epochs_that_nnunet_has_no_trainer_for():
     with pytest.raises(SystemExit) as error:
         main(["demo", "--epochs", "3"])
     assert error.value.code == 2

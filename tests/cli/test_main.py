@@ -1,4 +1,4 @@
-"""The command line as a whole: help that teaches, exit codes, and a start without torch."""
+"""The command line as a whole: `--help` of every command, start-up without PyTorch, exit codes."""
 
 import subprocess
 import sys
@@ -6,52 +6,71 @@ import sys
 import pytest
 
 from nnunet_xattnres import __version__
-from nnunet_xattnres.cli.main import main
+from nnunet_xattnres.cli.main import COMMANDS, main
 from nnunet_xattnres.utils.paths import trainers_path
 
+HEAVY = {"torch", "nnunetv2", "triton", "matplotlib", "scipy", "SimpleITK", "timm"}
 
-def test_trainers_prints_the_path_alone(capsys):
+
+def test_trainers_prints_only_the_path(capsys):
     assert main(["trainers"]) == 0
     assert capsys.readouterr().out == f"{trainers_path()}\n"
 
 
-@pytest.mark.parametrize("command", [["trainers"], ["--help"], ["demo", "--help"], ["doctor", "--help"]])
-def test_starts_without_torch(command):
+def test_help_and_the_path_of_the_trainers_import_no_heavy_library():
+    """In one new process: `--help` of every command, then `xattnres trainers`."""
+    calls = [["--help"], *([name, "--help"] for name in COMMANDS), ["trainers"]]
     program = f"""
-import sys
+import contextlib, io, sys
 from nnunet_xattnres.cli.main import main
-try:
-    main({command!r})
-except SystemExit as exit:
-    assert exit.code == 0
-heavy = {{"torch", "nnunetv2", "triton", "matplotlib"}} & set(sys.modules)
-assert not heavy, heavy
+for call in {calls!r}:
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            code = main(call)
+    except SystemExit as exit:
+        code = exit.code
+    print(" ".join(call), code, len(text.getvalue().splitlines()) > 0, sorted({HEAVY!r} & set(sys.modules)))
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert output.splitlines() == [f"{' '.join(call)} 0 True []" for call in calls]
 
 
-def test_python_m_is_the_same_command():
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(capsys, name):
+    """It shows the usage, and then the command's own description."""
+    with pytest.raises(SystemExit) as error:
+        main([name, "--help"])
+    assert error.value.code == 0
+    text = capsys.readouterr().out
+    usage, description, *_ = text.split("\n\n")
+    assert f"xattnres {name}" in usage
+    assert description.startswith(f"xattnres {name}: ")
+
+
+def test_python_m_runs_the_same_command():
     result = subprocess.run([sys.executable, "-m", "nnunet_xattnres", "--version"], capture_output=True, text=True)
     assert result.stdout.strip() == f"nnunet-xattnres {__version__}"
 
 
-def test_help_says_how_to_train(capsys):
+def test_help_shows_the_training_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
     assert "nnUNetv2_train" in text
     assert 'export nnUNet_extTrainer="$(xattnres trainers)"' in text
+    assert all(name in text for name in COMMANDS)
 
 
 def test_unknown_command(capsys):
     with pytest.raises(SystemExit) as error:
         main(["train"])
     assert error.value.code == 2
-    assert "invalid choice: 'train'" in capsys.readouterr().err
+    assert "'train'" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_enough_is_no_error():
-    """As `xattnres table --published | head -c 1`."""
+def test_a_pipe_whose_reader_has_exited():
+    """As in `xattnres table --published | head -c 1`: no traceback, and the exit code of SIGPIPE."""
     command = [sys.executable, "-m", "nnunet_xattnres", "table", "--published"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()

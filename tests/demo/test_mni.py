@@ -1,4 +1,4 @@
-"""The demo's data set: nnU-Net's form, disjoint cases, and the template's own voxels."""
+"""The MNI152 dataset: nnU-Net's files, disjoint training and test cases, and labels that agree with nilearn's maps."""
 
 import json
 
@@ -21,7 +21,7 @@ def names(folder):
     return {p.name for p in folder.iterdir()}
 
 
-def test_form(dataset):
+def test_files_and_dataset_json(dataset):
     folder, held_out = dataset
     description = json.loads((folder / "dataset.json").read_text())
     assert len(names(folder / "imagesTr")) == len(names(folder / "labelsTr")) == description["numTraining"] == 42
@@ -38,7 +38,7 @@ def test_every_class_is_in_every_slice(dataset):
 
 
 def test_labels_agree_with_nilearns_own_maps(dataset):
-    """nilearn rescales and resamples the same maps; where it is sure, the label must agree."""
+    """nilearn loads the same maps with its own functions; where a probability is high, the label must agree."""
     folder, held_out = dataset
     grey, white = (nibabel.funcs.as_closest_canonical(f(resolution=1)).get_fdata() for f in
                    (load_mni152_gm_template, load_mni152_wm_template))  # fmt: skip

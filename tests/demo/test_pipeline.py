@@ -1,4 +1,4 @@
-"""The demo from end to end, through nnU-Net's own commands, on a small Decathlon folder."""
+"""The demo from end to end with nnU-Net's own commands, its failures, and its folder."""
 
 import json
 
@@ -12,13 +12,13 @@ from nnunet_xattnres.utils import nnunet_cli
 from nnunet_xattnres.utils.errors import StepFailedError, UserError
 
 
-@pytest.mark.parametrize("images", ["MNI152", "Decathlon"])
+@pytest.mark.parametrize("images", ["MNI152", pytest.param("Decathlon", marks=pytest.mark.slow)])
 def test_end_to_end(tmp_path, monkeypatch, capsys, images):
     monkeypatch.setattr(nnunet_cli, "trainers_path", lambda: TEST_TRAINERS)
     out = tmp_path / "demo"
     pipeline.prepare(out, overwrite=False)
     demo = pipeline.Demo(out, decathlon_folder(tmp_path) if images == "Decathlon" else None, "2d", 1, "cpu")
-    # the whole of it, with trainings of a few iterations
+    # all steps, but trainings of a few iterations
     demo.trainers = {"stock nnU-Net": "nnUNetTrainerTest", "XAttnRes": "nnUNetTrainerXAttnResTest"}
     demo.run()
 
@@ -26,7 +26,6 @@ def test_end_to_end(tmp_path, monkeypatch, capsys, images):
     for step in range(1, 9):
         assert f"[{step}/8] " in output
     assert "$ nnUNetv2_train 1 2d 0 -tr nnUNetTrainerXAttnResTest" in output
-    assert "no benchmark" in output
     saved = json.loads((out / "demo.json").read_text())
     stock, ours = saved["results"]
     for result in (stock, ours):
@@ -39,20 +38,30 @@ def test_end_to_end(tmp_path, monkeypatch, capsys, images):
     assert imread(out / "demo.png").shape[0] > 300
 
 
-def test_a_failing_step_is_named(tmp_path):
+def test_a_failing_command_is_named(tmp_path, monkeypatch):
+    """`false` stands in for every nnU-Net command."""
+    monkeypatch.setattr(nnunet_cli, "find_executable", lambda command: "/bin/false")
+    with pytest.raises(StepFailedError, match=r"nnUNetv2_plan_and_preprocess .*plan.txt") as error:
+        pipeline.Demo(tmp_path, None, "2d", 1, "cpu").run()
+    assert error.value.exit_code == 1
+
+
+@pytest.mark.slow
+def test_a_damaged_image_stops_the_demo(tmp_path):
+    """nnU-Net's own command finds it."""
     out = tmp_path / "demo"
     pipeline.prepare(out, overwrite=False)
     task = decathlon_folder(tmp_path)
     (task / "labelsTr" / sorted(p.name for p in (task / "labelsTr").iterdir())[0]).write_bytes(b"not an image")
-    with pytest.raises(StepFailedError, match=r"nnUNetv2_plan_and_preprocess failed .* see .*plan.txt"):
+    with pytest.raises(StepFailedError, match=r"nnUNetv2_plan_and_preprocess .*plan.txt"):
         pipeline.Demo(out, task, "2d", 1, "cpu").run()
 
 
-def test_an_earlier_demo_gives_way_only_to_overwrite(tmp_path):
+def test_an_earlier_demo_is_only_deleted_with_overwrite(tmp_path):
     out = tmp_path / "demo"
     pipeline.prepare(out, overwrite=False)
     (out / "old.txt").touch()
-    with pytest.raises(UserError, match=r"holds an earlier demo: .* or pass --overwrite"):
+    with pytest.raises(UserError, match=f"{out} .*--overwrite"):
         pipeline.prepare(out, overwrite=False)
     assert (out / "old.txt").exists()
     pipeline.prepare(out, overwrite=True)

@@ -1,10 +1,10 @@
-"""The demo's table and numbers."""
+"""The table and the JSON file of the demo, and the Dice that is read from nnU-Net's summary."""
 
 import json
 
 import pytest
 
-from nnunet_xattnres.demo.report import Result, read_dice, save_json, table
+from nnunet_xattnres.demo.report import Result, format_results, read_dice, save_json
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def results():
 
 
 def test_table(results):
-    header, stock, ours = table(results).splitlines()
+    header, stock, ours = format_results(results).splitlines()
     columns = ["Dice grey", "Dice white", "Dice mean", "parameters", "train s", "predict s"]
     assert header.split() == " ".join(columns).split()
     assert stock.split() == ["stock", "nnU-Net", "90.00", "80.00", "85.00", "7.77", "M", "61", "12"]
@@ -26,7 +26,7 @@ def test_table(results):
     assert len(header) == len(stock) == len(ours)
 
 
-def test_numbers(results, tmp_path):
+def test_json(results, tmp_path):
     save_json(results, tmp_path / "demo.json", device="cpu")
     saved = json.loads((tmp_path / "demo.json").read_text())
     assert saved["device"] == "cpu"

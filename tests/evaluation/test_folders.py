@@ -168,10 +168,7 @@ class TestScores:
 
     def test_empty_masks_under_both_protocols(self, tmp_path):
         write_folders(tmp_path, {"a": (voxel(SHAPE, (1, 1, 1)), voxel(SHAPE, (1, 1, 1), 2))}, SPACING)
-        zero_overlap, full_overlap = (
-            dict.fromkeys(("dice", "iou", "surface_dice"), 0),
-            dict.fromkeys(("dice", "iou"), 1),
-        )
+        zero_overlap, full_overlap = (dict.fromkeys(("dice", "iou", "surface_dice"), value) for value in (0, 1))
         undefined, zero_distance = dict.fromkeys(("hd95", "assd")), dict.fromkeys(("hd95", "assd"), 0)
         assert evaluate(tmp_path) == {"liver": zero_overlap | undefined, "spleen": zero_overlap | undefined}
         published = {

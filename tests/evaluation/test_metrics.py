@@ -1,4 +1,4 @@
-"""The scores agree with their equations and with MONAI, MedPy and nnU-Net, on degenerate masks, too."""
+"""The scores agree with their equations and with MONAI, MedPy and nnU-Net, also on degenerate masks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ REGIONS = {"one": (1,), "two": (2,), "three": (3,), "whole": (1, 2, 3), "two and
 
 
 def scores(a, b, spacing=None, tolerance=1.0, protocol="default"):
-    """Of two masks."""
+    """The scores of two masks."""
     spacing = [float(s) for s in spacing or [1] * a.ndim]
     maps = a.astype(np.uint8), b.astype(np.int64)
     return compare(*maps, {"x": (1,)}, spacing, PROTOCOLS[protocol], float(tolerance))["x"]
@@ -27,7 +27,7 @@ def close(expected, rel=1e-9):
 
 @pytest.mark.parametrize("spacing", masks.SPACINGS)
 @pytest.mark.parametrize("pair", masks.PAIRS)
-def test_default_is_the_equations(pair, spacing):
+def test_default_agrees_with_the_equations(pair, spacing):
     a, b = masks.PAIRS[pair]
     settings = masks.spacing_of(spacing, a)
     expected = masks.scores(a, b, *settings)
@@ -36,11 +36,13 @@ def test_default_is_the_equations(pair, spacing):
     assert scores(b, a, *settings) == close(expected)
 
 
-@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")  # MONAI warns of itself
+@pytest.mark.filterwarnings(
+    "ignore:.*always_return_as_numpy.*:FutureWarning"
+)  # MONAI uses a deprecated function of its own
 @pytest.mark.parametrize("spacing", masks.SPACINGS)
-@pytest.mark.parametrize("pair", [p for p in masks.PAIRS if p != "row"])  # MONAI knows areas and volumes
-def test_default_is_monai(pair, spacing):
-    """To single precision, which MONAI's distances have."""
+@pytest.mark.parametrize("pair", [p for p in masks.PAIRS if p != "row"])  # MONAI needs 2-D or 3-D masks
+def test_default_agrees_with_monai(pair, spacing):
+    """To single precision, in which MONAI computes distances."""
     a, b = masks.PAIRS[pair]
     exact, tolerance = masks.spacing_of(spacing, a)
     result = scores(a, b, exact, tolerance)
@@ -59,9 +61,9 @@ def test_default_is_monai(pair, spacing):
 
 @pytest.mark.parametrize("spacing", masks.SPACINGS)
 @pytest.mark.parametrize("pair", masks.PAIRS)
-def test_published_is_medpy(pair, spacing):
+def test_published_agrees_with_medpy(pair, spacing):
     a, b = masks.PAIRS[pair]
-    settings = masks.spacing_of(spacing, a)  # which must not count
+    settings = masks.spacing_of(spacing, a)  # the spacing must not have an effect
     result = scores(a, b, *settings, protocol="published")
     a, b = a.squeeze(), b.squeeze()
     expected = {"dice": medpy.dc(a, b), "iou": medpy.jc(a, b), "hd95": medpy.hd95(a, b)}
@@ -90,11 +92,11 @@ def test_empty_masks(pair, protocol, empty):
     for _ in range(2):
         result = scores(a, b, protocol=protocol)
         assert result == expected
-        result.clear()  # what a caller does to it is no convention
+        result.clear()  # a caller that changes the result must not change the protocol
 
 
 def label_maps(shape, seed, values=4):
-    """Labels 0 to `values` - 1 as blobs; the first has no 3."""
+    """Two label maps with the labels 0 to `values` - 1 as blobs; the first one lacks label 3."""
     rng = np.random.default_rng(seed)
     masked = [masks.blobs(shape, [seed, v]) for v in range(values)]
     a, b = (np.argmax([m[n] * rng.random(shape) for m in masked], 0) for n in (0, 1))
@@ -102,7 +104,7 @@ def label_maps(shape, seed, values=4):
 
 
 class Arrays:
-    """What nnU-Net's readers do, for label maps that lie in memory."""
+    """A reader like nnU-Net's, for label maps in memory."""
 
     def __init__(self, **maps):
         self.maps = maps
@@ -119,7 +121,7 @@ def nnunet(prediction, reference, ignore=None):
 
 @pytest.mark.parametrize("ignore", [None, 3, 9])
 @pytest.mark.parametrize("shape", [(9, 8, 7), (15, 14)])
-def test_overlaps_are_those_of_nnunet(shape, ignore):
+def test_overlaps_agree_with_nnunet(shape, ignore):
     prediction, reference = label_maps(shape, 0)
     if ignore == 9:
         for seed, label_map in ((1, prediction), (2, reference)):
@@ -134,7 +136,7 @@ def test_overlaps_are_those_of_nnunet(shape, ignore):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_region_is_the_mask_of_its_values(protocol):
+def test_a_region_is_scored_as_the_mask_of_its_values(protocol):
     prediction, reference = label_maps((9, 8, 7), 0)
     settings = ((3.0, 0.75, 0.5), PROTOCOLS[protocol], 1.5)
     result = compare(prediction, reference, REGIONS, *settings)
@@ -145,8 +147,8 @@ def test_a_region_is_the_mask_of_its_values(protocol):
 
 
 @pytest.mark.parametrize("values", [(0,), (0, 1), (0, 2, 3)])
-def test_a_region_with_the_background(values):
-    """As any other: here with a hole, and label 3 in one corner alone."""
+def test_a_region_that_includes_the_background(values):
+    """It has a hole here, and label 3 is only in one corner."""
     prediction, reference = np.zeros((2, 9, 8), int)
     prediction[2:5, 2:5], prediction[0, 0] = 1, 3
     reference[3:7, 2:4], reference[0, 1] = 1, 3
@@ -156,7 +158,7 @@ def test_a_region_with_the_background(values):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("pair", ["blobs 3-D", "blobs 2-D", "full and hollow", "opposite corners"])
-def test_surroundings_do_not_count(pair, protocol):
+def test_padding_does_not_change_the_scores(pair, protocol):
     a, b = masks.PAIRS[pair]
     padded = (np.pad(m, [(3, 1), (0, 4), (2, 2)][: m.ndim]) for m in (a, b))
     spacing, tolerance = masks.spacing_of("binary", a)
@@ -164,7 +166,7 @@ def test_surroundings_do_not_count(pair, protocol):
 
 
 @pytest.mark.parametrize("pair", ["blobs 3-D", "blobs 2-D", "noise 3-D"])
-def test_other_labels_do_not_count(pair):
+def test_other_labels_do_not_change_the_scores(pair):
     a, b = masks.PAIRS[pair]
     rng = np.random.default_rng(0)
     maps = (np.where(m, 1, rng.integers(2, 7, m.shape) * (rng.random(m.shape) < 0.5)) for m in (a, b))
@@ -174,7 +176,7 @@ def test_other_labels_do_not_count(pair):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_is_predicted_where_nothing_is_compared(protocol):
+def test_predictions_in_ignored_voxels_do_not_change_the_scores(protocol):
     prediction, reference = label_maps((9, 8, 7), 3)
     ignored = masks.box(reference.shape, [(3, 6), (2, 8), (0, 4)])
     reference[ignored] = 9
@@ -187,7 +189,7 @@ def test_what_is_predicted_where_nothing_is_compared(protocol):
 
 
 @pytest.mark.parametrize("axis", range(3))
-def test_a_volume_of_one_slice_is_an_image(axis):
+def test_a_volume_of_one_slice_is_compared_as_an_image(axis):
     image = [m.astype(int) for m in masks.PAIRS["blobs 2-D"]]
     volume = [np.expand_dims(m, axis) for m in image]
     expected = compare(*image, {"x": (1,)}, (0.75, 0.5), DEFAULT, 1.5)
@@ -195,7 +197,7 @@ def test_a_volume_of_one_slice_is_an_image(axis):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1), (1, 1, 2)])
-def test_an_array_of_hardly_anything(shape):
+def test_arrays_of_one_or_two_voxels(shape):
     full = np.ones(shape, bool)
     assert scores(full, full) == {"dice": 1, "iou": 1, "hd95": 0, "assd": 0, "surface_dice": 1}
 
@@ -205,21 +207,21 @@ def test_an_array_of_hardly_anything(shape):
     ("spacing", "voxels", "tolerance"),
     [(0.1, 3, 0.3), (0.2, 5, 1.0), (0.7, 2, 1.4), (0.8, 2, 1.6), (0.9, 3, 2.7), (0.5, 2, 1.0), (3.0, 1, 3.0)],
 )
-def test_a_distance_of_the_tolerance_is_within(spacing, voxels, tolerance, start):
-    """Wherever it lies; the voxel at 0 is in both."""
+def test_a_distance_equal_to_the_tolerance_is_within_it(spacing, voxels, tolerance, start):
+    """At every position, in spite of rounding. The voxel at 0 is in both masks."""
     a, b = (masks.box((24,), [0], [5 + start + n]) for n in (0, voxels))
     assert scores(a, b, [spacing], tolerance)["surface_dice"] == 1
     assert scores(a, b, [spacing], 0.9 * tolerance)["surface_dice"] == 0.5
 
 
 @pytest.mark.parametrize("pair", ["blobs 3-D", "the same voxel", "nested", "lines 2-D"])
-def test_no_tolerance(pair):
+def test_a_tolerance_of_zero(pair):
     a, b = masks.PAIRS[pair]
     spacing, _ = masks.spacing_of("decimal", a)
     assert scores(a, b, spacing, 0)["surface_dice"] == close(masks.scores(a, b, spacing, 0))["surface_dice"]
 
 
-def test_twice_the_size_is_twice_the_distance():
+def test_distances_are_proportional_to_the_spacing():
     a, b = masks.PAIRS["blobs 3-D"]
     once, twice = scores(a, b, (3, 0.75, 0.5), 1.5), scores(a, b, (6, 1.5, 1), 3)
     assert once["hd95"] > 0
@@ -228,7 +230,7 @@ def test_twice_the_size_is_twice_the_distance():
 
 
 def test_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"one shape, got \(4, 4\) and \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"\(4, 4\) and \(4, 1\)"):
         compare(np.ones((4, 4), int), np.ones((4, 1), int), {"x": (1,)}, (1, 1), DEFAULT, 1.0)
 
 

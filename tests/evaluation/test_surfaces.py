@@ -1,4 +1,4 @@
-"""Distances between surfaces are those of the definition, voxel by voxel."""
+"""Surface distances agree with their definition, evaluated voxel by voxel."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from nnunet_xattnres.evaluation import surface_distances
 
 @pytest.mark.parametrize("spacing", masks.SPACINGS)
 @pytest.mark.parametrize("pair", masks.PAIRS)
-def test_the_definition(pair, spacing):
+def test_distances_agree_with_the_definition(pair, spacing):
     a, b = masks.PAIRS[pair]
     exact, _ = masks.spacing_of(spacing, a)
     result = surface_distances(a, b, [float(s) for s in exact])
@@ -26,15 +26,15 @@ def test_spacing_follows_the_axes(axis, distance):
     assert (result.a_to_b.tolist(), result.b_to_a.tolist()) == ([distance], [distance])
 
 
-def test_a_neighbour_across_an_edge_is_none():
-    """A box without one edge voxel: the voxel behind it touches what is missing by an edge alone, and stays inside."""
+def test_a_diagonal_neighbour_does_not_make_a_surface():
+    """A square without a corner pixel: the centre touches that pixel only diagonally, so it is no surface pixel."""
     box = np.ones((3, 3), bool)
     box[0, 0] = False
     assert len(surface_distances(box, box, (1, 1)).a_to_b) == 7
 
 
 @pytest.mark.parametrize("empty", [(0,), (1,), (0, 1)])
-def test_no_surface(empty):
+def test_an_empty_mask(empty):
     pair = np.ones((2, 3, 4), bool)
     pair[list(empty)] = False
     with pytest.raises(ValueError, match="empty"):
@@ -42,5 +42,5 @@ def test_no_surface(empty):
 
 
 def test_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"one shape, got \(1, 4\) and \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"\(1, 4\) and \(3, 4\)"):
         surface_distances(np.ones((1, 4), bool), np.ones((3, 4), bool), (1, 1))

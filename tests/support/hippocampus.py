@@ -1,4 +1,4 @@
-"""A small Decathlon folder: real Hippocampus cases where they are at hand, else volumes of the same form."""
+"""A small Decathlon folder of real Hippocampus cases, or of synthetic ones where the data set is not available."""
 
 import json
 import os
@@ -14,7 +14,7 @@ TRAINING, TEST = 10, 2
 
 
 def decathlon_folder(root: Path) -> Path:
-    """Write `root`/Task04_Hippocampus with 10 training and 2 test cases; returns it."""
+    """Make the folder `root`/Task04_Hippocampus with 10 training and 2 test cases, and return its path."""
     task = root / "Task04_Hippocampus"
     for folder in ("imagesTr", "labelsTr", "imagesTs"):
         (task / folder).mkdir(parents=True)

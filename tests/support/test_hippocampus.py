@@ -1,4 +1,4 @@
-"""The generated stand-in has the form of the real data."""
+"""The synthetic Hippocampus folder has the files and the labels of the real one."""
 
 import json
 
@@ -7,7 +7,7 @@ import SimpleITK as sitk  # noqa: N813
 from support import hippocampus
 
 
-def test_generated_folder(tmp_path, monkeypatch):
+def test_synthetic_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(hippocampus, "SOURCE", tmp_path / "nowhere")
     task = hippocampus.decathlon_folder(tmp_path)
     description = json.loads((task / "dataset.json").read_text())
