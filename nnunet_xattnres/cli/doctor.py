@@ -1,10 +1,10 @@
-"""xattnres doctor: check that nnU-Net will find and run the trainers here.
+"""xattnres doctor: check that nnU-Net will find and run the trainers on this machine.
 
-Looks at the versions, nnU-Net's four environment variables, the trainers (through nnU-Net's own look-up), the
-device, the compiler that nnU-Net's torch.compile needs on a GPU, and what computes XAttnRes there. Each problem comes
-with its cure.
+The command checks the versions of the packages, nnU-Net's environment variables, nnU-Net's own search for a trainer, a
+training step of a small network, the device, the compiler that torch.compile needs on a GPU, and the backend that
+computes XAttnRes there. Below every problem is a hint how to fix it.
 
-Exit code 1 if something is broken; warnings alone leave it at 0.
+The exit code is 1 if something is broken. Warnings do not change it.
 """
 
 import argparse
@@ -15,225 +15,233 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 from ..utils.paths import PATH_VARIABLES, WEIGHTS_VARIABLE, trainers_path
 
-# nnU-Net's look-up imports all of its own trainers, and with them timm and torchvision
+TRAINER = "nnUNetTrainerXAttnRes"
+"""The trainer that is searched for if --trainer names no other."""
+
+_THIS_PACKAGE = "nnunet-xattnres"
+# nnU-Net's search imports all of its own trainers, which import timm and torchvision
 _PACKAGES = (
-    "nnunet-xattnres", "nnunetv2", "torch", "torchvision", "timm", "triton", "dynamic-network-architectures",
+    _THIS_PACKAGE, "nnunetv2", "torch", "torchvision", "timm", "triton", "dynamic-network-architectures",
     "batchgenerators", "SimpleITK", "numpy",
 )  # fmt: skip
 
 
+class Level(Enum):
+    """How serious a finding is; the value is the mark in front of its line."""
+
+    OK = "  ok     "
+    WARNING = "! warning"
+    BROKEN = "X BROKEN "
+
+
 @dataclass
 class Finding:
-    """One line of the report: `level` is ok, warning or broken; a finding that is not ok has a cure."""
+    """One line of the report.
 
-    level: str
+    Attributes:
+        level: how serious it is.
+        subject: the package, variable, trainer or device that was checked.
+        text: one line for the user.
+        hint: how to fix it, unless the level is OK.
+    """
+
+    level: Level
+    subject: str
     text: str
-    cure: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
-        mark = {"ok": "  ok     ", "warning": "! warning", "broken": "X BROKEN "}[self.level]
-        return f"{mark} {self.text}" + (f"\n            cure: {self.cure}" if self.cure else "")
+        return f"{self.level.value} {self.text}" + (f"\n            hint: {self.hint}" if self.hint else "")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trainer", metavar="NAME", help="check this trainer only, instead of every one in the box")
+    parser.add_argument(
+        "--trainer", metavar="NAME", help=f"let nnU-Net search for this trainer (default: {TRAINER}, as an example)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    broken = 0
+    num_broken = 0
     for title, check in {
-        "versions": versions,
-        "environment": environment_variables,
-        "trainers": lambda: trainers(arguments.trainer),
-        "network": network,
-        "device": device,
+        "versions": check_versions,
+        "environment": check_environment,
+        "trainers": lambda: check_trainers(arguments.trainer),
+        "network": check_network,
+        "device": check_device,
     }.items():
         print(title)
-        for finding in _guarded(check):
+        for finding in _catch_errors(title, check):
             print(finding, flush=True)
-            broken += finding.level == "broken"
-    print(f"\n{broken} problem(s) found" if broken else "\nEverything is in place.")
-    return 1 if broken else 0
+            num_broken += finding.level is Level.BROKEN
+    print(f"\n{num_broken} problem(s) found" if num_broken else "\nNo problem found.")
+    return 1 if num_broken else 0
 
 
-def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; one that cannot even run is a finding, too."""
+def _catch_errors(title: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a check. If it raises an exception, that is a finding too."""
     try:
         yield from check()
     except Exception as error:
-        yield Finding("broken", f"this check fails: {_reason(error)}", "mend the versions above first")
+        yield Finding(Level.BROKEN, title, f"this check fails: {_reason(error)}", "fix the versions above first")
 
 
 def _reason(error: Exception) -> str:
-    """What an error says first, and the file it comes from."""
+    """The first line of an error's message, and the file that raised it."""
     lines = str(error).splitlines()
-    file = traceback.extract_tb(error.__traceback__)[-1].filename
-    return f"{type(error).__name__}: {lines[0] if lines else ''} ({file})"
+    text = type(error).__name__ + (f": {lines[0]}" if lines else "")
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
 
 
-def versions() -> Iterator[Finding]:
-    """Installed packages against this package's own requirements."""
-    yield Finding("ok", f"Python {platform.python_version()} on {platform.platform()}")
-    wanted = {}
+def check_versions() -> Iterator[Finding]:
+    """The installed packages against the requirements of this package."""
+    from packaging.requirements import Requirement
+
+    yield Finding(Level.OK, "python", f"Python {platform.python_version()} on {platform.platform()}")
+    requirements: dict[str, Requirement] = {}
     for package in _PACKAGES:
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             if package != "triton":
-                cure = "pip install . in the checkout" if package == _PACKAGES[0] else f"pip install {package}"
-                yield Finding("broken", f"{package} is not installed", cure)
+                hint = "pip install . in the checkout" if package == _THIS_PACKAGE else f"pip install {package}"
+                yield Finding(Level.BROKEN, package, f"{package} is not installed", hint)
             continue
-        if package == _PACKAGES[0]:
-            requirements = map(Requirement, importlib.metadata.requires(package) or ())
-            wanted = {r.name.lower(): r for r in requirements if r.marker is None}
-        requirement = wanted.get(package.lower())
+        if package == _THIS_PACKAGE:
+            own = map(Requirement, importlib.metadata.requires(package) or ())
+            requirements = {r.name.lower(): r for r in own if r.marker is None}
+        requirement = requirements.get(package.lower())
         if requirement and not requirement.specifier.contains(version, prereleases=True):
-            yield Finding("broken", f"{package} {version}, but {requirement} is needed", f"pip install '{requirement}'")
+            text = f"{package} {version} is installed, but {requirement} is required"
+            yield Finding(Level.BROKEN, package, text, f"pip install '{requirement}'")
         else:
-            yield Finding("ok", f"{package} {version}")
+            yield Finding(Level.OK, package, f"{package} {version}")
 
 
-def environment_variables() -> Iterator[Finding]:
-    """nnU-Net's four environment variables, and ours."""
+def check_environment() -> Iterator[Finding]:
+    """nnU-Net's four environment variables, and those of this package."""
     from ..ops.dispatch import BACKENDS, VARIABLE
 
-    if (asked_for := os.environ.get(VARIABLE)) and asked_for not in BACKENDS:
-        yield Finding(
-            "broken", f"{VARIABLE}={asked_for} names no backend",
-            f"export {VARIABLE}=auto (or {', '.join(BACKENDS[1:])})",
-        )  # fmt: skip
+    if (name := os.environ.get(VARIABLE)) and name not in BACKENDS:
+        hint = f"export {VARIABLE}=auto (or {', '.join(BACKENDS[1:])})"
+        yield Finding(Level.BROKEN, VARIABLE, f"{VARIABLE}={name} is not a backend", hint)
     weights = os.environ.get(WEIGHTS_VARIABLE)
     if weights and weights != "random" and not Path(weights).is_file():
-        cure = f"export {WEIGHTS_VARIABLE}=/a/file, or unset {WEIGHTS_VARIABLE}"
-        yield Finding("broken", f"{WEIGHTS_VARIABLE}={weights} is no file", cure)
+        hint = f"export {WEIGHTS_VARIABLE}=/path/to/a/file, or unset {WEIGHTS_VARIABLE}"
+        yield Finding(Level.BROKEN, WEIGHTS_VARIABLE, f"{WEIGHTS_VARIABLE}={weights} is not a file", hint)
     for variable in PATH_VARIABLES:
         value = os.environ.get(variable)
         if value is None:
-            yield Finding("broken", f"{variable} is not set", f"export {variable}=/a/folder/of/yours")
+            yield Finding(Level.BROKEN, variable, f"{variable} is not set", f"export {variable}=/path/to/a/folder")
         elif not Path(value).is_dir():
-            yield Finding("broken", f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
+            yield Finding(Level.BROKEN, variable, f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
         elif variable != "nnUNet_raw" and not os.access(value, os.W_OK):
-            yield Finding(
-                "broken", f"{variable}={value} cannot be written to", f"chmod u+w '{value}', or choose another"
-            )
+            hint = f"chmod u+w '{value}', or choose another folder"
+            yield Finding(Level.BROKEN, variable, f"{variable}={value} is not writable", hint)
         else:
-            yield Finding("ok", f"{variable}={value}")
-    value = os.environ.get("nnUNet_extTrainer")
-    export = 'export nnUNet_extTrainer="$(xattnres trainers)"'
+            yield Finding(Level.OK, variable, f"{variable}={value}")
+    variable, hint = "nnUNet_extTrainer", 'export nnUNet_extTrainer="$(xattnres trainers)"'
+    value = os.environ.get(variable)
     if value is None:
-        yield Finding("broken", "nnUNet_extTrainer is not set, so nnU-Net does not see the trainers", export)
-    elif trainers_path().resolve() not in [
-        Path(folder).resolve() for folder in value.split(os.pathsep) if folder.strip()
-    ]:
-        yield Finding("broken", f"nnUNet_extTrainer={value} does not lead to {trainers_path()}", export)
+        yield Finding(Level.BROKEN, variable, f"{variable} is not set, so nnU-Net does not find the trainers", hint)
+        return
+    folders = [Path(folder).resolve() for folder in value.split(os.pathsep) if folder.strip()]
+    if trainers_path().resolve() in folders:
+        yield Finding(Level.OK, variable, f"{variable}={value}")
     else:
-        yield Finding("ok", f"nnUNet_extTrainer={value}")
+        yield Finding(Level.BROKEN, variable, f"{variable}={value} does not include {trainers_path()}", hint)
 
 
-def trainers(only: str | None = None) -> Iterator[Finding]:
-    """Every trainer in the box through nnU-Net's own look-up."""
+def check_trainers(name: str | None = None) -> Iterator[Finding]:
+    """nnU-Net's own search for one trainer, which imports the trainer files as nnU-Net's commands do."""
     from ..training.catalogue import catalogue
     from ..training.lookup import look_up, nearest
 
-    names = list(catalogue(lengths=only is not None))
-    resolved, failed = [], {}
-    for name in [only] if only else names:
-        try:
-            look_up(name)
-        except Exception as error:  # a trainer file may break in any way
-            failed[name] = _reason(error)
-        else:
-            resolved.append(name)
-    if resolved:
-        found = only or f"{len(resolved)}, listed by: xattnres trainers --list"
-        yield Finding("ok", f"found by nnU-Net's look-up: {found}")
-    if not only and not resolved:
-        yield Finding(
-            "broken", f"nnU-Net's look-up finds none of them: {failed[names[0]]}",
-            "see nnUNet_extTrainer above; one broken file in any of its folders breaks the look-up of every trainer",
+    trainer = name or TRAINER
+    try:
+        look_up(trainer)
+    except Exception as error:  # importing a trainer file can raise any exception
+        names = list(catalogue(lengths=True))
+        similar = nearest(trainer, names)
+        hint = f"did you mean {similar}?" if similar else (
+            "see nnUNet_extTrainer above; one broken file in any of its folders breaks the search for every trainer"
         )  # fmt: skip
-        return
-    for name, reason in failed.items():
-        near = nearest(name, names)
-        cure = f"did you mean {near}?" if near else "see nnUNet_extTrainer above"
-        yield Finding("broken", f"{name}: {reason}", cure)
+        yield Finding(Level.BROKEN, trainer, f"nnU-Net does not find {trainer}: {_reason(error)}", hint)
+    else:
+        yield Finding(Level.OK, trainer, f"nnU-Net finds {trainer}; all trainers: xattnres trainers --list")
 
 
-def network() -> Iterator[Finding]:
-    """One training step of a small network on the CPU."""
+def check_network() -> Iterator[Finding]:
+    """The gradients of one training step of a small network on the CPU."""
     import torch
 
     from .. import XAttnResUNet
 
-    width = [4, 8]
+    features = [4, 8]
     net = XAttnResUNet(
-        input_channels=1, n_stages=2, features_per_stage=width, conv_op=torch.nn.Conv2d, kernel_sizes=3, strides=[1, 2],
-        n_conv_per_stage=2, num_classes=2, n_conv_per_stage_decoder=2, nonlin=torch.nn.LeakyReLU,
+        input_channels=1, n_stages=2, features_per_stage=features, conv_op=torch.nn.Conv2d, kernel_sizes=3,
+        strides=[1, 2], n_conv_per_stage=2, num_classes=2, n_conv_per_stage_decoder=2, nonlin=torch.nn.LeakyReLU,
     )  # fmt: skip
     net(torch.randn(1, 1, 16, 16)).square().mean().backward()
     if all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters()):
-        yield Finding("ok", "a training step of a small network gives every parameter a finite gradient")
+        text = "in a training step of a small network, all parameters have finite gradients"
+        yield Finding(Level.OK, "gradients", text)
     else:
-        yield Finding(
-            "broken", "a training step of a small network leaves parameters without a gradient", "reinstall torch"
-        )
+        text = "in a training step of a small network, some parameters have no finite gradient"
+        yield Finding(Level.BROKEN, "gradients", text, "reinstall torch")
 
 
-def device() -> Iterator[Finding]:
-    """Where nnU-Net will train, and the compiler it wants there."""
+def check_device() -> Iterator[Finding]:
+    """The GPU, and on CUDA the compiler and the backend of XAttnRes."""
     import torch
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
-            yield Finding(
-                "ok", f"CUDA {torch.version.cuda}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-            )
-        yield from compiler()
-        yield from backend()
+            text = f"CUDA {torch.version.cuda}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+            yield Finding(Level.OK, f"cuda:{index}", text)
+        yield from check_compiler()
+        yield from check_backend()
     elif torch.backends.mps.is_available():
-        yield Finding("ok", "Apple GPU: train with -device mps; nnU-Net does not compile there")
+        yield Finding(Level.OK, "mps", "Apple GPU: train with -device mps; nnU-Net does not use torch.compile there")
     else:
-        yield Finding(
-            "warning", f"no GPU: {os.cpu_count()} CPU cores",
-            "train with -device cpu, and only as a trial: nnU-Net's trainings are meant for a GPU",
-        )  # fmt: skip
+        hint = "train with -device cpu, but only to try it out: nnU-Net's trainings need a GPU"
+        yield Finding(Level.WARNING, "cpu", f"no GPU; {os.cpu_count()} CPU cores", hint)
 
 
-def backend() -> Iterator[Finding]:
-    """What computes XAttnRes on CUDA."""
+def check_backend() -> Iterator[Finding]:
+    """The backend that computes XAttnRes on CUDA."""
     from ..ops.dispatch import VARIABLE, resolve_backend, why_triton_unavailable
 
-    wanted = os.environ.get(VARIABLE) or "auto"
-    if wanted in ("torch", "reference"):
-        yield Finding("ok", f"XAttnRes is computed by '{resolve_backend(None, 'cuda')}', as {VARIABLE} says")
+    name = os.environ.get(VARIABLE) or "auto"
+    if name in ("torch", "reference"):
+        text = f"backend of XAttnRes: {resolve_backend(None, 'cuda')}, because of {VARIABLE}={name}"
+        yield Finding(Level.OK, "backend", text)
     elif reason := why_triton_unavailable("cuda"):
-        yield Finding(
-            "warning", f"XAttnRes is computed by PyTorch, slower: Triton cannot be used ({reason})",
-            "see the compiler above, or update PyTorch and the driver",
-        )  # fmt: skip
+        text = f"backend of XAttnRes: torch, which is slower than Triton; Triton cannot be used ({reason})"
+        yield Finding(Level.WARNING, "backend", text, "see the compiler above, or update PyTorch and the driver")
     else:
-        yield Finding("ok", "XAttnRes is computed by Triton")
+        yield Finding(Level.OK, "backend", "backend of XAttnRes: triton")
 
 
-def compiler() -> Iterator[Finding]:
-    """What torch.compile, which nnU-Net switches on for CUDA, needs: Triton and a C compiler."""
+def check_compiler() -> Iterator[Finding]:
+    """Triton and a C compiler, which torch.compile needs; nnU-Net uses torch.compile on CUDA."""
     if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
-        yield Finding("ok", "torch.compile is switched off (nnUNet_compile)")
+        yield Finding(Level.OK, "torch.compile", "torch.compile is switched off by nnUNet_compile")
         return
-    cure = "install it, or train without torch.compile: export nnUNet_compile=f"
+    hint = "install it, or train without torch.compile: export nnUNet_compile=f"
     try:
         importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("broken", "Triton is not installed, but nnU-Net compiles on CUDA", cure)
-    found = [c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)]
-    if found:
-        yield Finding("ok", f"C compiler for torch.compile: {shutil.which(found[0])}")
+        yield Finding(Level.BROKEN, "triton", "Triton is not installed, but nnU-Net uses torch.compile on CUDA", hint)
+    compilers = [c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)]
+    if compilers:
+        yield Finding(Level.OK, "compiler", f"C compiler for torch.compile: {shutil.which(compilers[0])}")
     else:
-        yield Finding("broken", "no C compiler, but nnU-Net compiles on CUDA", cure)
+        text = "there is no C compiler, but nnU-Net uses torch.compile on CUDA"
+        yield Finding(Level.BROKEN, "compiler", text, hint)

@@ -1,4 +1,4 @@
-"""The doctor finds what is broken, names the cure, and says nothing is broken only when nothing is."""
+"""`xattnres doctor`: every check finds what is broken and gives a hint, and a healthy machine has no problem."""
 
 import importlib.metadata
 import shutil
@@ -7,165 +7,182 @@ import pytest
 import torch
 
 from nnunet_xattnres.cli import doctor
+from nnunet_xattnres.cli.doctor import Level
 from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.ops import dispatch
-from nnunet_xattnres.training.catalogue import catalogue
 from nnunet_xattnres.utils.paths import trainers_path
+
+FOLDERS = ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"]
 
 
 @pytest.fixture
 def healthy(tmp_path, monkeypatch):
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    """A machine without a problem, whatever device the tests run on."""
+    for variable in FOLDERS:
         (tmp_path / variable).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
-    # whatever machine the tests run on
-    monkeypatch.setattr(doctor, "device", lambda: iter([doctor.Finding("ok", "a device")]))
+    for variable in ("XATTNRES_BACKEND", "XATTNRES_ENCODER_WEIGHTS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(doctor, "check_device", lambda: iter([doctor.Finding(Level.OK, "device", "a device")]))
 
 
 def broken(findings):
-    return [f for f in findings if f.level == "broken"]
+    """The findings that are broken; each has one line and a hint."""
+    result = [finding for finding in findings if finding.level is Level.BROKEN]
+    assert all(finding.hint and "\n" not in finding.text for finding in result)
+    return result
 
 
-def test_healthy(healthy, capsys):
+def lines_at(level, output):
+    return [line for line in output.splitlines() if line.startswith(level.value)]
+
+
+def test_a_healthy_machine(healthy, capsys):
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
-    assert f"found by nnU-Net's look-up: {len(catalogue())}, listed by: xattnres trainers --list" in output
-    assert "BROKEN" not in output
+    assert not lines_at(Level.BROKEN, output)
+    assert any(doctor.TRAINER in line for line in lines_at(Level.OK, output))
 
 
-@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"])
-def test_variable_not_set(healthy, monkeypatch, variable):
-    monkeypatch.delenv(variable)
-    (finding,) = broken(doctor.environment_variables())
-    assert finding.text.startswith(f"{variable} is not set")
-    assert finding.cure.startswith(f"export {variable}=")
+def test_every_check_runs(healthy, monkeypatch, capsys):
+    """A problem of each check is counted, also if the check raises an exception."""
 
+    def failing_check(*arguments):
+        raise ImportError("No module named 'nnunetv2'\nand more")
+        yield
 
-@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
-def test_folder_missing(healthy, monkeypatch, tmp_path, variable):
-    monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
-    (finding,) = broken(doctor.environment_variables())
-    assert finding.text == f"{variable}={tmp_path / 'nowhere'} is not a folder"
-
-
-def test_trainers_of_someone_else(healthy, monkeypatch, tmp_path):
-    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
-    (finding,) = broken(doctor.environment_variables())
-    assert f"does not lead to {trainers_path()}" in finding.text
-    monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path}:{trainers_path()}")
-    assert broken(doctor.environment_variables()) == []
-
-
-def test_one_broken_file_in_the_folder_is_reported(healthy, monkeypatch, tmp_path, capsys):
-    folder = tmp_path / "trainers"
-    shutil.copytree(trainers_path(), folder)
-    (folder / "aaa_broken.py").write_text("raise OSError('this file is broken')")
-    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
-    (finding,) = broken(doctor.trainers("nnUNetTrainerXAttnRes"))
-    assert "this file is broken" in finding.text
+    for name in ("versions", "environment", "trainers", "network", "device"):
+        monkeypatch.setattr(doctor, f"check_{name}", failing_check)
     assert main(["doctor"]) == 1
     output = capsys.readouterr().out
-    assert "nnU-Net's look-up finds none of them: OSError: this file is broken" in output
-    assert "aaa_broken.py" in output
+    assert len(lines_at(Level.BROKEN, output)) == 5
+    assert all("No module named 'nnunetv2' (" in line for line in lines_at(Level.BROKEN, output))
+    assert "and more" not in output
 
 
-def test_unknown_trainer(healthy, capsys):
-    assert main(["doctor", "--trainer", "nnUNetTrainerXAtnRes"]) == 1
-    output = capsys.readouterr().out
-    assert "Could not find requested nnunet trainer nnUNetTrainerXAtnRes" in output
-    assert "did you mean nnUNetTrainerXAttnRes?" in output
+class TestEnvironment:
+    @pytest.mark.parametrize("variable", [*FOLDERS, "nnUNet_extTrainer"])
+    def test_a_variable_that_is_not_set(self, healthy, monkeypatch, variable):
+        monkeypatch.delenv(variable)
+        (finding,) = broken(doctor.check_environment())
+        assert finding.subject == variable
+        assert finding.hint.startswith(f"export {variable}=")
+
+    @pytest.mark.parametrize("variable", FOLDERS)
+    def test_a_folder_that_does_not_exist(self, healthy, monkeypatch, tmp_path, variable):
+        monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+        (finding,) = broken(doctor.check_environment())
+        assert finding.subject == variable
+        assert str(tmp_path / "nowhere") in finding.text and str(tmp_path / "nowhere") in finding.hint
+
+    def test_folders_of_trainers_without_this_package(self, healthy, monkeypatch, tmp_path):
+        monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+        (finding,) = broken(doctor.check_environment())
+        assert finding.subject == "nnUNet_extTrainer" and str(trainers_path()) in finding.text
+        monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path}:{trainers_path()}")
+        assert broken(doctor.check_environment()) == []
+
+    def test_a_backend_that_does_not_exist(self, healthy, monkeypatch):
+        monkeypatch.setenv("XATTNRES_BACKEND", "cudnn")
+        (finding,) = broken(doctor.check_environment())
+        assert finding.subject == "XATTNRES_BACKEND" and "cudnn" in finding.text
+        assert all(backend in finding.hint for backend in dispatch.BACKENDS)
+
+    def test_encoder_weights_that_are_no_file(self, healthy, monkeypatch, tmp_path):
+        monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "/no/such/file")
+        (finding,) = broken(doctor.check_environment())
+        assert finding.subject == "XATTNRES_ENCODER_WEIGHTS" and "/no/such/file" in finding.text
+        (tmp_path / "weights.pth").touch()
+        for valid in ("random", str(tmp_path / "weights.pth")):
+            monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", valid)
+            assert broken(doctor.check_environment()) == []
 
 
-def test_version_that_does_not_fit(monkeypatch):
-    real = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1.0" if name == "nnunetv2" else real(name))
-    (finding,) = broken(doctor.versions())
-    assert finding.text.startswith("nnunetv2 2.1.0, but nnunetv2")
-    assert finding.cure.startswith("pip install 'nnunetv2")
+class TestTrainers:
+    def test_a_broken_trainer_file(self, healthy, monkeypatch, tmp_path):
+        folder = tmp_path / "trainers"
+        shutil.copytree(trainers_path(), folder)
+        (folder / "aaa_broken.py").write_text("raise OSError('this file is broken')")
+        monkeypatch.setenv("nnUNet_extTrainer", str(folder))
+        (finding,) = broken(doctor.check_trainers())
+        assert finding.subject == doctor.TRAINER
+        assert "this file is broken" in finding.text and "aaa_broken.py" in finding.text
+
+    def test_a_misspelt_trainer(self, healthy, capsys):
+        (finding,) = broken(doctor.check_trainers("nnUNetTrainerXAtnRes"))
+        assert finding.subject == "nnUNetTrainerXAtnRes"
+        assert "nnUNetTrainerXAttnRes?" in finding.hint
+
+    def test_a_named_trainer(self, healthy):
+        (finding,) = doctor.check_trainers("nnUNetTrainerEMCADXAttnRes_PaperBinary_1epoch")
+        assert finding.level is Level.OK
+        assert finding.subject == "nnUNetTrainerEMCADXAttnRes_PaperBinary_1epoch"
 
 
-def test_package_that_is_missing(monkeypatch):
-    real = importlib.metadata.version
+class TestVersions:
+    def test_a_version_that_is_not_supported(self, monkeypatch):
+        version = importlib.metadata.version
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda name: "2.1.0" if name == "nnunetv2" else version(name)
+        )
+        (finding,) = broken(doctor.check_versions())
+        assert finding.subject == "nnunetv2" and "2.1.0" in finding.text
+        assert finding.hint.startswith("pip install 'nnunetv2")
 
-    def version(name):
-        if name in ("SimpleITK", "triton"):
+    def test_a_package_that_is_not_installed(self, monkeypatch):
+        """Triton is optional: it is not installed on machines without CUDA."""
+        version = importlib.metadata.version
+
+        def without_two(name):
+            if name in ("SimpleITK", "triton"):
+                raise importlib.metadata.PackageNotFoundError(name)
+            return version(name)
+
+        monkeypatch.setattr(importlib.metadata, "version", without_two)
+        (finding,) = broken(doctor.check_versions())
+        assert (finding.subject, finding.hint) == ("SimpleITK", "pip install SimpleITK")
+
+    def test_nothing_is_installed(self, monkeypatch):
+        def version(name):
             raise importlib.metadata.PackageNotFoundError(name)
-        return real(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    (finding,) = broken(doctor.versions())
-    assert (finding.text, finding.cure) == ("SimpleITK is not installed", "pip install SimpleITK")
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        first, *_ = broken(doctor.check_versions())
+        assert first.subject == "nnunet-xattnres"
 
 
 def test_no_compiler_where_nnunet_compiles(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("nnUNet_compile", raising=False)
-    (finding,) = broken(doctor.compiler())
-    assert finding.text == "no C compiler, but nnU-Net compiles on CUDA"
-    assert "export nnUNet_compile=f" in finding.cure
+    (finding,) = [f for f in broken(doctor.check_compiler()) if f.subject != "triton"]
+    assert finding.subject == "compiler"
+    assert "export nnUNet_compile=f" in finding.hint
     monkeypatch.setenv("nnUNet_compile", "f")
-    assert broken(doctor.compiler()) == []
+    assert broken(doctor.check_compiler()) == []
 
 
-def test_no_gpu_is_a_warning_and_not_a_failure(monkeypatch):
+def test_no_gpu_is_a_warning(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    (finding,) = doctor.device()
-    assert finding.level == "warning"
+    (finding,) = doctor.check_device()
+    assert finding.level is Level.WARNING
 
 
-def test_not_installed_at_all(monkeypatch):
-    def version(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    first, *_ = broken(doctor.versions())
-    assert (first.text, first.cure) == ("nnunet-xattnres is not installed", "pip install . in the checkout")
+def test_the_network_has_gradients():
+    (finding,) = doctor.check_network()
+    assert finding.level is Level.OK
 
 
-def test_a_check_that_cannot_run_is_a_finding(healthy, monkeypatch, capsys):
-    def check():
-        raise ImportError("No module named 'nnunetv2'\nand more")
-        yield
-
-    monkeypatch.setattr(doctor, "network", check)
-    assert main(["doctor"]) == 1
-    output = capsys.readouterr().out
-    assert "this check fails: ImportError: No module named 'nnunetv2' (" in output
-    assert "and more" not in output
-    assert "1 problem(s) found" in output
-
-
-def test_network_finding_is_an_actual_step():
-    (finding,) = doctor.network()
-    assert finding.level == "ok"
-
-
-def test_what_computes_on_cuda(monkeypatch):
+def test_the_backend_on_cuda(monkeypatch):
     monkeypatch.delenv("XATTNRES_BACKEND", raising=False)
     monkeypatch.setattr(dispatch, "why_triton_unavailable", lambda device_type: None)
-    assert [f.text for f in doctor.backend()] == ["XAttnRes is computed by Triton"]
+    (finding,) = doctor.check_backend()
+    assert finding.level is Level.OK and "triton" in finding.text
     monkeypatch.setattr(dispatch, "why_triton_unavailable", lambda device_type: "a GeForce GTX 980 is too old for it")
-    (finding,) = doctor.backend()
-    assert finding.level == "warning"
-    assert "PyTorch, slower: Triton cannot be used (a GeForce GTX 980 is too old for it)" in finding.text
+    (finding,) = doctor.check_backend()
+    assert finding.level is Level.WARNING
+    assert "torch" in finding.text and "a GeForce GTX 980 is too old for it" in finding.text
     monkeypatch.setenv("XATTNRES_BACKEND", "torch")
-    assert [f.text for f in doctor.backend()] == ["XAttnRes is computed by 'torch', as XATTNRES_BACKEND says"]
-
-
-def test_a_backend_that_does_not_exist(healthy, monkeypatch):
-    monkeypatch.setenv("XATTNRES_BACKEND", "cudnn")
-    (finding,) = broken(doctor.environment_variables())
-    assert finding.text == "XATTNRES_BACKEND=cudnn names no backend"
-    assert finding.cure == "export XATTNRES_BACKEND=auto (or reference, torch, triton)"
-
-
-def test_encoder_weights_that_are_no_file(healthy, monkeypatch, tmp_path):
-    monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "/no/such/file")
-    (finding,) = broken(doctor.environment_variables())
-    assert finding.text == "XATTNRES_ENCODER_WEIGHTS=/no/such/file is no file"
-    (tmp_path / "weights.pth").touch()
-    for fine in ("random", str(tmp_path / "weights.pth")):
-        monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", fine)
-        assert broken(doctor.environment_variables()) == []
+    (finding,) = doctor.check_backend()
+    assert finding.level is Level.OK and "XATTNRES_BACKEND=torch" in finding.text
