@@ -1,6 +1,9 @@
 #!/usr/bin/env python
-"""`xattnres cost`, its figures kept in benchmarks/results/: python benchmarks/step.py NAME [options of the command].
+"""Run `xattnres cost` and save its results as benchmarks/results/NAME.json.
 
+python benchmarks/step.py NAME [options of xattnres cost]
+
+examples:
 python benchmarks/step.py cpu
 python benchmarks/step.py cuda --device cuda --case 2d-256 2d-512 3d-128 resencm-2d-512 resencm-3d-128
 """
