@@ -3,8 +3,8 @@
 import os
 
 # Tiny networks on many threads are slower than on one, and far slower on a busy machine. The commands that tests start
-# inherit this.
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+# inherit this; the limit holds where nnU-Net asks PyTorch for all cores.
+for variable in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS", "nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
     os.environ[variable] = "1"
 
 import pytest
@@ -20,10 +20,10 @@ from support.workspace import TRAINER, Workspace, shrink
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """With several test processes, one runs all tests of the shared workspace, which is then prepared once."""
+    """With several test processes, one runs all tests of nnU-Net's commands: it prepares what they share once."""
     for item in items:
-        if "workspace" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("workspace"))
+        if "workspace" in item.fixturenames or "nnunet" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("nnunet"))
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,8 @@ def workspace(tmp_path_factory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
     task = decathlon_folder(workspace.root)
     workspace.run(f"nnUNetv2_convert_MSD_dataset -i {task} -overwrite_id 4 -np 1")
-    workspace.run("nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres -np 1 -npfp 1 --verify_dataset_integrity")
+    command = "nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres -np 1 -npfp 1 --verify_dataset_integrity"
+    workspace.run(command, new_python=True)
     workspace.edit_plans(4, shrink)
     return workspace
 
@@ -40,4 +41,4 @@ def workspace(tmp_path_factory) -> Workspace:
 @pytest.fixture(scope="session")
 def trained_2d(workspace) -> str:
     """What `nnUNetv2_train 4 2d 0 --npz` printed."""
-    return workspace.run(f"nnUNetv2_train 4 2d 0 -tr {TRAINER} --npz -device cpu")
+    return workspace.run(f"nnUNetv2_train 4 2d 0 -tr {TRAINER} --npz -device cpu", new_python=True)

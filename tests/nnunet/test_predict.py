@@ -59,7 +59,7 @@ def test_exported_and_installed_elsewhere_it_predicts_the_same(workspace, images
     workspace.run(f"nnUNetv2_export_model_to_zip {MODEL} -c 2d -o {tmp_path / 'model.zip'}")
     elsewhere = Workspace(tmp_path)
     elsewhere.run(f"nnUNetv2_install_pretrained_model_from_zip {tmp_path / 'model.zip'}")
-    elsewhere.run(f"{PREDICT} -i {images} -o {tmp_path / 'predicted'} -c 2d")
+    elsewhere.run(f"{PREDICT} -i {images} -o {tmp_path / 'predicted'} -c 2d", new_python=True)
     before, after = segmentations(predicted["2d"]), segmentations(tmp_path / "predicted")
     assert before.keys() == after.keys()
     for name, segmentation in before.items():

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from nnunet_xattnres.utils.paths import trainers_path
 
+from . import preloaded
+
 TEST_TRAINERS = Path(__file__).parent / "trainers"
 TRAINER = "nnUNetTrainerXAttnResTest"
 
@@ -34,20 +36,36 @@ class Workspace:
         variables |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
         return os.environ | variables
 
-    def run(self, command: str, exit_code: int = 0, **variables: str) -> str:
-        """Run a command line to its end and return what it printed."""
-        name, *arguments = shlex.split(command)
-        executable = Path(sysconfig.get_path("scripts")) / name
-        process = subprocess.Popen(
-            [executable, *arguments], env=self.env | variables, cwd=self.root, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+    def run(self, command: str, exit_code: int = 0, new_python: bool = False, **variables: str) -> str:
+        """Run a command line to its end and return what it printed.
+
+        Args:
+            command: one of nnU-Net's commands or `xattnres`, with arguments.
+            exit_code: the expected one; minus the number of the signal that ends it.
+            new_python: start the installed script, as a shell does, rather than fork a process that has nnU-Net
+                imported already (`support.preloaded`).
+            variables: further environment variables.
+        """
+        arguments, log = shlex.split(command), self.root / "output.txt"
+        env = self.env | variables
+        if new_python:
+            script = Path(sysconfig.get_path("scripts")) / arguments[0]
+            with log.open("w") as file:
+                started = subprocess.Popen(
+                    [script, *arguments[1:]], env=env, cwd=self.root, stdout=file, stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )  # fmt: skip
+            wait, code = started.wait, lambda: started.returncode
+        else:
+            process = preloaded.start(arguments, env, self.root, log)
+            started, wait, code = process, process.join, lambda: process.exitcode
         try:
-            output, _ = process.communicate(timeout=900)
+            wait(900)
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        assert process.returncode == exit_code, f"{command}: exit code {process.returncode}\n{output[-3000:]}"
+                os.killpg(started.pid, signal.SIGKILL)
+        output = log.read_text()
+        assert code() == exit_code, f"{command}: exit code {code()}\n{output[-3000:]}"
         return output
 
     def dataset(self, number: int) -> str:
