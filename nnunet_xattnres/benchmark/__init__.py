@@ -1,1 +1,1 @@
-"""Stock nnU-Net against other trainers: what is compared, where it lies, how it is run, and what may be said of it."""
+"""Benchmarks of nnU-Net trainers: grid of trainings, nnU-Net's folders, commands here or on Slurm, progress, report."""

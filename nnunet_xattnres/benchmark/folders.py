@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps what a run reads and writes."""
+"""Paths in nnU-Net's three folders."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _RAW, _PREPROCESSED, _RESULTS = PATH_VARIABLES
 
 @dataclass(frozen=True)
 class NnUNetFolders:
-    """nnU-Net's three folders, and what lies in them."""
+    """nnU-Net's three folders and the paths in them."""
 
     raw: Path
     preprocessed: Path
@@ -22,41 +22,45 @@ class NnUNetFolders:
 
     @classmethod
     def from_environment(cls) -> "NnUNetFolders":
-        """The folders that nnU-Net's variables name.
+        """The folders from nnU-Net's environment variables.
 
         Raises:
-            UserError: if one is not set, or no folder.
+            UserError: if a variable is not set or does not name a folder.
         """
         folders = []
         for variable in PATH_VARIABLES:
             value = os.environ.get(variable)
             if not value or not Path(value).is_dir():
-                came = f"{variable}={value} is no folder" if value else f"{variable} is not set"
-                raise UserError(f"{came}: export {variable}=/a/folder/of/yours, as for nnU-Net")
+                problem = f"{variable}={value} is no folder" if value else f"{variable} is not set"
+                raise UserError(f"{problem}: export {variable}=/path/to/{variable}, as for nnU-Net")
             folders.append(Path(value).resolve())
         return cls(*folders)
 
     def results_for(self, repeat: int) -> Path:
-        """Where repeats lie: the first as always, the others in folders of their own."""
+        """The results folder of a repeat: nnU-Net's own for the first, repeat_1, repeat_2, ... in it for the others."""
         return self.results / f"repeat_{repeat}" if repeat else self.results
 
     def environment(self, repeat: int = 0) -> dict[str, str]:
-        """nnU-Net's variables for a run, with this package's trainers in its look-up."""
-        folders = [folder for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if folder.strip()]
-        if trainers_path() not in [Path(folder).resolve() for folder in folders]:
-            folders.append(str(trainers_path()))
+        """nnU-Net's environment variables for a run; this package's trainers are added to nnUNet_extTrainer."""
+        trainers = [path for path in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if path.strip()]
+        if trainers_path() not in [Path(path).resolve() for path in trainers]:
+            trainers.append(str(trainers_path()))
         return {
             _RAW: str(self.raw), _PREPROCESSED: str(self.preprocessed), _RESULTS: str(self.results_for(repeat)),
-            "nnUNet_extTrainer": os.pathsep.join(folders),
+            "nnUNet_extTrainer": os.pathsep.join(trainers),
         }  # fmt: skip
 
     def raw_dataset(self, experiment: ExperimentKey) -> Path:
-        """The raw dataset."""
+        """The dataset in nnUNet_raw."""
         return self.raw / experiment.dataset
 
     def preprocessed_dataset(self, experiment: ExperimentKey) -> Path:
-        """The preprocessed dataset, with plans and splits."""
+        """The dataset in nnUNet_preprocessed, with plans and splits."""
         return self.preprocessed / experiment.dataset
+
+    def splits(self, dataset: str) -> Path:
+        """nnU-Net's folds."""
+        return self.preprocessed / dataset / "splits_final.json"
 
     def plans(self, experiment: ExperimentKey) -> Path:
         return self.preprocessed_dataset(experiment) / f"{experiment.plans}.json"
@@ -74,19 +78,19 @@ class NnUNetFolders:
         return self.model(run) / f"fold_{run.fold}"
 
     def validation(self, run: Run) -> Path:
-        """Predictions of the fold's validation cases."""
+        """Predictions of the validation cases."""
         return self.fold(run) / "validation"
 
     def test_predictions(self, run: Run, folds: Sequence[int]) -> Path:
-        """Predictions of the test cases, by these folds together."""
+        """Predictions of the test cases by the ensemble of these folds."""
         return self.model(run) / f"test_folds_{'_'.join(map(str, folds))}"
 
 
 def find_dataset(name: str, folders: NnUNetFolders) -> str:
-    """The full name of a dataset given by number or name.
+    """The full name of a dataset from its number or name.
 
     Raises:
-        UserError: if there is none, or more than one.
+        UserError: if no dataset, or more than one, has this number or name.
     """
     roots = (folders.raw, folders.preprocessed)
     known = {f.name for root in roots for f in root.glob("Dataset[0-9][0-9][0-9]_*") if f.is_dir()}
@@ -95,8 +99,8 @@ def find_dataset(name: str, folders: NnUNetFolders) -> str:
     prefix = f"Dataset{int(name):03d}_" if name.isascii() and name.isdecimal() else None
     found = sorted(folder for folder in known if prefix and folder.startswith(prefix))
     if len(found) > 1:
-        raise UserError(f"more than one dataset has the number {name}: {', '.join(found)}: give the full name")
+        raise UserError(f"the number {name} is ambiguous: {', '.join(found)}; give the full name")
     if not found:
-        there = ", ".join(sorted(known)) or "nothing"
-        raise UserError(f"no dataset {name} in {folders.raw} or {folders.preprocessed}, which hold {there}")
+        existing = ", ".join(sorted(known)) or "no datasets"
+        raise UserError(f"dataset {name} is not in {folders.raw} or {folders.preprocessed}, which hold {existing}")
     return found[0]

@@ -1,9 +1,10 @@
-"""What a benchmark compares: trainers on datasets, configurations, plans and folds."""
+"""The grid of a benchmark: trainers on datasets, configurations, plans and folds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from ..utils.errors import UserError
 
@@ -12,7 +13,11 @@ FOLDS = (0, 1, 2, 3, 4)
 
 @dataclass(frozen=True, order=True)
 class ExperimentKey:
-    """What two trainings must share to be compared: dataset (Dataset004_Hippocampus), configuration and plans."""
+    """Dataset, configuration and plans: what two trainings must have in common to be compared.
+
+    >>> print(ExperimentKey("Dataset004_Hippocampus", "2d", "nnUNetPlans"))
+    Dataset004_Hippocampus, 2d, nnUNetPlans
+    """
 
     dataset: str
     configuration: str
@@ -24,13 +29,13 @@ class ExperimentKey:
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """One training: what `nnUNetv2_train` is told.
+    """One training by `nnUNetv2_train`.
 
     Attributes:
         experiment: dataset, configuration and plans.
-        trainer: the name of its class.
-        fold: 0, 1, ...; not "all", which has no validation cases of its own.
-        repeat: 0, 1, ...; nnU-Net takes no seed, so repeats differ by chance.
+        trainer: name of the trainer class.
+        fold: 0, 1, ...; "all" is not supported, because it has no validation cases of its own.
+        repeat: 0, 1, ...; repeats differ by chance, because nnU-Net takes no seed.
     """
 
     experiment: ExperimentKey
@@ -43,7 +48,7 @@ class Run:
 
     @property
     def short_name(self) -> str:
-        """The run where its experiment is known."""
+        """Trainer, fold and repeat, without the experiment."""
         return f"{self.trainer}, fold {self.fold}{self.repeat_suffix}"
 
     @property
@@ -54,13 +59,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Grid:
-    """All runs of a benchmark; the first trainer is the baseline, with which the others are compared.
+    """All trainings of a benchmark: the product of these lists. The first trainer is the baseline.
+
+    >>> grid = Grid(["Dataset004_Hippocampus"], ["nnUNetTrainer", "nnUNetTrainerXAttnRes"], folds=[0, 1])
+    >>> [run.short_name for run in grid.runs()]  # doctest: +NORMALIZE_WHITESPACE
+    ['nnUNetTrainer, fold 0', 'nnUNetTrainerXAttnRes, fold 0',
+     'nnUNetTrainer, fold 1', 'nnUNetTrainerXAttnRes, fold 1']
 
     Attributes:
-        datasets: full names.
+        datasets: full names such as Dataset004_Hippocampus.
         trainers, configurations, plans: names.
-        folds: of every one of them.
-        repeats: trainings of each.
+        folds: numbers.
+        repeats: number of trainings of each.
     """
 
     datasets: Sequence[str]
@@ -78,30 +88,33 @@ class Grid:
         return [ExperimentKey(*names) for names in product(self.datasets, self.configurations, self.plans)]
 
     def runs(self, experiment: ExperimentKey | None = None) -> Iterator[Run]:
-        """Every run, those of one fold together, so that an unfinished benchmark has pairs."""
+        """Every run; all trainers of a fold come before the next fold, so that an unfinished benchmark has pairs."""
         experiments = [experiment] if experiment else self.experiments()
-        for repeat, chosen, fold, trainer in product(range(self.repeats), experiments, self.folds, self.trainers):
-            yield Run(chosen, trainer, fold, repeat)
+        for repeat, key, fold, trainer in product(range(self.repeats), experiments, self.folds, self.trainers):
+            yield Run(key, trainer, fold, repeat)
 
     def options(self) -> dict:
-        """As a file has them."""
+        """The values by name, as benchmark.json holds them."""
         return {name: value if isinstance(value, int) else list(value) for name, value in asdict(self).items()}
 
 
 def from_options(options: dict, source: str) -> Grid:
-    """The grid of what a file, or the command line, names; single values stand for lists of one.
+    """The grid from the values of a file or of the command line; a single value stands for a list of one.
+
+    >>> from_options({"datasets": 4, "trainers": ["T", "U"], "folds": "0"}, "benchmark.yaml").folds
+    (0,)
 
     Args:
         options: values by the names of `Grid`'s fields.
-        source: where they come from, for the message.
+        source: where they come from, for error messages.
 
     Raises:
-        UserError: if a name is unknown, or a value is none of its kind.
+        UserError: if a name is unknown, or a value has the wrong type, is out of range or occurs twice.
     """
     known = [field.name for field in fields(Grid)]
     if unknown := [str(name) for name in options if name not in known]:
-        raise UserError(f"{source} has {', '.join(unknown)}, but only {', '.join(known)} are known")
-    values = {}
+        raise UserError(f"{source}: unknown name {', '.join(unknown)}; the known names are {', '.join(known)}")
+    values: dict[str, Any] = {}
     for name, value in options.items():
         if name == "repeats":
             values[name] = _whole(value, 1, f"{source}: repeats")
@@ -113,35 +126,35 @@ def from_options(options: dict, source: str) -> Grid:
             entries = [_whole(entry, 0, f"{source}: a fold") for entry in entries]
         values[name] = tuple(entries if name == "folds" else map(str, entries))
         if len(set(values[name])) < len(entries):
-            raise UserError(f"{source}: {name} has something twice: {', '.join(map(str, entries))}")
+            raise UserError(f"{source}: {name} has duplicates: {', '.join(map(str, entries))}")
     for name in ("datasets", "trainers"):
         if name not in values:
-            raise UserError(f"{source} names no {name}")
+            raise UserError(f"{source} has no {name}: name at least one")
     return Grid(**values)
 
 
-def _whole(value: object, least: int, what: str) -> int:
+def _whole(value: object, minimum: int, name: str) -> int:
     if isinstance(value, str) and value.isascii() and value.isdecimal():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise UserError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
     return value
 
 
 def read_options(path: Path) -> dict:
-    """The options in a YAML (or JSON) file, by the names of `Grid`'s fields.
+    """The options in a YAML or JSON file, by the names of `Grid`'s fields.
 
     Raises:
-        UserError: if it cannot be read, or holds something else.
+        UserError: if it cannot be read or is no mapping.
     """
     import yaml
 
     try:
-        # texts alone: YAML's own numbers take 010 for 8 and 1:30 for 90
+        # strings only: as numbers, YAML reads 010 as 8 and 1:30 as 90
         options = yaml.load(path.read_text(), yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as YAML ({reason}): see xattnres benchmark run --help") from None
     if not isinstance(options, dict):
-        raise UserError(f"{path} must name datasets and trainers, it holds {type(options).__name__}")
+        raise UserError(f"{path} must be a mapping with datasets and trainers, got {type(options).__name__}")
     return options

@@ -1,4 +1,4 @@
-"""Tasks on this machine, one on every slot: a GPU, a few of them, or a share of the CPU."""
+"""Tasks on this machine, one at a time in every slot: one or several GPUs, or a share of the CPU."""
 
 import contextlib
 import fcntl
@@ -22,49 +22,50 @@ from .state import LOCK, RECORD
 from .tasks import RunOptions, Task
 
 Slot = tuple[str, ...] | None
-"""The GPUs of a slot, as CUDA_VISIBLE_DEVICES has them; None leaves the environment as it is."""
+"""The GPUs of a slot, for CUDA_VISIBLE_DEVICES; None leaves the environment unchanged."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that did not come to its end: one line, and where to read more; `begun` unless it never ran a command."""
+    """A task that failed: the reason in one line, and whether any of its commands was started."""
 
     task: Task
     reason: str
-    begun: bool = True
+    started: bool = True
 
     def blocks(self, task: Task) -> bool:
-        """Whether another cannot be done now; plans that could not be made leave other plans' data whole."""
-        return task.depends_on(self.task) and (self.begun or task.consumes(self.task))
+        """Whether another task cannot run; a preparation that never started leaves the data of other plans intact."""
+        return task.depends_on(self.task) and (self.started or task.consumes(self.task))
 
     def __str__(self) -> str:
         return f"{self.task}: {self.reason}"
 
 
-def slots(device: str, gpus: Sequence[str] | None, num_gpus: int, jobs: int) -> list[Slot]:
-    """What can be worked on at once.
+def make_slots(device: str, gpus: Sequence[str] | None, num_gpus: int, jobs: int) -> list[Slot]:
+    """The slots of this machine.
 
     Args:
         device: "cuda", "cpu" or "mps".
-        gpus: the GPUs to use; None for all that are visible.
-        num_gpus: of every training.
-        jobs: at once, on a CPU.
+        gpus: the GPUs to use; None for all visible ones.
+        num_gpus: GPUs per training.
+        jobs: parallel trainings where the device is not "cuda".
 
     Raises:
         UserError: if there are fewer GPUs than a training needs.
     """
     if device != "cuda":
         return [None] * jobs
-    found = list(gpus) if gpus else _visible_gpus()
-    if len(found) < num_gpus:
-        raise UserError(f"a training needs {num_gpus} GPU(s), {len(found)} are here: use --device cpu, or --num-gpus")
-    return [tuple(found[i : i + num_gpus]) for i in range(0, len(found) - num_gpus + 1, num_gpus)]
+    available = list(gpus) if gpus else _visible_gpus()
+    if len(available) < num_gpus:
+        message = f"a training needs {num_gpus} GPU(s), but {len(available)} are available"
+        raise UserError(f"{message}: change --num-gpus, or use --device cpu")
+    return [tuple(available[i : i + num_gpus]) for i in range(0, len(available) - num_gpus + 1, num_gpus)]
 
 
 def _visible_gpus() -> list[str]:
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        named = [gpu.strip() for gpu in visible.split(",") if gpu.strip()]
-        return list(takewhile(lambda gpu: gpu != "-1", named))  # as CUDA does
+        names = [gpu.strip() for gpu in visible.split(",") if gpu.strip()]
+        return list(takewhile(lambda gpu: gpu != "-1", names))  # as CUDA does
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
@@ -74,23 +75,23 @@ def run_tasks(
     tasks: Sequence[Task],
     folders: NnUNetFolders,
     options: RunOptions,
-    where: Sequence[Slot],
+    slots: Sequence[Slot],
     logs: Path,
-    tell: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> list[Failure]:
-    """Run tasks that do not wait for each other; returns those that failed, once all others are done.
+    """Run tasks that do not depend on each other; returns the failures when all have ended.
 
-    However this process ends, the commands end with it.
+    However this process ends, the commands are killed with it.
 
     Args:
-        tasks: in their order.
-        folders, options: of nnU-Net's folders and commands.
-        where: the slots.
-        logs: folder for what the commands print.
-        tell: takes lines for the user.
+        tasks: in the order in which they are started.
+        folders, options: nnU-Net's folders, and options of its commands.
+        slots: one task at a time runs in each.
+        logs: folder for the output of the commands.
+        echo: prints a line for the user.
     """
     free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-    for slot in where:
+    for slot in slots:
         free.put(slot)
     stop = threading.Event()
 
@@ -100,23 +101,23 @@ def run_tasks(
             return (
                 None
                 if stop.is_set()
-                else run_task(task, folders, options, slot, logs / f"{slug(task)}.txt", tell, stop)
+                else run_task(task, folders, options, slot, logs / f"{slug(task)}.txt", echo, stop)
             )
-        except BrokenPipeError:  # nobody reads what is told: the end of everything
+        except BrokenPipeError:  # the terminal is gone: stop everything
             raise
-        except UserError as error:  # before anything was run
-            return Failure(task, str(error), begun=False)
-        except OSError as error:  # such as a disk that is full
+        except UserError as error:  # before any command was started
+            return Failure(task, str(error), started=False)
+        except OSError as error:  # such as a full disk
             return Failure(task, str(error))
         finally:
             free.put(slot)
 
-    with ThreadPoolExecutor(len(where)) as pool:
+    with ThreadPoolExecutor(len(slots)) as pool:
         try:
             futures = [pool.submit(work, task) for task in tasks]
             return [failure for future in as_completed(futures) if (failure := future.result())]
         except BaseException:
-            stop.set()  # the threads end their commands
+            stop.set()  # the threads kill their commands
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
@@ -127,32 +128,32 @@ def run_task(
     options: RunOptions,
     gpus: Slot,
     log: Path,
-    tell: Callable[[str], None],
+    echo: Callable[[str], None],
     stop: threading.Event,
 ) -> Failure | None:
-    """Run what is left of a task; None if it is done afterwards.
+    """Run the remaining commands of a task; returns the failure, or None if the task is done.
 
     Args:
-        task: what is done.
-        folders, options: of nnU-Net's folders and commands.
-        gpus: what its commands may see.
-        log: gets what they print.
-        tell: takes lines for the user.
-        stop: ends it when set.
+        task: the task.
+        folders, options: nnU-Net's folders, and options of its commands.
+        gpus: visible GPUs of its commands.
+        log: file for their output.
+        echo: prints a line for the user.
+        stop: kills the running command when it is set.
     """
     if not task.commands(folders, options):
         return None
     with _lock(task.folder(folders), stop if task.kind == "prepare" else None) as lock:
         if lock is None:
-            return Failure(task, "another process is at it: left to that")
+            return Failure(task, "another process is already running this task; skipping it")
         last = None
-        while left := task.commands(folders, options):  # which are known for sure only now
-            command = left[0]
+        while remaining := task.commands(folders, options):  # again, because another process may have run some
+            command = remaining[0]
             if command == last:
-                return Failure(task, f"{command[0]} ended well, but not all is there: see {log}")
+                return Failure(task, f"{command[0]} succeeded, but did not write all of its results: see {log}")
             for line in task.begin(folders):
-                tell(line)
-            tell(f"$ {shlex.join(command)}")
+                echo(line)
+            echo(f"$ {shlex.join(command)}")
             if reason := _run(command, task, folders, gpus, log, lock, stop):
                 return Failure(task, reason)
             task.end(folders)
@@ -162,31 +163,32 @@ def run_task(
 
 @contextlib.contextmanager
 def _lock(folder: Path, wait: threading.Event | None = None) -> Iterator[int | None]:
-    """A lock for the commands to inherit, so that it lasts as long as any of them; None if it is taken.
+    """Lock a folder; yields the lock's file descriptor, or None if another process has it.
 
-    With `wait`, it is waited for until that is set: two plans of a dataset are prepared one after the other.
+    Commands inherit the descriptor, so that the folder stays locked as long as any of them runs. With `wait`, it waits
+    for the lock until that event is set: two plans of a dataset are prepared one after the other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        taken = _take(handle)
-        while wait and not taken and not wait.is_set():
-            taken = _take(handle)
-        yield handle if taken else None
+        locked = _try_lock(handle)
+        while wait and not locked and not wait.is_set():
+            locked = _try_lock(handle)
+        yield handle if locked else None
     finally:
         os.close(handle)
 
 
-def _take(handle: int) -> bool:
+def _try_lock(handle: int) -> bool:
     for _ in range(10):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            time.sleep(0.05)  # whoever only looks at it holds it for a moment
+            time.sleep(0.05)  # `is_locked` in another process holds it for a moment
         except OSError as error:
             raise UserError(
-                f"files cannot be locked in nnU-Net's folders ({error.strerror}): mount them with locks"
+                f"the file system of nnU-Net's folders does not support locks ({error.strerror}): mount it with flock"
             ) from None
     return False
 
@@ -194,7 +196,7 @@ def _take(handle: int) -> bool:
 def _run(
     command: Sequence[str], task: Task, folders: NnUNetFolders, gpus: Slot, log: Path, lock: int, stop: threading.Event
 ) -> str | None:
-    """Run one command under `supervise.py`; returns why it failed, None if it did not."""
+    """Run one command under `supervisor.py`; returns the reason if it failed."""
     try:
         path = find_executable(command[0])
     except UserError as error:
@@ -203,8 +205,15 @@ def _run(
     if gpus is not None:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     log.parent.mkdir(parents=True, exist_ok=True)
-    lifeline, mine = os.pipe()
-    supervisor = [sys.executable, str(Path(__file__).with_name("supervisor.py")), str(lifeline), str(lock)]
+    lifeline, own_end = os.pipe()
+    supervisor = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(Path(__file__).with_name("supervisor.py")),
+        str(lifeline),
+        str(lock),
+    ]
     try:
         try:
             process = subprocess.Popen(
@@ -216,7 +225,7 @@ def _run(
         while process.poll() is None and not stop.wait(0.2):
             pass
     finally:
-        os.close(mine)  # which ends the command if it still runs
+        os.close(own_end)  # the supervisor kills the command if it still runs
     code = process.wait()
     if stop.is_set():
         return "stopped"
@@ -224,5 +233,5 @@ def _run(
 
 
 def slug(task: Task) -> str:
-    """A file name for a task."""
+    """The name of a task's log file."""
     return "".join(c if c.isalnum() else "_" for c in str(task)).replace("__", "_")

@@ -1,4 +1,4 @@
-"""What nnU-Net writes about a training while it runs: its logs and debug.json."""
+"""nnU-Net's logs and debug.json of a training."""
 
 import json
 import re
@@ -20,14 +20,13 @@ _FLOAT = re.compile(rf"(?<![\w.])({_NUMBER})(?![\w.])")
 
 @dataclass
 class Log:
-    """The epochs of a training, whichever process trained them.
+    """The epochs of a training, from the logs of all processes that trained it.
 
     Attributes:
-        epochs: of every finished epoch, by its number: train_loss, val_loss, dice (nnU-Net's mean pseudo Dice) and
-            seconds, as far as they were written.
-        starts: when training processes started; more than one where it was continued.
-        last: when the last line was written.
-        trainings: how many of the processes trained, rather than validated alone.
+        epochs: by epoch number: train_loss, val_loss, dice (nnU-Net's mean pseudo Dice) and seconds, as far as logged.
+        starts: start time of every process; more than one where the training was continued.
+        last: time of the last line.
+        trainings: number of processes that trained; the others only validated.
     """
 
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -36,13 +35,13 @@ class Log:
     trainings: int = 0
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """Epochs, and what they have under a name."""
+        """Epoch numbers, and the values with this name."""
         pairs = sorted((epoch, values[name]) for epoch, values in self.epochs.items() if name in values)
         return [epoch for epoch, _ in pairs], [value for _, value in pairs]
 
 
 def read_logs(fold: Path) -> Log:
-    """All logs of a fold; an epoch that was trained again after an interruption counts as it was at last."""
+    """All logs of a fold; of an epoch that was repeated after an interruption, the last values count."""
     log = Log()
     for file in sorted(fold.glob("training_log_*.txt"), key=_started):
         _read(file, log)
@@ -50,15 +49,15 @@ def read_logs(fold: Path) -> Log:
 
 
 def _started(file: Path) -> list[int]:
-    # nnU-Net leaves the zeros of month and day out
+    # nnU-Net writes month and day without leading zeros
     return [int(number) for number in re.findall(r"\d+", file.stem)]
 
 
 def _read(file: Path, log: Log) -> None:
     epoch = None
     first = True
-    whole_lines, _, _ = file.read_text(errors="replace").rpartition("\n")
-    for line in whole_lines.splitlines():
+    complete_lines, _, _ = file.read_text(errors="replace").rpartition("\n")
+    for line in complete_lines.splitlines():
         if time := _TIME.match(line):
             log.last = datetime.fromisoformat(time[1])
             if first:
@@ -83,12 +82,13 @@ def _read(file: Path, log: Log) -> None:
 
 @dataclass(frozen=True)
 class Debug:
-    """What debug.json says of a training; empty where it is not there.
+    """The entries of debug.json at the last start of a training; defaults where they are missing.
 
     Attributes:
-        epochs, iterations: of the whole training, of an epoch; None if unknown.
+        epochs: number of epochs of the training.
+        iterations: number of iterations per epoch.
         batch_size, device, torch, host: as nnU-Net writes them.
-        configuration: of the plans; all as they were when the training was started last.
+        configuration: the configuration in the plans.
     """
 
     epochs: int | None = None
@@ -101,7 +101,7 @@ class Debug:
 
 
 def read_debug(fold: Path) -> Debug:
-    """The fold's debug.json, as far as it can be read."""
+    """The fold's debug.json; empty if it cannot be read."""
     try:
         content = json.loads((fold / "debug.json").read_text())
     except (OSError, ValueError):

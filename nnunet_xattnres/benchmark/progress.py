@@ -1,4 +1,4 @@
-"""How far a benchmark is, and how long the rest may take."""
+"""The progress of a benchmark, and an estimate of the remaining time."""
 
 import contextlib
 import sys
@@ -15,12 +15,12 @@ from .folders import NnUNetFolders
 from .grid import Grid, Run
 from .state import State, read_state
 
-_SECONDS_BETWEEN_LOOKS = 2.0
+_POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What is left: epochs, and seconds of them if one has been trained; trainings of unknown length are counted."""
+    """Remaining epochs, their seconds if any epoch was timed, and the number of trainings of unknown length."""
 
     epochs: int
     seconds: float | None
@@ -28,7 +28,7 @@ class RemainingWork:
 
 
 def read_states(grid: Grid, folders: NnUNetFolders) -> dict[Run, State | str]:
-    """The state of every run, or one line that says why it cannot be read."""
+    """The state of every run, or an error message where it cannot be read."""
     states: dict[Run, State | str] = {}
     for run in grid.runs():
         try:
@@ -39,7 +39,7 @@ def read_states(grid: Grid, folders: NnUNetFolders) -> dict[Run, State | str]:
 
 
 def estimate_remaining(states: dict[Run, State | str]) -> RemainingWork:
-    """What is left, by the epochs of the same trainer, or else of any in the same experiment."""
+    """The remaining work; the time of an epoch is that of the run, of its trainer or of its experiment."""
     known = {run: state for run, state in states.items() if isinstance(state, State)}
     epochs, seconds, unknown, timed = 0, 0.0, 0, True
     for run, state in known.items():
@@ -51,29 +51,29 @@ def estimate_remaining(states: dict[Run, State | str]) -> RemainingWork:
         if num_epochs is None:
             unknown += 1
             continue
-        more = max(0, num_epochs - state.epochs)
-        epochs += more
-        pace = _pace(run, known)
-        timed = timed and pace is not None
-        seconds += more * (pace or 0.0)
+        remaining = max(0, num_epochs - state.epochs)
+        epochs += remaining
+        epoch_seconds = _epoch_seconds(run, known)
+        timed = timed and epoch_seconds is not None
+        seconds += remaining * (epoch_seconds or 0.0)
     return RemainingWork(epochs, seconds if timed else None, unknown)
 
 
-def _pace(run: Run, states: dict[Run, State]) -> float | None:
-    """Seconds an epoch: median over this run, else this trainer in this experiment, else any trainer in it."""
-    for alike in (
+def _epoch_seconds(run: Run, states: dict[Run, State]) -> float | None:
+    """Median seconds per epoch of this run, or of this trainer in the experiment, or of any trainer in it."""
+    for is_similar in (
         lambda other: other == run,
         lambda other: (other.experiment, other.trainer) == (run.experiment, run.trainer),
         lambda other: other.experiment == run.experiment,
     ):
-        found = [s.seconds_per_epoch for r, s in states.items() if alike(r) and s.seconds_per_epoch is not None]
-        if found:
-            return median_high(found)
+        values = [s.seconds_per_epoch for r, s in states.items() if is_similar(r) and s.seconds_per_epoch is not None]
+        if values:
+            return median_high(values)
     return None
 
 
-def status(grid: Grid, folders: NnUNetFolders, jobs: Mapping[str, str] | None = None) -> str:
-    """A line for every run, and what is left.
+def format_status(grid: Grid, folders: NnUNetFolders, jobs: Mapping[str, str] | None = None) -> str:
+    """A table with a line for every run, and a summary with the remaining time.
 
     Args:
         grid, folders: of the benchmark.
@@ -81,7 +81,7 @@ def status(grid: Grid, folders: NnUNetFolders, jobs: Mapping[str, str] | None = 
     """
     jobs = jobs or {}
     states = read_states(grid, folders)
-    rows = [["", "trainer", "fold", "state", "epochs", "s an epoch"]]
+    rows = [["", "trainer", "fold", "state", "epochs", "s/epoch"]]
     previous = None
     for run, state in sorted(states.items(), key=lambda item: (item[0].experiment, item[0].repeat)):
         experiment = f"{run.experiment}{run.repeat_suffix}"
@@ -90,39 +90,39 @@ def status(grid: Grid, folders: NnUNetFolders, jobs: Mapping[str, str] | None = 
             rows.append([title, run.trainer, str(run.fold), state])
             continue
         epochs = f"{state.epochs} of {state.num_epochs or '?'}" if state.epochs or state.num_epochs else ""
-        pace = "" if state.seconds_per_epoch is None else f"{state.seconds_per_epoch:.1f}"
-        rows.append([title, run.trainer, str(run.fold), _in_words(state, jobs.get(str(run))), epochs, pace])
+        seconds = "" if state.seconds_per_epoch is None else f"{state.seconds_per_epoch:.1f}"
+        rows.append([title, run.trainer, str(run.fold), _format_state(state, jobs.get(str(run))), epochs, seconds])
     counts: dict[str, int] = {}
     for run, state in states.items():
         running = isinstance(state, State) and (state.running or jobs.get(str(run)) == "running")
         word = "unreadable" if isinstance(state, str) else "running" if running else state.stage
         counts[word] = counts.get(word, 0) + 1
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-    table = format_table(rows, left_aligned=4)
-    return f"{table}\n\n{len(states)} trainings: {summary}.{_rest(estimate_remaining(states))}"
+    remaining = _format_remaining(estimate_remaining(states))
+    return f"{format_table(rows, left_aligned=4)}\n\n{len(states)} trainings: {summary}.{remaining}"
 
 
-def _in_words(state: State, job: str | None) -> str:
-    word = "running" if state.running else state.stage
+def _format_state(state: State, job: str | None) -> str:
+    word = "running" if state.running else str(state.stage)
     if job and job != word:
         word += f", job {job}"
     return f"{word} ({'; '.join(state.problems)})" if state.problems else word
 
 
-def _rest(rest: RemainingWork) -> str:
+def _format_remaining(rest: RemainingWork) -> str:
     if not rest.epochs and not rest.unknown:
         return ""
-    text = f" {rest.epochs} epochs are left"
+    text = f" {rest.epochs} epochs remain"
     if rest.unknown:
-        return f"{text}, and those of {rest.unknown} trainings whose length is not known before they start."
+        return f"{text}, and {rest.unknown} trainings whose number of epochs is not known before they start."
     if rest.seconds is None:
-        return f"{text}; how long they take is not known before the first."
-    return f"{text}: about {timedelta(seconds=round(rest.seconds))} one after another, without validation."
+        return f"{text}; the time is not known before the first epoch."
+    return f"{text}: about {timedelta(seconds=round(rest.seconds))} in sequence, without validation."
 
 
 @contextlib.contextmanager
 def progress(grid: Grid, folders: NnUNetFolders, shown: bool) -> Iterator[Callable[[str], None]]:
-    """A bar over all epochs while trainings run; yields what prints a line above it."""
+    """A progress bar over all epochs while trainings run; yields a function that prints a line above it."""
     from tqdm import tqdm
 
     if not shown:
@@ -131,17 +131,17 @@ def progress(grid: Grid, folders: NnUNetFolders, shown: bool) -> Iterator[Callab
     states = read_states(grid, folders)
     bar = tqdm(desc="training", unit="epoch", total=1, disable=None, leave=False, file=sys.stderr)
     _show(bar, states)
-    bar.initial = bar.n  # so that the pace is that of this session
+    bar.initial = bar.n  # so that the rate is that of this call
     stop = threading.Event()
 
-    def look() -> None:
-        took = 0.0
-        while not stop.wait(max(_SECONDS_BETWEEN_LOOKS, 20 * took)):  # logs of many long trainings take a while
+    def poll() -> None:
+        duration = 0.0
+        while not stop.wait(max(_POLL_SECONDS, 20 * duration)):  # reading the logs of many long trainings takes a while
             start = time.monotonic()
             _show(bar, read_states(grid, folders))
-            took = time.monotonic() - start
+            duration = time.monotonic() - start
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=poll, daemon=True)
     if not bar.disable:
         watcher.start()
     try:

@@ -1,4 +1,4 @@
-"""Tasks on a Slurm cluster, through submitit: arrays of jobs that wait for each other and go on when requeued."""
+"""Tasks as jobs of a Slurm cluster, through submitit: arrays that depend on each other and continue when requeued."""
 
 import contextlib
 import io
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,20 +20,19 @@ from .local import run_task, slug
 from .state import CHECKPOINTS
 from .tasks import RunOptions, Task, Train
 
-_NOT_WRITTEN = 2  # exit code of a report that there is not, rather than of one that names what is missing
-_REQUEUES = 1000  # a training longer than its time limit comes back as often as it must
+_MAX_REQUEUES = 1000  # a training that is longer than the time limit is requeued as often as needed
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """What every job asks for.
+    """Resources of every job.
 
     Attributes:
-        time: limit in minutes; a training that reaches it is requeued and goes on.
-        partition, memory_gb, cpus: None leaves them to the cluster.
-        parallel: jobs of an array at once.
-        warning: seconds before the limit at which a job is stopped and requeued.
-        options: further ones of sbatch, by name.
+        time: time limit in minutes; a training that reaches it is requeued and continues.
+        partition, memory_gb, cpus: None for the cluster's default.
+        parallel: jobs of an array at the same time.
+        warning: seconds before the time limit at which a job is stopped and requeued.
+        options: further options of sbatch, by name.
         setup: shell lines before the job, such as `module load cuda`.
     """
 
@@ -47,39 +46,39 @@ class Slurm:
     setup: tuple[str, ...] = ()
 
 
-class Work:
-    """A task as a job: what is left of it is found out when it starts, so that it may start again and again."""
+class TaskJob:
+    """A task as a job; the remaining commands are determined when it starts, so that it can be requeued."""
 
     def __init__(self, task: Task, folders: NnUNetFolders, options: RunOptions, log: Path, minutes: int):
         self.task, self.folders, self.options, self.log, self.minutes = task, folders, options, log, minutes
         self.stop: threading.Event | None = None
 
     def __call__(self) -> None:
-        self.stop, self.began, self.saved = threading.Event(), time.monotonic(), self._saved()
-        failure = run_task(self.task, self.folders, self.options, None, self.log, partial(print, flush=True), self.stop)
-        if failure:
+        self.stop, self.started, self.saved = threading.Event(), time.monotonic(), self._checkpoint()
+        echo = partial(print, flush=True)
+        if failure := run_task(self.task, self.folders, self.options, None, self.log, echo, self.stop):
             raise StepFailedError(str(failure))
 
     def checkpoint(self):
-        """Before the time is up: end the command and be requeued, unless all of the time was not enough to get on.
+        """Stop the command and requeue the job; submitit calls this before the time limit and on preemption.
 
         Raises:
-            StepFailedError: if the job has run for its full time and would only begin where it began.
+            StepFailedError: if the job ran for its full time without a new checkpoint, so that requeuing is useless.
         """
         from submitit.helpers import DelayedSubmission
 
         if self.stop:
-            # in a thread, for this is a signal's handler, and the one that it interrupts may hold the event's lock
+            # this is a signal handler: the code that it interrupts may hold the event's lock, hence the thread
             threading.Thread(target=self.stop.set).start()
-            if time.monotonic() - self.began >= 0.8 * 60 * self.minutes and self._saved() == self.saved:
+            if time.monotonic() - self.started >= 0.8 * 60 * self.minutes and self._checkpoint() == self.saved:
                 raise StepFailedError(
-                    f"{self.task}: {self.minutes} minutes are too short, for they end where they began (nnU-Net saves "
-                    "a training every 50 epochs, and what is no training begins anew): give the jobs more with --time"
+                    f"{self.task}: the time limit of {self.minutes} minutes is too short, no checkpoint was saved "
+                    "(nnU-Net saves every 50 epochs; other tasks start from scratch): give jobs more time with --time"
                 )
-        return DelayedSubmission(Work(self.task, self.folders, self.options, self.log, self.minutes))
+        return DelayedSubmission(TaskJob(self.task, self.folders, self.options, self.log, self.minutes))
 
-    def _saved(self) -> tuple[str, int] | None:
-        """The checkpoint that a training would go on from, and when it was written."""
+    def _checkpoint(self) -> tuple[str, int] | None:
+        """The checkpoint from which a training would continue, and its time."""
         if isinstance(self.task, Train):
             for name in CHECKPOINTS:
                 if (file := self.folders.fold(self.task.run) / name).exists():
@@ -87,123 +86,121 @@ class Work:
         return None
 
 
-class Report:
-    """The report as a job."""
-
-    def __init__(self, out: Path):
-        self.out = out
-
-    def __call__(self) -> None:
-        from ..cli.main import main
-
-        if main(["benchmark", "report", "--out", str(self.out)]) == _NOT_WRITTEN:
-            raise StepFailedError("there is no report: see above")
-
-
 def submit(
-    phases: Sequence[Sequence[Task]], folders: NnUNetFolders, options: RunOptions, slurm: Slurm, out: Path
+    phases: Sequence[Sequence[Task]],
+    folders: NnUNetFolders,
+    options: RunOptions,
+    slurm: Slurm,
+    out: Path,
+    last: Callable[[], None],
 ) -> list[str]:
-    """Submit what is left; returns a line for every array of jobs.
+    """Submit the tasks that are not done; returns one message for every array of jobs.
 
-    Tasks that need the same others are one array, which starts when these have ended well; the report comes when all
-    have ended, however. A task whose job still waits or runs is not submitted again.
+    Tasks with the same dependencies are one array, which starts when these have succeeded. A task whose job is still
+    pending or running is not submitted again.
 
     Args:
-        phases: tasks; each needs none but earlier ones.
-        folders, options: of nnU-Net's folders and commands.
-        slurm: what the jobs ask for.
-        out: of logs and the report; on a file system that the nodes share.
+        phases: tasks; each depends on tasks of earlier phases only.
+        folders, options: nnU-Net's folders, and options of its commands.
+        slurm: resources of the jobs.
+        out: folder for logs, on a file system that all nodes share.
+        last: job that starts when all others have ended, whether they succeeded or not.
 
     Raises:
-        UserError: if there is no Slurm here, or it refuses a job.
+        UserError: if there is no Slurm here, or it rejects a job.
     """
     if not shutil.which("sbatch") or not shutil.which("srun"):
-        raise UserError("there is no sbatch here: run this where jobs are submitted, or without --slurm")
-    out = out.absolute()
+        raise UserError("sbatch was not found: run this command on a node that can submit jobs, or without --slurm")
     active = active_jobs()
     jobs = {name: job for name, job in read_jobs(out).items() if job in active}
-    said = [f"{len(jobs)} jobs of before still wait or run"] if jobs else []
+    messages = [f"{len(jobs)} previously submitted jobs are still pending or running"] if jobs else []
     earlier: list[Task] = []
     submitted = False
     for tasks in phases:
         arrays: dict[tuple[str, ...], list[Task]] = {}
         for task in tasks:
             try:
-                left = str(task) not in jobs and bool(task.commands(folders, options))
+                todo = str(task) not in jobs and bool(task.commands(folders, options))
             except UserError as error:
-                said.append(f"left out: {error}")
+                messages.append(f"not submitted: {error}")
                 continue
-            if left:
-                needed = tuple(jobs[str(other)] for other in earlier if str(other) in jobs and task.depends_on(other))
-                arrays.setdefault(needed, []).append(task)
-        for needed, members in arrays.items():
-            work = [Work(task, folders, options, out / "logs" / f"{slug(task)}.txt", slurm.time) for task in members]
+            if todo:
+                before = tuple(jobs[str(other)] for other in earlier if str(other) in jobs and task.depends_on(other))
+                arrays.setdefault(before, []).append(task)
+        for before, members in arrays.items():
+            work = [TaskJob(task, folders, options, out / "logs" / f"{slug(task)}.txt", slurm.time) for task in members]
             gpus = options.num_gpus if options.device == "cuda" and members[0].uses_gpu else None
-            ids = _submit(work, slurm, out, members[0].kind, gpus, "afterok", needed)
+            ids = _submit(work, slurm, out, members[0].kind, gpus, "afterok", before)
             jobs |= zip(map(str, members), ids, strict=True)
-            _keep_jobs(jobs, out)
+            write_atomic(_jobs_file(out), json.dumps(jobs, indent=1) + "\n")
             submitted = True
-            said.append(f"{len(ids)} x {members[0].kind}: job {ids[0]}" + (f" to {ids[-1]}" if len(ids) > 1 else ""))
+            messages.append(
+                f"{len(ids)} x {members[0].kind}: job {ids[0]}" + (f" to {ids[-1]}" if len(ids) > 1 else "")
+            )
         earlier += tasks
     if submitted:
-        (report,) = _submit([Report(out)], slurm, out, "report", None, "afterany", tuple(jobs.values()))
-        said.append(f"report, after all of them: job {report}")
-    return said
+        (job,) = _submit([last], slurm, out, "report", None, "afterany", tuple(jobs.values()))
+        messages.append(f"report, after all others: job {job}")
+    return messages
 
 
 def _submit(
-    work: Sequence[object], slurm: Slurm, out: Path, kind: str, gpus: int | None, after: str, needed: Sequence[str]
+    work: Sequence[Callable[[], None]],
+    slurm: Slurm,
+    out: Path,
+    kind: str,
+    gpus: int | None,
+    condition: str,
+    before: Sequence[str],
 ) -> list[str]:
-    """Job ids of an array of callables."""
+    """Submit an array of callables that starts after the jobs `before`; returns the job ids."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
-    further = dict(slurm.options) | {"requeue": True, "kill-on-invalid-dep": "yes"}
-    if needed:
-        further["dependency"] = f"{after}:{':'.join(needed)}"
+    additional = dict(slurm.options) | {"requeue": True, "kill-on-invalid-dep": "yes"}
+    if before:
+        additional["dependency"] = f"{condition}:{':'.join(before)}"
     parameters = {
         "job_name": f"xattnres-{kind}", "time": slurm.time, "array_parallelism": slurm.parallel,
         "signal_delay_s": slurm.warning, "setup": list(slurm.setup) or None, "partition": slurm.partition,
         "cpus_per_task": slurm.cpus, "mem": f"{slurm.memory_gb}GB" if slurm.memory_gb else None,
-        "gpus_per_node": gpus, "additional_parameters": further,
+        "gpus_per_node": gpus, "additional_parameters": additional,
     }  # fmt: skip
-    executor, said = SlurmExecutor(out / "slurm", max_num_timeout=_REQUEUES), io.StringIO()
+    executor, output = SlurmExecutor(out / "slurm", max_num_timeout=_MAX_REQUEUES), io.StringIO()
     try:
         executor.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
-        # submitit passes on what sbatch says, which is in its error as well
-        with contextlib.redirect_stderr(said), executor.batch():
+        # submitit prints what sbatch prints, which its error has as well
+        with contextlib.redirect_stderr(output), executor.batch():
             jobs = [executor.submit(one) for one in work]
     except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
         reason = " ".join(str(getattr(error, "stderr", None) or error).split())
-        raise UserError(f"Slurm refuses the jobs ({reason}): see --partition, --time and --slurm-option") from None
-    print(said.getvalue(), end="", file=sys.stderr)
+        raise UserError(f"Slurm rejects the jobs ({reason}): check --partition, --time and --slurm-option") from None
+    print(output.getvalue(), end="", file=sys.stderr)
     return [job.job_id for job in jobs]
 
 
+def _jobs_file(out: Path) -> Path:
+    return out / "slurm" / "jobs.json"
+
+
 def read_jobs(out: Path) -> dict[str, str]:
-    """Job ids of tasks by their names, as they were submitted last."""
-    path = out / "slurm" / "jobs.json"
-    return read_json(path, "the jobs of a benchmark") if path.exists() else {}
+    """Ids of the last submitted jobs, by the text of their task."""
+    return read_json(_jobs_file(out), "the jobs of a benchmark") if _jobs_file(out).exists() else {}
 
 
-def _keep_jobs(jobs: Mapping[str, str], out: Path) -> None:
-    write_atomic(out / "slurm" / "jobs.json", json.dumps(jobs, indent=1) + "\n")
-
-
-def active_jobs() -> dict[str, str]:
-    """State by id of the jobs that Slurm has not finished; empty where there is no Slurm.
+def active_jobs() -> Mapping[str, str]:
+    """State of every pending or running job, by id; empty where there is no Slurm.
 
     Raises:
         UserError: if Slurm does not answer.
     """
     if not shutil.which("squeue"):
         return {}
+    command = ["squeue", "--noheader", "--array", "--all", "--format=%i %T"]
     try:
-        answer = subprocess.run(
-            ["squeue", "--noheader", "--array", "--all", "--format=%i %T"], capture_output=True, text=True, timeout=120
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     except subprocess.TimeoutExpired:
-        answer = None
-    if answer is None or answer.returncode:
-        raise UserError(f"Slurm does not answer ({answer.stderr.strip() if answer else 'squeue hangs'}): try later")
-    return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines())
+        raise UserError("Slurm does not answer (squeue timed out): try again later") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"Slurm does not answer ({error.stderr.strip()}): try again later") from None
+    return dict(line.split(maxsplit=1) for line in result.stdout.splitlines())

@@ -1,11 +1,12 @@
-"""The work of a benchmark as nnU-Net's own commands: prepare, train, predict the test cases."""
+"""The tasks of a benchmark as nnU-Net's own commands: prepare, train, predict the test cases."""
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_atomic
@@ -19,46 +20,61 @@ _PLANNERS = {
     "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
     "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
 }
-"""Planners of the plans that nnU-Net makes under names of its own."""
+"""nnU-Net's planners by the names of their plans."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What is the same for every command: device ("cuda", "cpu", "mps"), GPUs of a training, processes."""
+    """Options of every command: device ("cuda", "cpu" or "mps"), GPUs per training, worker processes."""
 
     device: str = "cuda"
     num_gpus: int = 1
     processes: int = 8
 
 
-class Task(Protocol):
-    """Some work with one command at a time.
+class Task(ABC):
+    """A unit of work that consists of nnU-Net commands.
 
-    `commands` says what is left, as far as can be known, so that it is empty when all is done; the first is run, and
-    then it is asked again. `begin` is called before and `end` after each that ended well. `needs` says whether it must
-    wait for another task, `uses` whether for what that makes.
+    `commands` returns the remaining commands, as far as they are known; it is empty if the task is done. The first is
+    run, then `commands` is called again. `begin` is called before every command and returns messages for the user,
+    `end` after every one that succeeded. `depends_on` tells whether the task must wait for another, `consumes` whether
+    it also reads its results. `folder` is locked while the task runs.
     """
 
-    kind: str
-    uses_gpu: bool
-    repeat: int
+    kind: ClassVar[str]
+    uses_gpu: ClassVar[bool]
 
+    @property
+    def repeat(self) -> int:
+        return 0
+
+    @abstractmethod
     def __str__(self) -> str: ...
+
+    @abstractmethod
     def depends_on(self, other: "Task") -> bool: ...
+
+    @abstractmethod
     def consumes(self, other: "Task") -> bool: ...
+
+    @abstractmethod
     def commands(self, folders: NnUNetFolders, options: RunOptions) -> list[list[str]]: ...
+
+    @abstractmethod
     def begin(self, folders: NnUNetFolders) -> list[str]: ...
+
+    @abstractmethod
     def end(self, folders: NnUNetFolders) -> None: ...
+
+    @abstractmethod
     def folder(self, folders: NnUNetFolders) -> Path: ...
 
 
-class _Marked:
-    """A task whose folder shows between begin and end that it is unfinished, so that a kill is noticed."""
-
-    marker = ".unfinished"
+class _MarkedTask(Task):
+    """A task with a marker file in its folder between begin and end, which shows that it was killed."""
 
     def _marker(self, folders: NnUNetFolders) -> Path:
-        return self.folder(folders) / self.marker
+        return self.folder(folders) / ".unfinished"
 
     def begin(self, folders: NnUNetFolders) -> list[str]:
         self._marker(folders).touch()
@@ -69,15 +85,14 @@ class _Marked:
 
 
 @dataclass(frozen=True)
-class Prepare(_Marked):
-    """Plan and preprocess a dataset, as far as nobody has."""
+class Prepare(_MarkedTask):
+    """Plan and preprocess a dataset, as far as this is not done."""
 
     dataset: str
     plans: str
     configurations: tuple[str, ...]
     kind = "prepare"
     uses_gpu = False
-    repeat = 0
 
     def __str__(self) -> str:
         return f"prepare {self.dataset}, {self.plans}"
@@ -90,9 +105,8 @@ class Prepare(_Marked):
     def folder(self, folders: NnUNetFolders) -> Path:
         return folders.preprocessed / self.dataset
 
-    @property
-    def marker(self) -> str:
-        return f".{self.plans}.unfinished"
+    def _marker(self, folders: NnUNetFolders) -> Path:
+        return self.folder(folders) / f".{self.plans}.unfinished"  # plans share this folder
 
     def _experiments(self) -> list[ExperimentKey]:
         return [ExperimentKey(self.dataset, configuration, self.plans) for configuration in self.configurations]
@@ -100,11 +114,11 @@ class Prepare(_Marked):
     def commands(self, folders: NnUNetFolders, options: RunOptions) -> list[list[str]]:
         number, n = str(int(self.dataset[7:10])), str(options.processes)
         planning = [] if self._is_planned(folders) else [self._plan(number, n)]
-        left = [s.configuration for s in self._experiments() if planning or not self._is_preprocessed(s, folders)]
-        if not left:
+        todo = [e.configuration for e in self._experiments() if planning or not self._is_preprocessed(e, folders)]
+        if not todo:
             return []
-        preprocess = ["nnUNetv2_preprocess", "-d", number, "-plans_name", self.plans, "-c", *left]
-        return [*planning, [*preprocess, "-np", *[n] * len(left)]]
+        preprocess = ["nnUNetv2_preprocess", "-d", number, "-plans_name", self.plans, "-c", *todo]
+        return [*planning, [*preprocess, "-np", *[n] * len(todo)]]
 
     def _is_planned(self, folders: NnUNetFolders) -> bool:
         return folders.plans(self._experiments()[0]).exists()
@@ -112,25 +126,25 @@ class Prepare(_Marked):
     def _plan(self, number: str, processes: str) -> list[str]:
         if self.plans not in _PLANNERS:
             known = ", ".join(_PLANNERS)
-            raise UserError(f"{self.dataset} has no plans {self.plans}: make them first, or choose of {known}")
-        # without preprocessing, which would empty folders that these plans share with others
+            raise UserError(f"{self.dataset} has no plans {self.plans}: create them first, or choose one of {known}")
+        # without preprocessing, which would empty folders that other plans use as well
         command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-npfp", processes, "--verify_dataset_integrity"]
         planner = _PLANNERS[self.plans]
         return [*command, "--no_pp", *(["-pl", planner] if planner else [])]
 
     def begin(self, folders: NnUNetFolders) -> list[str]:
-        return super().begin(folders) if self._is_planned(folders) else []  # planning leaves no cases
+        return super().begin(folders) if self._is_planned(folders) else []  # planning writes no cases
 
     def _is_preprocessed(self, experiment: ExperimentKey, folders: NnUNetFolders) -> bool:
         folder = _preprocessed(experiment, folders)
         if not folder.is_dir() or not any(folder.iterdir()) or self._marker(folders).exists():
-            return False  # nnU-Net preprocesses from the start whatever is there, and a kill leaves a file torn
-        found = set(_identifiers(folder))
-        whole = {case for case in found if (folder / f"{case}.pkl").exists()}  # which is written last
-        return bool(found) and found == whole and found >= self._cases(folders)
+            return False  # a killed preprocessing leaves an incomplete file, and nnU-Net always starts from scratch
+        existing = set(_identifiers(folder))
+        complete = {case for case in existing if (folder / f"{case}.pkl").exists()}  # the file that is written last
+        return bool(existing) and existing == complete and existing >= self._cases(folders)
 
     def _cases(self, folders: NnUNetFolders) -> set[str]:
-        """Training cases of the raw dataset; none where only the preprocessed one is there."""
+        """Training cases of the raw dataset; empty if there is only a preprocessed one."""
         from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
         raw = folders.raw / self.dataset
@@ -144,8 +158,8 @@ class Prepare(_Marked):
 
 
 @dataclass(frozen=True)
-class Train:
-    """One training with its validation, from wherever it stands."""
+class Train(Task):
+    """One training with its validation, from the last checkpoint on."""
 
     run: Run
     kind = "train"
@@ -155,11 +169,11 @@ class Train:
         return str(self.run)
 
     def depends_on(self, other: Task) -> bool:
-        # plans share folders of cases, which nnU-Net empties before it fills them
+        # plans share folders of preprocessed cases, which nnU-Net empties before it fills them
         return isinstance(other, Prepare) and other.dataset == self.run.experiment.dataset
 
     def consumes(self, other: Task) -> bool:
-        return self.depends_on(other) and other.plans == self.run.experiment.plans
+        return self.depends_on(other) and isinstance(other, Prepare) and other.plans == self.run.experiment.plans
 
     @property
     def repeat(self) -> int:
@@ -175,62 +189,62 @@ class Train:
         if stage == "different splits":
             fold = folders.fold(self.run)
             raise UserError(
-                f"{fold} was validated on other cases than splits_final.json has for this fold, so it may have been "
-                "trained on these: move it away to train it anew"
+                f"{fold} was validated on other cases than splits_final.json has for this fold and may have been "
+                "trained on these: move it away to train again"
             )
-        # without a checkpoint, --c starts anew; with the final one, it would write that again
+        # without a checkpoint, --c starts from scratch; with the final one, --c would write that again
         return [[*self.command(options), "--val" if stage == "to validate" else "--c"]]
 
     def command(self, options: RunOptions) -> list[str]:
-        """The training from its start."""
+        """The command that trains from scratch."""
         experiment = self.run.experiment
         command = ["nnUNetv2_train", experiment.dataset, experiment.configuration, str(self.run.fold)]
         command += ["-tr", self.run.trainer, "-p", experiment.plans, "-device", options.device]
         return command + (["-num_gpus", str(options.num_gpus)] if options.num_gpus > 1 else [])
 
     def begin(self, folders: NnUNetFolders) -> list[str]:
-        """Set torn checkpoints aside, and make the splits, which two trainings at once would write over each other."""
-        said = []
+        """Rename incomplete checkpoints, and write the splits, which parallel trainings would all write at once."""
+        messages = []
         for name in CHECKPOINTS:
             file = folders.fold(self.run) / name
             if file.exists() and not is_checkpoint(file):
-                aside = next(p for n in range(1, 1000) if not (p := file.with_suffix(f".broken{n}")).exists())
-                file.rename(aside)
-                said.append(f"{file} is no whole checkpoint: set aside as {aside.name}")
+                renamed = next(p for n in range(1, 1000) if not (p := file.with_suffix(f".broken{n}")).exists())
+                file.rename(renamed)
+                messages.append(f"{file} is incomplete: renamed to {renamed.name}")
         make_splits(self.run.experiment, folders)
         folds = len(read_splits(self.run.experiment, folders) or [])
         if self.run.fold >= folds:
-            path = folders.preprocessed_dataset(self.run.experiment) / "splits_final.json"
-            raise UserError(f"{path} has {folds} folds, no fold {self.run.fold}: nnU-Net would split at random")
-        return said
+            path = folders.splits(self.run.experiment.dataset)
+            raise UserError(
+                f"{path} has {folds} folds, not fold {self.run.fold}: nnU-Net would train it on a random split"
+            )
+        return messages
 
     def end(self, folders: NnUNetFolders) -> None:
         pass
 
 
 def make_splits(experiment: ExperimentKey, folders: NnUNetFolders) -> None:
-    """Write nnU-Net's own five folds where there are none, with its own function."""
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
+    """Write nnU-Net's default five folds, with nnU-Net's own function, if there are none."""
     with _SPLITTING:
         if read_splits(experiment, folders) is not None:
             return
+        from nnunetv2.utilities.crossval_split import generate_crossval_split
+
         folder = _preprocessed(experiment, folders)
         try:
-            found = generate_crossval_split(sorted(_identifiers(folder)))
+            folds = generate_crossval_split(sorted(_identifiers(folder)))
         except ValueError as error:
             raise UserError(f"{folder} cannot be split into five folds ({error}): write a splits_final.json") from None
-        splits = [{part: [str(case) for case in fold[part]] for part in fold} for fold in found]
-        write_atomic(
-            folders.preprocessed_dataset(experiment) / "splits_final.json", json.dumps(splits, indent=4) + "\n"
-        )
+        splits = [{part: [str(case) for case in fold[part]] for part in fold} for fold in folds]
+        write_atomic(folders.splits(experiment.dataset), json.dumps(splits, indent=4) + "\n")
 
 
 _SPLITTING = threading.Lock()  # trainings start in threads of one process
 
 
 def _preprocessed(experiment: ExperimentKey, folders: NnUNetFolders) -> Path:
-    """Where nnU-Net keeps the cases of a configuration, which may be those of another."""
+    """The folder of a configuration's preprocessed cases, which may be inherited from another configuration."""
     configurations = read_plans(experiment, folders)["configurations"]
     configuration = configurations[experiment.configuration]
     while "data_identifier" not in configuration and configuration.get("inherits_from") in configurations:
@@ -244,12 +258,12 @@ def _identifiers(folder: Path) -> list[str]:
     try:
         return infer_dataset_class(str(folder)).get_identifiers(str(folder))
     except AssertionError:
-        raise UserError(f"{folder} has files that nnU-Net does not know: move them away") from None
+        raise UserError(f"{folder} has files that nnU-Net cannot read: move them away") from None
 
 
 @dataclass(frozen=True)
-class Predict(_Marked):
-    """The test cases, predicted by all folds of a trainer together."""
+class Predict(_MarkedTask):
+    """Predict the test cases with the ensemble of all folds of a trainer."""
 
     runs: tuple[Run, ...]
     kind = "predict"
@@ -265,7 +279,9 @@ class Predict(_Marked):
         return isinstance(other, Prepare) and other.dataset == self.runs[0].experiment.dataset
 
     def consumes(self, other: Task) -> bool:
-        return self.depends_on(other) and (isinstance(other, Train) or other.plans == self.runs[0].experiment.plans)
+        return self.depends_on(other) and not (
+            isinstance(other, Prepare) and other.plans != self.runs[0].experiment.plans
+        )
 
     @property
     def repeat(self) -> int:
@@ -290,14 +306,14 @@ class Predict(_Marked):
         return [[*command, "-npp", n, "-nps", n, "-device", options.device]]
 
     def is_done(self, folders: NnUNetFolders) -> bool:
-        """Whether every test case is predicted; where there is none, there is nothing to do."""
+        """Whether every test case is predicted; also if there are none."""
         files = self._files(folders)
         return not files or (not self._marker(folders).exists() and all(file.exists() for file in files))
 
     def is_outdated(self, folders: NnUNetFolders) -> bool:
-        """Whether a fold has been trained since the test cases were predicted."""
-        networks = [path for run in self.runs if (path := folders.fold(run) / "checkpoint_final.pth").exists()]
-        trained = max((path.stat().st_mtime for path in networks), default=0.0)
+        """Whether a fold was trained after the test cases were predicted."""
+        checkpoints = [path for run in self.runs if (path := folders.fold(run) / "checkpoint_final.pth").exists()]
+        trained = max((path.stat().st_mtime for path in checkpoints), default=0.0)
         return any(file.stat().st_mtime < trained for file in self._files(folders))
 
     def _files(self, folders: NnUNetFolders) -> list[Path]:
@@ -314,7 +330,7 @@ def _ending(dataset: Path) -> str:
 
 
 def find_test_cases(experiment: ExperimentKey, folders: NnUNetFolders) -> list[str]:
-    """Cases of imagesTs that have a reference in labelsTs."""
+    """Cases of imagesTs with a reference in labelsTs."""
     folder = folders.raw_dataset(experiment)
     if not (folder / "labelsTs").is_dir() or not (folder / "imagesTs").is_dir():
         return []

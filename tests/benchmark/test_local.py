@@ -1,4 +1,4 @@
-"""Tasks on this machine, with commands like nnU-Net's: to their end, or ended with whoever started them."""
+"""Tasks on this machine with miniature nnU-Net commands: results, slots, locks, failures and kills."""
 
 import collections
 import contextlib
@@ -36,7 +36,7 @@ from support.trees import contents, snapshot
 
 from nnunet_xattnres.benchmark import local
 from nnunet_xattnres.benchmark.grid import Grid
-from nnunet_xattnres.benchmark.local import Failure, run_tasks, slots, slug
+from nnunet_xattnres.benchmark.local import Failure, make_slots, run_tasks, slug
 from nnunet_xattnres.benchmark.state import LOCK, RECORD, is_locked, read_state
 from nnunet_xattnres.benchmark.tasks import (
     Predict,
@@ -58,13 +58,13 @@ COMMANDS = ("nnUNetv2_train", "nnUNetv2_plan_and_preprocess", "nnUNetv2_preproce
 
 
 class Workplace:
-    """nnU-Net's folders and commands that work in them."""
+    """nnU-Net's folders, and miniature commands that work in them."""
 
     def __init__(self, root: Path):
         self.root, self.folders, self.scripts = root, make_folders(root), root / "bin"
         self.folder, self.logs = root / "miniature", root / "out" / "logs"
         self.entry = f"WORKPLACE={root}"
-        self.told: list[str] = []
+        self.printed: list[str] = []
         self.scripts.mkdir()
         for name in COMMANDS:
             program = self.scripts / name
@@ -91,19 +91,19 @@ class Workplace:
         return [line for line in lines if line["event"] == event]
 
     def starts(self):
-        """How often every training was started."""
+        """Number of starts of every training."""
         assert not self.journal("wrong")
         return collections.Counter(line["run"] for line in self.journal("start"))
 
-    def run(self, tasks=None, where=(None,), options=None):
+    def run(self, tasks=None, slots=(None,), options=None):
         tasks = list(train_tasks(GRID)) if tasks is None else tasks
-        return run_tasks(tasks, self.folders, options or RunOptions("cpu"), where, self.logs, self.told.append)
+        return run_tasks(tasks, self.folders, options or RunOptions("cpu"), slots, self.logs, self.printed.append)
 
     def wait_until_all_are_gone(self):
         assert eventually(lambda: not alive(self.entry)), alive(self.entry)
 
     def check_done(self, grid=GRID):
-        """By what the commands wrote, and by what they need no more."""
+        """Check the files of every training, and that no process and no lock is left."""
         self.wait_until_all_are_gone()
         final = (self.folder / "checkpoints" / f"{EPOCHS}.pth").read_bytes()
         for run in grid.runs():
@@ -117,19 +117,19 @@ class Workplace:
 
 
 @pytest.mark.parametrize(
-    ("plans", "begun", "prevented"),
+    ("plans", "started", "blocked"),
     [("P", False, True), ("P", True, True), ("Q", False, False), ("Q", True, True)],
 )
-def test_what_a_failed_preparation_prevents(plans, begun, prevented):
-    """Plans that nobody could make leave the cases of others whole; a preprocessing may have emptied them."""
-    failure = Failure(Prepare(DATASET, plans, ("2d",)), "why", begun)
+def test_tasks_that_a_failed_preparation_blocks(plans, started, blocked):
+    """A preprocessing that was started may have emptied the data of other plans."""
+    failure = Failure(Prepare(DATASET, plans, ("2d",)), "why", started)
     run = run_of(experiment=replace(EXPERIMENT, plans="P"))
-    assert [failure.blocks(task) for task in (Train(run), Predict((run,)))] == [prevented] * 2
+    assert [failure.blocks(task) for task in (Train(run), Predict((run,)))] == [blocked] * 2
     assert not failure.blocks(Train(replace(run, experiment=replace(EXPERIMENT, dataset="Dataset009_Other"))))
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    """Looking is possible, training is not."""
+    """Status works, training does not."""
 
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -137,13 +137,13 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(local.fcntl, "flock", refuse)
     (tmp_path / LOCK).touch()
     assert not is_locked(tmp_path / LOCK)
-    with pytest.raises(UserError, match="cannot be locked in nnU-Net's folders"), local._lock(tmp_path):
+    with pytest.raises(UserError, match="No locks available"), local._lock(tmp_path):
         pass
 
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """A workplace without datasets; what is started in it is ended after the test."""
+    """A workplace without datasets; its processes are killed after the test."""
     workplace = Workplace(tmp_path)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(workplace.scripts))
     monkeypatch.setenv("WORKPLACE", str(tmp_path))
@@ -158,12 +158,12 @@ def empty(tmp_path, monkeypatch):
 
 @pytest.fixture
 def workplace(empty):
-    """With a dataset that is prepared."""
+    """A workplace with a preprocessed dataset."""
     empty.prepare()
     return empty
 
 
-def test_all_are_done(workplace):
+def test_all_trainings(workplace):
     assert workplace.run() == []
     workplace.check_done()
     assert workplace.starts() == dict.fromkeys(RUNS, 1)
@@ -171,22 +171,21 @@ def test_all_are_done(workplace):
     epochs = collections.Counter(line["epoch"] for line in workplace.journal("epoch"))
     assert epochs == dict.fromkeys(range(EPOCHS), len(RUNS))
     train = "{} -tr {} -p nnUNetPlans -device cpu --c"
-    assert workplace.told == [
+    assert workplace.printed == [
         f"$ nnUNetv2_train {DATASET} 2d " + train.format(run.fold, run.trainer) for run in GRID.runs()
     ]
 
 
-def test_a_second_time_does_nothing(workplace):
+def test_a_second_call_does_nothing(workplace):
     workplace.run()
     before = snapshot(workplace.root)
-    workplace.told.clear()
+    workplace.printed.clear()
     assert workplace.run() == []
-    assert workplace.told == []
+    assert workplace.printed == []
     assert snapshot(workplace.root) == before
 
 
-def test_what_the_commands_find(workplace, monkeypatch):
-    """nnU-Net's folders, those of repeats apart, and this package's trainers after the user's."""
+def test_environment_of_the_commands(workplace, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", "/my/trainers")
     monkeypatch.setenv("nnUNet_results", "/elsewhere")
     grid = replace(GRID, trainers=("T",), folds=(0,), repeats=2)
@@ -200,7 +199,7 @@ def test_what_the_commands_find(workplace, monkeypatch):
     assert first["gpus"] is None
 
 
-def test_what_is_kept_of_a_training(workplace):
+def test_log_and_record_of_a_training(workplace):
     (task,) = train_tasks(replace(GRID, trainers=("T",), folds=(0,)))
     workplace.run([task])
     (log,) = workplace.logs.iterdir()
@@ -213,10 +212,10 @@ def test_what_is_kept_of_a_training(workplace):
 @pytest.mark.parametrize("where", ["training", "validation"])
 def test_a_failure_does_not_end_the_others(workplace, where):
     workplace.set(fail={"T 1": where})
-    (failure,) = workplace.run(where=[None, None])
+    (failure,) = workplace.run(slots=[None, None])
     (log,) = workplace.logs.glob("*_T_fold_1.txt")
     name = f"{DATASET}, 2d, nnUNetPlans: T, fold 1"
-    assert str(failure) == f"{name}: nnUNetv2_train failed (exit code 1), see {log}: RuntimeError: CUDA out of memory"
+    assert all(text in str(failure) for text in (name, str(log), "RuntimeError: CUDA out of memory"))
     assert {line["run"] for line in workplace.journal("end")} == {*RUNS} - {"T 1"}
     workplace.set()
     assert workplace.run() == []
@@ -225,33 +224,31 @@ def test_a_failure_does_not_end_the_others(workplace, where):
     assert workplace.journal("start")[-1]["flags"] == [{"training": "c", "validation": "val"}[where]]
 
 
-def test_a_command_that_ends_well_without_its_work(workplace):
+def test_a_command_that_succeeds_without_its_results(workplace):
     workplace.set(fail={"U 0": "summary"})
     (failure,) = workplace.run()
     assert failure.task.run == run_of("U")
     (log,) = workplace.logs.glob("*_U_fold_0.txt")
-    assert failure.reason == f"nnUNetv2_train ended well, but not all is there: see {log}"
+    assert str(log) in failure.reason
 
 
 def test_a_command_that_is_not_installed(workplace):
     (workplace.scripts / "nnUNetv2_train").unlink()
     failures = workplace.run()
     assert len(failures) == len(RUNS)
-    told = f"nnUNetv2_train is not installed beside {sys.executable}: pip install nnunetv2"
-    assert {failure.reason for failure in failures} == {told}
+    assert all("pip install nnunetv2" in failure.reason for failure in failures)
 
 
 def test_a_wrong_folder_does_not_end_the_others(workplace):
-    """Trained on other splits: what is told to the user is the failure."""
     finish(workplace.folders, run_of("T"), CASES[1:4])
     (failure,) = workplace.run()
-    assert failure.task.run == run_of("T") and "other cases" in failure.reason
+    assert failure.task.run == run_of("T") and str(workplace.folders.fold(run_of("T"))) in failure.reason
     workplace.check_done(replace(GRID, folds=(1,)))
     assert set(workplace.starts()) == {*RUNS} - {"T 0"}
 
 
 def test_a_folder_that_cannot_be_written_does_not_end_the_others(workplace):
-    """As where nnUNet_results has a link to a disk that is not there."""
+    """As a link to a disk that is not mounted."""
     model = workplace.folders.model(run_of("T"))
     model.parent.mkdir()
     model.symlink_to("/no/such/disk")
@@ -262,7 +259,7 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_others(workplace):
 
 
 @pytest.mark.parametrize(
-    ("there", "flags", "epochs"),
+    ("checkpoints", "flags", "epochs"),
     [
         ({}, ["c"], [0, 1, 2, 3]),
         ({"latest": 2, "best": 1}, ["c"], [2, 3]),
@@ -273,11 +270,11 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_others(workplace):
         ({"final": 4, "latest": 2, "best": 4}, ["val"], []),
     ],
 )
-def test_a_training_goes_on_where_it_stands(workplace, there, flags, epochs):
-    """From the checkpoints after these epochs; a negative number is a torn one."""
+def test_a_training_continues(workplace, checkpoints, flags, epochs):
+    """Checkpoints after these epochs; the file of a negative number is incomplete."""
     fold, torn = workplace.folders.fold(run_of("T")), {}
     fold.mkdir(parents=True)
-    for name, epoch in there.items():
+    for name, epoch in checkpoints.items():
         content = (workplace.folder / "checkpoints" / f"{abs(epoch)}.pth").read_bytes()
         (fold / f"checkpoint_{name}.pth").write_bytes(content if epoch > 0 else content[: len(content) // 2])
         if epoch < 0:
@@ -286,7 +283,7 @@ def test_a_training_goes_on_where_it_stands(workplace, there, flags, epochs):
     assert [line["flags"] for line in workplace.journal("start")] == [flags]
     assert [line["epoch"] for line in workplace.journal("epoch")] == epochs
     assert torn.items() <= contents(fold).items()
-    assert len(workplace.told) == 1 + len(torn)
+    assert len(workplace.printed) == 1 + len(torn)
     if flags == ["c"]:
         workplace.check_done(replace(GRID, trainers=("T",), folds=(0,)))
 
@@ -308,8 +305,8 @@ def test_from_planning_to_prediction(empty):
     assert snapshot(empty.root) == before
 
 
-def test_two_plans_of_a_dataset_at_once(empty):
-    """As two jobs of a cluster; nnU-Net keeps the cases of both in the same folder, which it empties first."""
+def test_concurrent_preparation_of_two_plans(empty):
+    """As two jobs of a cluster; they share the folder of cases, which nnU-Net empties first."""
     write_raw(empty.folders, CASES)
     (empty.folder / "plans.json").write_text(write_plans(empty.folders).read_text())
     empty.folders.plans(EXPERIMENT).unlink()
@@ -323,19 +320,19 @@ def test_two_plans_of_a_dataset_at_once(empty):
 # slots
 
 
-def test_every_gpu_is_used_by_one_training_at_a_time(workplace):
+def test_one_training_per_gpu(workplace):
     workplace.set(seconds=0.005)
     grid = replace(GRID, trainers=("T", "U", "V"))
-    where = slots("cuda", ["0", "7"], 1, 1)
-    assert workplace.run(list(train_tasks(grid)), where, RunOptions("cuda")) == []
+    slots = make_slots("cuda", ["0", "7"], 1, 1)
+    assert workplace.run(list(train_tasks(grid)), slots, RunOptions("cuda")) == []
     workplace.check_done(grid)
     used = [line["gpus"] for line in workplace.journal("start")]
     assert len(used) == 6 and {*used[:2]} == {*used} == {"0", "7"}
 
 
-def test_several_gpus_for_a_training(workplace):
-    where = slots("cuda", ["0", "1", "2", "3", "4"], 2, 1)
-    assert workplace.run(None, where, RunOptions("cuda", 2)) == []
+def test_several_gpus_per_training(workplace):
+    slots = make_slots("cuda", ["0", "1", "2", "3", "4"], 2, 1)
+    assert workplace.run(None, slots, RunOptions("cuda", 2)) == []
     workplace.check_done()
     assert {line["gpus"] for line in workplace.journal("start")} == {"0,1", "2,3"}
     assert {line["num_gpus"] for line in workplace.journal("start")} == {"2"}
@@ -343,7 +340,7 @@ def test_several_gpus_for_a_training(workplace):
 
 def test_a_slot_is_free_again_after_a_failure(workplace):
     workplace.set(fail={"T 0": "training", "U 0": "validation"})
-    assert len(workplace.run(None, slots("cuda", ["0"], 1, 1), RunOptions("cuda"))) == 2
+    assert len(workplace.run(None, make_slots("cuda", ["0"], 1, 1), RunOptions("cuda"))) == 2
     assert len(workplace.journal("end")) == 2
     assert not workplace.journal("wrong")
 
@@ -365,33 +362,32 @@ def test_slots_of_gpus(monkeypatch, visible, count, gpus, num_gpus, expected):
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    assert slots("cuda", gpus, num_gpus, 7) == expected
+    assert make_slots("cuda", gpus, num_gpus, 7) == expected
 
 
 @pytest.mark.parametrize(
-    ("visible", "count", "gpus", "num_gpus", "here"),
+    ("visible", "count", "gpus", "num_gpus", "available"),
     [(None, 0, None, 1, 0), ("", 0, None, 1, 0), ("-1", 0, None, 1, 0), ("2", 8, None, 2, 1), (None, 8, ["1"], 2, 1)],
 )
-def test_too_few_gpus(monkeypatch, visible, count, gpus, num_gpus, here):
-    """CUDA itself takes -1 for none."""
+def test_too_few_gpus(monkeypatch, visible, count, gpus, num_gpus, available):
+    """-1 ends the list, as for CUDA."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    told = rf"^a training needs {num_gpus} GPU\(s\), {here} are here: use --device cpu, or --num-gpus$"
-    with pytest.raises(UserError, match=told):
-        slots("cuda", gpus, num_gpus, 1)
+    with pytest.raises(UserError, match=rf"{num_gpus} GPU.* {available} "):
+        make_slots("cuda", gpus, num_gpus, 1)
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_slots_without_gpus(device):
-    assert slots(device, None, 1, 3) == [None, None, None]
+    assert make_slots(device, None, 1, 3) == [None, None, None]
 
 
 # locks
 
 
-def test_what_another_process_is_at_is_left_to_it(workplace):
+def test_a_task_of_another_process_is_skipped(workplace):
     fold = workplace.folders.fold(run_of("T"))
     fold.mkdir(parents=True)
     program = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
@@ -399,7 +395,7 @@ def test_what_another_process_is_at_is_left_to_it(workplace):
     with subprocess.Popen([sys.executable, "-c", program, fold / LOCK], **pipes) as other:
         other.stdout.readline()
         (failure,) = workplace.run()
-        assert str(failure) == f"{DATASET}, 2d, nnUNetPlans: T, fold 0: another process is at it: left to that"
+        assert failure.task.run == run_of("T") and "another process" in failure.reason
         assert set(workplace.starts()) == {*RUNS} - {"T 0"}
         other.communicate("\n")
     assert workplace.run() == []
@@ -418,22 +414,22 @@ def test_a_training_is_running_while_its_command_is(workplace):
     assert not read_state(run_of("T"), workplace.folders).running
 
 
-def test_looking_never_keeps_a_training_from_its_lock(tmp_path):
-    """`xattnres benchmark status`, or the progress bar, may look at the very moment at which it starts."""
+def test_is_locked_never_prevents_locking(tmp_path):
+    """`xattnres benchmark status` may call it at the moment at which a training starts."""
     program = "from pathlib import Path; from nnunet_xattnres.benchmark.state import is_locked\nprint(flush=True)\n"
     program += f"while True: is_locked(Path({str(tmp_path / LOCK)!r}))"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as looker:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         try:
-            looker.stdout.readline()
-            for _ in range(1000):
+            process.stdout.readline()
+            for _ in range(300):
                 time.sleep(0.0005)
                 with local._lock(tmp_path) as lock:
                     assert lock is not None
         finally:
-            looker.kill()
+            process.kill()
 
 
-# ends
+# kills
 
 DRIVER = """
 import json, sys, sysconfig
@@ -448,9 +444,9 @@ scripts, options, phase, jobs, logs = sys.argv[1:]
 sysconfig.get_path = lambda name: scripts
 
 def run(arguments):
-    todo = list(getattr(tasks, f"{phase}_tasks")(from_options(json.loads(options), "")))
+    phase_tasks = list(getattr(tasks, f"{phase}_tasks")(from_options(json.loads(options), "")))
     folders = NnUNetFolders.from_environment()
-    failures = local.run_tasks(todo, folders, tasks.RunOptions("cpu"), [None] * int(jobs), Path(logs), print)
+    failures = local.run_tasks(phase_tasks, folders, tasks.RunOptions("cpu"), [None] * int(jobs), Path(logs), print)
     print(*failures, sep="\\n")
     return int(bool(failures))
 
@@ -461,7 +457,7 @@ raise SystemExit(main(["trainers"]))
 
 @pytest.fixture
 def start(workplace):
-    """Do a phase of the grid in a process of its own."""
+    """Run a phase of the grid in another process."""
     started = []
 
     def run(jobs=2, phase="train"):
@@ -487,14 +483,15 @@ def wait_for(condition, process):
         time.sleep(0.005)
 
 
-def test_random_kills(workplace, start):
-    """No process is left, no file is lost, and the same command goes on until all is done."""
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_random_kills(workplace, start, kills):
+    """After every kill no process is left, and the same command continues until all is done."""
     workplace.set(seconds=0.003)
-    began, process = time.monotonic(), start()
+    started, process = time.monotonic(), start()
     assert process.wait() == 0, process.communicate()
-    seconds, rng, killed = time.monotonic() - began, random.Random(0), 0
+    seconds, rng, killed = time.monotonic() - started, random.Random(0), 0
     workplace.check_done()
-    for number in range(10):
+    for number in range(kills):
         if all(read_state(run, workplace.folders).stage == "done" for run in GRID.runs()):
             (workplace.folders.results / DATASET).rename(workplace.root / f"results {number}")
         process = start(1 + number % 2)
@@ -504,14 +501,13 @@ def test_random_kills(workplace, start):
         process.wait()
         workplace.wait_until_all_are_gone()
         assert not workplace.journal("wrong")
-    assert killed > 5
+    assert killed > kills / 2
     process = start()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
     workplace.check_done()
     before = snapshot(workplace.root)
-    process = start()
-    assert process.communicate(timeout=120) == ("\n", "")
+    assert start().communicate(timeout=120) == ("\n", "")
     assert snapshot(workplace.root) == before
 
 
@@ -525,7 +521,7 @@ def test_a_kill_loses_no_more_than_the_epochs_since_a_checkpoint(workplace, star
     workplace.wait_until_all_are_gone()
     assert len(workplace.journal("end")) <= (moment == "validated")
     workplace.set()
-    assert workplace.run(where=[None, None]) == []
+    assert workplace.run(slots=[None, None]) == []
     workplace.check_done()
     per_epoch = collections.Counter((line["run"], line["epoch"]) for line in workplace.journal("epoch"))
     assert len(per_epoch) == len(RUNS) * EPOCHS
@@ -533,8 +529,8 @@ def test_a_kill_loses_no_more_than_the_epochs_since_a_checkpoint(workplace, star
 
 
 @pytest.mark.parametrize("phase", ["prepare", "predict"])
-def test_other_commands_that_are_killed_begin_anew(workplace, start, phase):
-    """They have no checkpoints, and a file that is there may be torn."""
+def test_other_commands_start_from_scratch_after_a_kill(workplace, start, phase):
+    """They have no checkpoints, and an existing file may be incomplete."""
     data = workplace.folders.preprocessed_dataset(EXPERIMENT) / "nnUNetPlans_2d"
     folder = data if phase == "prepare" else workplace.folders.model(run_of("T")) / "test_folds_0_1"
     for run in GRID.runs():
@@ -550,7 +546,7 @@ def test_other_commands_that_are_killed_begin_anew(workplace, start, phase):
     process.wait()
     workplace.wait_until_all_are_gone()
     assert not all((folder / name).exists() and (folder / name).read_bytes() == b"12" for name in names)
-    for name in names:  # whatever was there before, or is torn
+    for name in names:  # an earlier or an incomplete file
         (folder / name).write_bytes(b"1")
     workplace.set()
     process = start(1, phase)
@@ -561,26 +557,33 @@ def test_other_commands_that_are_killed_begin_anew(workplace, start, phase):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)], ids=["term", "hup", "int"]
+    ("number", "to_group"),
+    [
+        pytest.param(signal.SIGTERM, False),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True),
+    ],
 )
-@pytest.mark.parametrize("to_group", [False, True])
-def test_polite_kill(workplace, start, number, code, to_group):
+def test_signals(workplace, start, number, to_group):
     workplace.set(seconds=0.1)
     process = start()
     wait_for(lambda: len(workplace.journal("start")) == 2 and workplace.journal("epoch"), process)
     (os.killpg if to_group else os.kill)(process.pid, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == code
+    assert process.returncode == 128 + number
     workplace.wait_until_all_are_gone()
     assert "Traceback" not in err
     assert len(workplace.journal("start")) == 2 and not workplace.journal("end")
     workplace.set()
-    assert workplace.run(where=[None, None]) == []
+    assert workplace.run(slots=[None, None]) == []
     workplace.check_done()
 
 
-def test_a_command_that_lost_its_supervisor_is_left_alone(workplace, start):
-    """It still trains, so nobody else may."""
+def test_a_command_whose_supervisor_was_killed(workplace, start):
+    """It is still training, so the folder stays locked."""
     workplace.set(seconds=0.1)
     process = start(1)
     wait_for(lambda: workplace.journal("start"), process)
@@ -590,46 +593,46 @@ def test_a_command_that_lost_its_supervisor_is_left_alone(workplace, start):
     process.wait()
     os.kill(supervisor, signal.SIGKILL)
     (failure,) = workplace.run([Train(run_of("T"))])
-    assert failure.reason == "another process is at it: left to that"
+    assert "another process" in failure.reason
     workplace.wait_until_all_are_gone()
     assert workplace.starts() == {"T 0": 1}
     workplace.check_done(replace(GRID, trainers=("T",), folds=(0,)))
 
 
-def test_two_at_once(workplace, start):
-    """Each does what the other does not, and no training is begun twice."""
+def test_two_concurrent_calls(workplace, start):
+    """They share the trainings, and none is started twice."""
     workplace.set(seconds=0.02)
     processes = [start(2), start(2)]
     for process in processes:
         out, err = process.communicate(timeout=120)
         failures = [line for line in out.splitlines() if line and not line.startswith("$ ")]
-        assert all(line.endswith(": another process is at it: left to that") for line in failures), err
+        assert all("another process" in line for line in failures), err
         assert process.returncode == bool(failures)
     assert workplace.starts() == dict.fromkeys(RUNS, 1)
     workplace.check_done()
 
 
-def test_an_error_of_the_caller_ends_the_commands(workplace):
-    """As of a terminal that is gone."""
+def test_an_error_of_the_caller_kills_the_commands(workplace):
+    """As of a closed terminal."""
     workplace.set(seconds=0.05)
 
-    def tell(line):
-        workplace.told.append(line)
-        if len(workplace.told) == 2:
+    def echo(line):
+        workplace.printed.append(line)
+        if len(workplace.printed) == 2:
             while len(workplace.journal("start")) < 1:
                 time.sleep(0.01)
             raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        run_tasks(list(train_tasks(GRID)), workplace.folders, RunOptions("cpu"), [None, None], workplace.logs, tell)
+        run_tasks(list(train_tasks(GRID)), workplace.folders, RunOptions("cpu"), [None, None], workplace.logs, echo)
     workplace.wait_until_all_are_gone()
-    assert len(workplace.told) < len(RUNS) and not workplace.journal("end")
+    assert len(workplace.printed) < len(RUNS) and not workplace.journal("end")
 
 
 # names and lines
 
 
-def test_every_task_has_a_log_of_its_own():
+def test_every_task_has_its_own_log():
     grid = Grid((DATASET, "Dataset005_B"), ("T", "U", "T_1"), ("2d", "3d_fullres"), ("P", "Q"), (0, 1, 10), 3)
     tasks = [*prepare_tasks(grid), *train_tasks(grid), *predict_tasks(grid)]
     names = {slug(task) for task in tasks}

@@ -1,4 +1,4 @@
-"""nnU-Net's logs and debug.json, whole, torn and of several attempts."""
+"""nnU-Net's logs and debug.json: complete, cut off, and of several processes."""
 
 import json
 from datetime import datetime
@@ -17,7 +17,7 @@ def epochs(first, last, **values):
     return [line for number in range(first, last + 1) for line in epoch_lines(number, **values)]
 
 
-def test_nothing(tmp_path):
+def test_no_files(tmp_path):
     for folder in (tmp_path / "missing", tmp_path):
         log = read_logs(folder)
         assert (log.epochs, log.starts, log.last) == ({}, [], None)
@@ -56,7 +56,7 @@ class Trainer:
 
 
 @pytest.mark.parametrize("number", [float, np.float32, np.float64])
-def test_what_nnunet_itself_writes(tmp_path, number):
+def test_logs_that_nnunet_writes(tmp_path, number):
     values = {
         "train_losses": number(-0.00004), "val_losses": number(1234.5), "ema_fg_dice": 0.5,
         "dice_per_class_or_region": [number(0.5), number("nan"), number(0.25)],
@@ -86,7 +86,7 @@ def test_numbers(tmp_path, text, value):
     assert found["dice"] == value
 
 
-def test_losses_that_are_no_number(tmp_path):
+def test_losses_that_are_nan(tmp_path):
     write_log(tmp_path, epoch_lines(0, "nan", "nan"))
     found = read_logs(tmp_path).epochs[0]
     assert str(found["train_loss"]) == str(found["val_loss"]) == "nan"
@@ -115,8 +115,8 @@ def test_mean_pseudo_dice(tmp_path, dice, mean):
     assert log.series("dice") == (([], []) if mean is None else ([0], [mean]))
 
 
-def test_logs_in_the_order_of_their_times(tmp_path):
-    """The zeros of months and days are not in the names: as text, October comes before September."""
+def test_logs_are_sorted_by_time(tmp_path):
+    """Month and day have no leading zeros in the names, so that as text October comes before September."""
     starts = [datetime(2026, 9, 30, 23, 59, 59), datetime(2026, 10, 2, 1), datetime(2026, 10, 11), datetime(2027, 1, 1)]
     for number, start in enumerate(starts):
         write_log(tmp_path, epochs(number, number + 1, train_loss=number), start)
@@ -126,8 +126,8 @@ def test_logs_in_the_order_of_their_times(tmp_path):
     assert log.starts == starts
 
 
-def test_epochs_that_are_trained_again(tmp_path):
-    """A kill in epoch 73 goes on from the checkpoint after epoch 49."""
+def test_repeated_epochs(tmp_path):
+    """After a kill in epoch 73 the training continues from the checkpoint after epoch 49."""
     write_log(tmp_path, [*epochs(0, 72, train_loss=1.0), "", "Epoch 73"], datetime(2026, 1, 1))
     assert max(read_logs(tmp_path).epochs) == 72
     write_log(tmp_path, [], datetime(2026, 1, 2))  # it has not begun an epoch yet
@@ -140,7 +140,7 @@ def test_epochs_that_are_trained_again(tmp_path):
     assert len(log.starts) == 4
 
 
-def test_a_training_that_is_begun_anew(tmp_path):
+def test_a_training_that_was_restarted(tmp_path):
     write_log(tmp_path, epochs(0, 9, train_loss=1.0) + TRAINED, datetime(2026, 1, 1))
     write_log(tmp_path, epochs(0, 1, train_loss=2.0), datetime(2026, 1, 2))
     assert read_logs(tmp_path).series("train_loss") == ([0, 1], [2.0, 2.0])
@@ -153,29 +153,29 @@ def test_a_validation_alone_changes_no_epoch(tmp_path):
     assert read_logs(tmp_path).epochs == before
 
 
-def test_other_files_are_no_logs(tmp_path):
+def test_other_files(tmp_path):
     (tmp_path / "training_log_2026_1_1_00_00_00.txt.swp").write_text(log_text(epochs(0, 1)))
     (tmp_path / "log.txt").write_text(log_text(epochs(0, 1)))
     assert read_logs(tmp_path).epochs == {}
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_bytes_that_are_not_text(tmp_path):
     path = write_log(tmp_path, epochs(0, 1))
     path.write_bytes(path.read_bytes() + b"\xff\xfe\n\0\0\0\0" + log_text(epochs(2, 2)).encode())
     assert sorted(read_logs(tmp_path).epochs) == [0, 1, 2]
 
 
-def test_a_log_that_ends_anywhere(tmp_path):
-    """Whatever is read was written in full: no epoch 1 that is the beginning of 10, no loss without its last digits."""
+def test_a_log_that_is_cut_off_anywhere(tmp_path):
+    """No epoch 1 from the beginning of epoch 10, no loss without its last digits."""
     path = write_log(tmp_path, epochs(9, 11, train_loss=-0.3268, val_loss=12.345, seconds=148.93))
     text = path.read_text()
-    whole = read_logs(tmp_path).epochs
-    assert sorted(whole) == [9, 10, 11]
+    complete = read_logs(tmp_path).epochs
+    assert sorted(complete) == [9, 10, 11]
     counts = []
-    for end in range(len(text)):
+    for end in range(text.index("Epoch 9") - 3, len(text)):
         path.write_text(text[:end])
         found = read_logs(tmp_path).epochs
-        assert all(values.items() <= whole[number].items() for number, values in found.items()), text[:end][-60:]
+        assert all(values.items() <= complete[number].items() for number, values in found.items()), text[:end][-60:]
         counts.append(len(found))
     assert counts == sorted(counts)
 
@@ -187,7 +187,7 @@ def test_debug(tmp_path):
     assert read_debug(tmp_path).device == "NVIDIA H200"
 
 
-def test_debug_that_nnunet_itself_writes(tmp_path):
+def test_debug_that_nnunet_writes(tmp_path):
     nnUNetTrainer._save_debug_information(Trainer(tmp_path, {}))
     found = read_debug(tmp_path)
     assert (found.epochs, found.iterations, found.batch_size, found.device) == (1000, 250, "24", "cpu")
@@ -195,29 +195,29 @@ def test_debug_that_nnunet_itself_writes(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"null", b'"a"', b"\xff\xfe", b"{", b"{}"])
-def test_debug_of_another_kind(tmp_path, content):
+def test_unreadable_debug(tmp_path, content):
     (tmp_path / "debug.json").write_bytes(content)
     assert read_debug(tmp_path) == Debug()
 
 
-def test_debug_that_ends_anywhere(tmp_path):
+def test_debug_that_is_cut_off_anywhere(tmp_path):
     path = write_debug(tmp_path)
-    text, whole = path.read_text(), read_debug(tmp_path)
+    text, complete = path.read_text(), read_debug(tmp_path)
     for end in range(len(text)):
         path.write_text(text[:end])
         assert read_debug(tmp_path) == Debug()
     path.write_text(text)
-    assert read_debug(tmp_path) == whole != Debug()
+    assert read_debug(tmp_path) == complete != Debug()
 
 
 @pytest.mark.parametrize("value", ["None", "-1", "1.5", "five", "", [5], None])
-def test_lengths_that_are_none(tmp_path, value):
+def test_lengths_that_are_not_numbers(tmp_path, value):
     path = write_debug(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_epochs": value}))
     assert read_debug(tmp_path).epochs is None
     assert read_debug(tmp_path).iterations == 250
 
 
-def test_debug_that_is_a_folder(tmp_path):
+def test_a_folder_named_debug(tmp_path):
     (tmp_path / "debug.json").mkdir()
     assert read_debug(tmp_path) == Debug()

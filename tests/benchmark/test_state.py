@@ -1,4 +1,4 @@
-"""How far a run is, whatever kills and people have done to its folder."""
+"""The state of a run in every combination of files that kills and users may leave."""
 
 import fcntl
 import itertools
@@ -55,12 +55,12 @@ def tear(path):
     path.write_bytes(path.read_bytes()[:-30])
 
 
-def fill(folders, *there):
-    """Make the named things in the fold of `RUN`; "torn" before a name tears it."""
+def fill(folders, *names):
+    """Write files in the fold of `RUN`; "torn" before a name cuts off the end of the file."""
     fold, summary = folders.fold(RUN), folders.validation(RUN) / "summary.json"
     fold.mkdir(parents=True)
-    for what in there:
-        name = what.removeprefix("torn ")
+    for description in names:
+        name = description.removeprefix("torn ")
         if name == "log":
             write_log(fold, epoch_lines(0) + epoch_lines(1))
         elif name == "empty log":
@@ -69,15 +69,12 @@ def fill(folders, *there):
             write_checkpoint(fold / name)
         else:
             write_summary(folders, RUN, CASES)
-        if what != name:
+        if description != name:
             tear(summary if name == "summary" else fold / name)
 
 
-TORN_SUMMARY = "validation/summary.json cannot be read"
-
-
 @pytest.mark.parametrize(
-    ("there", "stage", "broken"),
+    ("files", "stage", "problems"),
     [
         ([], "to train", []),
         (["empty log"], "to train", []),
@@ -96,18 +93,18 @@ TORN_SUMMARY = "validation/summary.json cannot be read"
         (["log", FINAL, LATEST, BEST], "to validate", []),
         (["log", FINAL, BEST], "to validate", []),
         ([FINAL], "to validate", []),
-        (["log", FINAL, BEST, "torn summary"], "to validate", [TORN_SUMMARY]),
+        (["log", FINAL, BEST, "torn summary"], "to validate", ["summary.json"]),
         (["log", FINAL, BEST, "summary"], "done", []),
         (["log", FINAL, LATEST, BEST, "summary"], "done", []),
         (["log", FINAL, "torn " + BEST, "summary"], "done", [BEST]),
     ],
 )
-def test_every_stage_of_a_training(folders, there, stage, broken):
-    fill(folders, *there)
+def test_stages(folders, files, stage, problems):
+    fill(folders, *files)
     state = read_state(RUN, folders)
     assert state.stage == stage
-    assert state.problems == tuple(f"{name} is torn" if name in CHECKPOINTS else name for name in broken)
-    assert not state.running
+    assert len(state.problems) == len(problems) and not state.running
+    assert all(name in text for name, text in zip(problems, state.problems, strict=True))
 
 
 def test_no_folder(folders):
@@ -115,14 +112,14 @@ def test_no_folder(folders):
     assert not folders.fold(RUN).exists()
 
 
-def test_trainings_by_hand_count_without_their_checkpoints(folders):
-    """They take gigabytes, and are not needed once the validation is there."""
+def test_a_validated_training_without_checkpoints_is_done(folders):
+    """Users delete them, because they take gigabytes."""
     fill(folders, "log", "summary")
     assert read_state(RUN, folders).stage == "done"
 
 
 @pytest.mark.parametrize(
-    "there",
+    "files",
     [
         ["log", LATEST, BEST, "summary"],
         ["log", LATEST, "summary"],
@@ -134,24 +131,24 @@ def test_trainings_by_hand_count_without_their_checkpoints(folders):
         ["torn " + FINAL, "summary"],
     ],
 )
-def test_a_training_that_is_begun_anew(folders, there):
-    """The summary is still that of the old one: nnU-Net keeps it until the next validation."""
-    fill(folders, *there)
+def test_a_training_that_was_restarted(folders, files):
+    """nnU-Net keeps the summary of the earlier training until the next validation."""
+    fill(folders, *files)
     assert read_state(RUN, folders).stage == "started"
 
 
 @pytest.mark.parametrize("found", [OTHERS, CASES[:2], CASES + OTHERS, ["A", "b", "c"]])
-@pytest.mark.parametrize("there", [["log"], ["log", FINAL, BEST], ["log", LATEST, BEST]])
-def test_a_summary_of_other_cases(folders, there, found):
-    """It was trained on other splits, perhaps on what this fold validates now: neither done nor to be validated."""
-    fill(folders, *there)
+@pytest.mark.parametrize("files", [["log"], ["log", FINAL, BEST], ["log", LATEST, BEST]])
+def test_a_summary_of_other_cases(folders, files, found):
+    """The network may have been trained on the cases that this fold validates now."""
+    fill(folders, *files)
     write_summary(folders, RUN, found)
     assert read_state(RUN, folders).stage == "different splits"
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".png", ".tif", ".nrrd", ".mha"])
 def test_cases_whose_names_have_dots(folders, ending):
-    """As those of DICOM have, which begin alike."""
+    """As DICOM's identifiers, which have the same beginning."""
     cases = ["1.3.6.1", "1.3.6.2", "1.3.6.3"]
     write_splits(folders, [cases, OTHERS])
     write_checkpoint(folders.fold(RUN) / FINAL)
@@ -166,18 +163,18 @@ def test_cases_whose_names_have_dots(folders, ending):
     ["", "[]", "null", "{}", '{"metric_per_case": 5}', '{"metric_per_case": [1]}', '{"metric_per_case": [{}]}',
      '{"metric_per_case": [{"reference_file": null}]}', "\udcff"],
 )  # fmt: skip
-def test_summaries_of_another_kind(folders, content):
+def test_unreadable_summaries(folders, content):
     fill(folders, FINAL, "summary")
     (folders.validation(RUN) / "summary.json").write_bytes(content.encode(errors="surrogateescape"))
     state = read_state(RUN, folders)
-    assert (state.stage, state.problems) == ("to validate", (TORN_SUMMARY,))
+    assert state.stage == "to validate" and "summary.json" in state.problems[0]
 
 
 def test_a_summary_that_ends_anywhere(folders):
     fill(folders, FINAL, "summary")
     path = folders.validation(RUN) / "summary.json"
     text = path.read_text()
-    for end in range(0, len(text), 7):
+    for end in range(0, len(text), 29):
         path.write_text(text[:end])
         assert read_state(RUN, folders).stage == "to validate"
 
@@ -199,11 +196,11 @@ def test_validation_cases(folders):
     "content",
     ["", "{", "5", "null", '{"train": [], "val": []}', '[{"train": ["a"]}]', "[[]]", '[{"train": 1, "val": 2}]'],
 )
-def test_splits_of_another_kind(folders, content):
+def test_unreadable_splits(folders, content):
     path = folders.preprocessed_dataset(EXPERIMENT) / "splits_final.json"
     path.write_text(content)
     for read in (lambda: read_splits(EXPERIMENT, folders), lambda: read_state(RUN, folders)):
-        with pytest.raises(UserError, match=f"^{path} cannot be read as nnU-Net's splits .*: mend it or move") as error:
+        with pytest.raises(UserError, match=f"^{path} ") as error:
             read()
         assert "\n" not in str(error.value)
 
@@ -227,7 +224,7 @@ def test_epochs(folders):
     assert state.seconds_per_epoch in (2.0, 3.0)
 
 
-def test_length_in_the_name_until_there_is_a_better_one(folders):
+def test_the_length_is_in_the_name_until_debug_json_has_it(folders):
     run = run_of("nnUNetTrainer_20epochs")
     assert read_state(run, folders).num_epochs == 20
     write_debug(folders.fold(run), num_epochs=7)
@@ -243,11 +240,11 @@ def test_length_in_the_name_until_there_is_a_better_one(folders):
         ("nnUNetTrainer50epochs", None), ("nnUNetTrainer_5epochsWarm", None), ("nnUNetTrainer_epochs", None),
     ],
 )  # fmt: skip
-def test_lengths_in_names(name, epochs):
+def test_epochs_in_names(name, epochs):
     assert epochs_in_name(name) == epochs
 
 
-def test_nothing_is_changed_by_looking(folders, tmp_path):
+def test_reading_changes_nothing(folders, tmp_path):
     fold = finish(folders, RUN, CASES)
     write_checkpoint(fold / LATEST)
     tear(fold / LATEST)
@@ -287,8 +284,8 @@ def test_a_large_checkpoint_that_ends_anywhere(tmp_path):
         assert not is_checkpoint(path), f"{end} of {size} bytes"
 
 
-def test_a_checkpoint_whose_end_never_reached_the_disk(tmp_path):
-    """After a power cut a file may have its length, but zeros instead of its end."""
+def test_a_checkpoint_with_zeros_at_its_end(tmp_path):
+    """As after a power cut."""
     path = write_checkpoint(tmp_path / FINAL)
     content = path.read_bytes()
     for lost in range(22, len(content), 101):
@@ -298,7 +295,7 @@ def test_a_checkpoint_whose_end_never_reached_the_disk(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK", b"PK\x05\x06", b"no checkpoint", b"\x80\x02}q\x00."])
-def test_no_checkpoints(tmp_path, content):
+def test_files_that_are_no_checkpoints(tmp_path, content):
     path = tmp_path / FINAL
     if content is not None:
         path.write_bytes(content)
@@ -313,7 +310,7 @@ HOLDER = (
 )
 
 
-def test_a_run_that_another_process_is_at(folders):
+def test_a_run_of_another_process(folders):
     fold = finish(folders, RUN, CASES)
     lock = fold / LOCK
     assert not is_locked(lock)
@@ -329,7 +326,7 @@ def test_a_run_that_another_process_is_at(folders):
     assert not read_state(RUN, folders).running
 
 
-def test_looking_at_a_lock_does_not_take_it(tmp_path):
+def test_is_locked_does_not_lock(tmp_path):
     lock = tmp_path / LOCK
     lock.touch()
     assert not is_locked(lock)
@@ -338,16 +335,16 @@ def test_looking_at_a_lock_does_not_take_it(tmp_path):
         assert is_locked(lock)
 
 
-def test_two_that_look_do_not_see_each_other(tmp_path):
-    """As `xattnres benchmark status` twice at once."""
+def test_concurrent_calls_of_is_locked(tmp_path):
+    """As of two `xattnres benchmark status`."""
     lock = tmp_path / LOCK
     lock.touch()
     program = (
         f"from pathlib import Path; from nnunet_xattnres.benchmark.state import is_locked; p = Path({str(lock)!r}); "
     )
-    program += "print(sum(is_locked(p) for _ in range(20000)))"
-    lookers = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [looker.communicate()[0] for looker in lookers] == ["0\n", "0\n"]
+    program += "print(sum(is_locked(p) for _ in range(3000)))"
+    processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in processes] == ["0\n", "0\n"]
 
 
 # plans
@@ -359,33 +356,30 @@ def test_plans(folders):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "text"),
     [
-        (None, " cannot be read as nnU-Net's plans .*No such file"),
-        ("{", " cannot be read as nnU-Net's plans"),
-        ("[]", " cannot be read as nnU-Net's plans: .* got list"),
-        ("{}", " has no configurations: make the plans anew with nnUNetv2_plan_experiment"),
-        ('{"configurations": ["2d"]}', " has no configurations: make the plans anew"),
-        (
-            '{"configurations": {"3d_lowres": {}, "3d_fullres": {}}}',
-            " has no configuration 2d, but 3d_lowres, 3d_fullres$",
-        ),
+        (None, "No such file"),
+        ("{", ""),
+        ("[]", "list"),
+        ("{}", "nnUNetv2_plan_experiment"),
+        ('{"configurations": ["2d"]}', "nnUNetv2_plan_experiment"),
+        ('{"configurations": {"3d_lowres": {}, "3d_fullres": {}}}', "2d.*3d_lowres, 3d_fullres$"),
     ],
 )
-def test_plans_of_another_kind(folders, content, told):
+def test_unreadable_plans(folders, content, text):
     path = folders.plans(EXPERIMENT)
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=f"^{path}{told}") as error:
+    with pytest.raises(UserError, match=f"^{path} .*{text}") as error:
         read_plans(EXPERIMENT, folders)
     assert "\n" not in str(error.value)
 
 
 def test_every_combination_has_a_stage(folders):
-    """No mixture of files makes it fail, and only one with a summary of the fold's cases is done."""
+    """Only a combination with a summary of the fold's cases is done."""
     parts = [["", name, f"torn {name}"] for name in (*CHECKPOINTS, "summary")]
     for number, chosen in enumerate(itertools.product(*parts)):
-        other = make_folders_in(folders, number)
+        other = _make_folders_in(folders, number)
         fill(other, *filter(None, chosen))
         state = read_state(RUN, other)
         assert state.stage in ("to train", "started", "to validate", "done")
@@ -394,7 +388,7 @@ def test_every_combination_has_a_stage(folders):
         assert len(state.problems) == sum(name.startswith("torn") for name in chosen)
 
 
-def make_folders_in(folders, number):
+def _make_folders_in(folders, number):
     root = folders.raw.parent / str(number)
     root.mkdir()
     other = make_folders(root)

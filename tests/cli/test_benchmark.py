@@ -1,4 +1,4 @@
-"""`xattnres benchmark`: a true help, reports and states of what lies there, and one line for every bad input."""
+"""`xattnres benchmark`: help, reports and states of finished trainings, and one line for every wrong input."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ def kept(tmp_path_factory) -> Finished:
 
 @pytest.fixture(autouse=True)
 def finished(kept, tmp_path, monkeypatch) -> Finished:
-    """A copy in nnU-Net's variables, with the current folder elsewhere."""
+    """A copy in the folders of nnU-Net's variables; the current folder is another one."""
     copy = kept.copy(tmp_path / "copy")
     copy.use(monkeypatch)
     (tmp_path / "here").mkdir()
@@ -43,7 +43,7 @@ def finished(kept, tmp_path, monkeypatch) -> Finished:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Few resamples, and pictures without content: what they show is tested elsewhere."""
+    """Few resamples, and empty pictures: their content is tested in tests/benchmark/report."""
     monkeypatch.setattr(statistics, "RESAMPLES", 200)
     for kind in ("differences", "boxes", "learning_curves"):
         monkeypatch.setattr(figures, kind, lambda what, path: path.touch())
@@ -62,7 +62,7 @@ def call(capsys):
 
 
 def results_of(finished: Finished) -> dict:
-    """What nnU-Net's results hold, without the scores that are kept beside them."""
+    """nnU-Net's results, without the cached scores in them."""
     found = snapshot(finished.folders.results)
     folders = {name for name, (_, is_folder, *_) in found.items() if is_folder}
     return {n: None if n in folders else entry for n, entry in found.items() if not n.endswith("_default.json")}
@@ -76,19 +76,14 @@ def parse(text: str) -> argparse.Namespace:
 
 class TestHelp:
     @pytest.mark.parametrize("action", [[], ["run"], ["status"], ["report"]])
-    def test_it_teaches(self, capsys, action):
+    def test_contents(self, capsys, action):
         with pytest.raises(SystemExit) as exit:
             main(["benchmark", *action, "--help"])
         assert exit.value.code == 0
         text = capsys.readouterr().out
-        for said in (
-            "The first trainer is the baseline",
-            "benchmark.json",
-            "examples:",
-            "benchmark.yaml",
-            "exit codes:",
-        ):
-            assert said in text
+        assert all(
+            word in text for word in ("baseline", "benchmark.json", "examples:", "benchmark.yaml", "exit codes:")
+        )
         assert ("--jobs" in text) == (action == ["run"])
         assert ("-tr TRAINER" in text) == bool(action)
 
@@ -99,23 +94,22 @@ class TestHelp:
         assert list(actions.choices) == ["run", "status", "report"]
         assert not [o.dest for action in actions.choices.values() for o in action._actions if not o.help]
 
-    def test_its_examples_are_commands(self):
-        """With grids that are accepted."""
+    def test_the_examples_are_valid(self):
         examples = re.findall(
             r"^  xattnres benchmark (\w+ .*-.*)$", benchmark.__doc__.split("examples:")[1], re.MULTILINE
         )
         assert len(examples) >= 4
         for example in examples:
             options = parse(re.split(r"   +", example)[0])
-            given = {name: getattr(options, name) for name in ("datasets", "trainers", "configurations", "plans")}
+            grid = {name: getattr(options, name) for name in ("datasets", "trainers", "configurations", "plans")}
             if not options.grid:
-                from_options({name: value for name, value in given.items() if value}, "the help")
+                from_options({name: value for name, value in grid.items() if value}, "the help")
 
-    def test_its_file_is_a_grid(self):
+    def test_the_file_is_a_grid_of_defaults(self):
         text = re.search(r"benchmark.yaml.*?:\n((?:  .*\n)+)", benchmark.__doc__)[1]
         grid = from_options(yaml.safe_load(text), "the help")
-        whole = from_options({"datasets": grid.datasets, "trainers": grid.trainers}, "the defaults")
-        assert grid == whole  # what is optional is the default
+        defaults = from_options({"datasets": grid.datasets, "trainers": grid.trainers}, "the defaults")
+        assert grid == defaults
         for name in ("configurations", "plans", "folds", "repeats"):
             value = grid.options()[name]
             shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -127,7 +121,7 @@ class TestHelp:
         benchmark.configure(parser)
         return parser._subparsers._group_actions[0].choices[action]._actions
 
-    def test_it_needs_no_libraries(self):
+    def test_no_heavy_imports(self):
         program = """
 import sys
 from nnunet_xattnres.cli.main import main
@@ -143,10 +137,10 @@ assert not heavy, heavy
 
 class TestReport:
     def test_from_the_command_line(self, call, finished, tmp_path):
-        code, text, told = call("report", *GRID, "--workers", "1")
-        assert (code, told) == (0, "")
-        said, path = text.splitlines()
-        assert said.startswith(f"{finished.experiment}: {THEIRS} is better than {OURS}: +")
+        code, text, err = call("report", *GRID, "--workers", "1")
+        assert (code, err) == (0, "")
+        comparison, path = text.splitlines()
+        assert comparison.startswith(f"{finished.experiment}: {THEIRS} is better than {OURS}: +")
         assert path == "Report: xattnres_benchmark/report/report.html"
         out = tmp_path / "here" / "xattnres_benchmark"
         assert {p.name for p in out.iterdir()} == {"benchmark.json", "report"}
@@ -165,7 +159,7 @@ class TestReport:
         assert (code, text.splitlines()[-1]) == (0, f"Report: {tmp_path}/other/folder/report/report.html")
         assert list((tmp_path / "here").iterdir()) == []
 
-    def test_from_a_file_where_options_win(self, call, tmp_path):
+    def test_from_a_file_with_options(self, call, tmp_path):
         entries = {"datasets": 7, "trainers": list(SHORT), "folds": [0, 1]}
         (tmp_path / "grid.yaml").write_text(yaml.safe_dump(entries))
         assert call("report", "--grid", tmp_path / "grid.yaml")[0] == 0
@@ -182,34 +176,32 @@ class TestReport:
 
     def test_something_is_missing(self, call, finished):
         shutil.rmtree(finished.fold(THEIRS, 1))
-        code, text, told = call("report", *GRID)
+        code, text, err = call("report", *GRID)
         assert code == 1
-        assert f"missing: {finished.experiment}: {THEIRS}, fold 1: not trained" in told.splitlines()
+        assert f"missing: {finished.experiment}: {THEIRS}, fold 1: not trained" in err.splitlines()
         assert f"{finished.experiment}: {THEIRS} is better" in text and "Report: " in text
 
-    def test_a_label_map_is_torn(self, call, finished):
+    def test_a_damaged_label_map(self, call, finished):
         damage(finished.predicted(OURS, "case_04"))
-        code, text, told = call("report", *GRID, "--workers", "1")
+        code, text, err = call("report", *GRID, "--workers", "1")
         assert code == 1 and "Report: " in text
-        assert told.startswith(f"missing: {finished.experiment}: {OURS}, fold 1: case_04: ")
+        assert err.startswith(f"missing: {finished.experiment}: {OURS}, fold 1: case_04: ")
 
     @pytest.mark.parametrize("action", ["report", "status"])
     def test_a_dataset_that_was_moved_away(self, call, action):
-        """The others are reported, and it is named."""
-        code, text, told = call(action, "-d", "7", "Dataset008_Gone", *GRID[2:])
+        code, text, err = call(action, "-d", "7", "Dataset008_Gone", *GRID[2:])
         assert code == (action == "report")
-        assert "Dataset008_Gone" in text + told and "Dataset007_Cells" in text
-        assert action == "status" or "missing: Dataset008_Gone" in told
+        assert "Dataset008_Gone" in text + err and "Dataset007_Cells" in text
+        assert action == "status" or "missing: Dataset008_Gone" in err
 
-    def test_the_sides_differ(self, call, finished):
-        """That is said, and no failure."""
+    def test_different_settings_are_a_warning(self, call, finished):
         change_debug(finished.fold(THEIRS, 1), num_epochs="9")
-        code, _, told = call("report", *GRID)
+        code, _, err = call("report", *GRID)
         assert code == 0
-        assert f"warning: {finished.experiment}: epochs differ between trainings" in told
+        assert f"warning: {finished.experiment}: epochs differ between trainings" in err
 
-    def test_a_trainer_that_nobody_has_any_more(self, call, finished):
-        """Its trainings lie there all the same; only its network cannot be counted."""
+    def test_a_trainer_whose_class_is_gone(self, call, finished):
+        """Its trainings are compared, but the parameters of its network cannot be counted."""
         for run in finished.grid.runs():
             if run.trainer == THEIRS and run.fold == 0:
                 model = finished.folders.model(run)
@@ -221,13 +213,13 @@ class TestReport:
 
 
 class TestStatus:
-    def test_all_is_done(self, call):
-        code, text, told = call("status", *GRID)
-        assert (code, told) == (0, "")
+    def test_all_done(self, call):
+        code, text, err = call("status", *GRID)
+        assert (code, err) == (0, "")
         assert len(re.findall(r"done  +2 of 2", text)) == 6
         assert "6 trainings: 6 done." in text
 
-    def test_some_is_left(self, call, finished):
+    def test_some_unfinished(self, call, finished):
         shutil.rmtree(finished.fold(THEIRS, 1))
         shutil.rmtree(finished.fold(OURS, 2) / "validation")
         code, text, _ = call("status", *GRID)
@@ -238,10 +230,10 @@ class TestStatus:
 
     @pytest.mark.parametrize("action", ["status", "report"])
     def test_without_options_afterwards(self, call, action):
-        """As the help says: all three keep what is compared."""
+        """Every action saves the grid."""
         call(action, *GRID)
-        code, text, told = call("status")
-        assert (code, told) == (0, "") and "6 trainings: 6 done." in text
+        code, text, err = call("status")
+        assert (code, err) == (0, "") and "6 trainings: 6 done." in text
 
     def test_nothing_is_changed(self, call, finished):
         before = snapshot(finished.root)
@@ -250,24 +242,25 @@ class TestStatus:
 
 
 class TestRun:
-    def test_what_is_done_is_not_done_again(self, call, finished):
+    def test_nothing_is_repeated(self, call, finished):
         before, prepared = results_of(finished), snapshot(finished.folders.preprocessed)
-        code, text, told = call("run", *GRID, "--device", "cpu", "--test", "--workers", "1")
-        assert (code, told) == (0, "")
+        code, text, err = call("run", *GRID, "--device", "cpu", "--test", "--workers", "1")
+        assert (code, err) == (0, "")
         assert f"{finished.experiment}: {THEIRS} is better than {OURS}: +" in text
         assert "$ nnUNetv2" not in text
         assert results_of(finished) == before
         assert snapshot(finished.folders.preprocessed) == prepared
 
-    def test_dry_run_of_what_is_done(self, call, finished, tmp_path):
+    def test_dry_run_of_finished_trainings(self, call, finished, tmp_path):
         before = snapshot(tmp_path)
-        code, text, told = call("run", *GRID, "--test", "--dry-run")
-        assert (code, told) == (0, "")
-        assert text.splitlines()[1:] == ["# 9 of 9 are done already"]
+        code, text, err = call("run", *GRID, "--test", "--dry-run")
+        assert (code, err) == (0, "")
+        (comment,) = text.splitlines()[1:]
+        assert comment.startswith("# 9 of 9 ")
         assert snapshot(tmp_path) == before
 
-    def test_dry_run_of_what_is_left(self, call, finished, tmp_path):
-        """Commands of nnU-Net that a shell takes."""
+    def test_dry_run_of_unfinished_trainings(self, call, finished, tmp_path):
+        """Commands of nnU-Net for a shell."""
         shutil.rmtree(finished.fold(THEIRS, 1))
         shutil.rmtree(finished.fold(OURS, 2) / "validation")
         (finished.folders.test_predictions(finished.run(THEIRS, 0), (0, 1, 2)) / "test_1.png").unlink()
@@ -284,10 +277,9 @@ class TestRun:
             shlex.split(f"nnUNetv2_predict -i {images} -o {model}/test_folds_0_1_2 -d Dataset007_Cells -c 2d "
                         f"-tr {THEIRS} -p nnUNetPlans -f 0 1 2 -npp 2 -nps 2 -device cpu"),
         ]  # fmt: skip
-        assert commands[-1] == "# 6 of 9 are done already"
+        assert commands[-1].startswith("# 6 of 9 ")
 
     def test_dry_run_of_repeats(self, call, finished):
-        """They lie in folders of their own."""
         code, text, _ = call("run", *GRID, "--repeats", "2", "--dry-run")
         assert code == 0
         commands = [line for line in text.splitlines() if "nnUNetv2_train" in line]
@@ -298,96 +290,69 @@ class TestRun:
 
 
 class TestBadInput:
-    """Exit code 2 and a single line that names what is wrong."""
+    """Exit code 2 and one line that names the wrong value."""
 
     def refused(self, call, *arguments) -> str:
-        code, text, told = call(*arguments)
+        code, text, err = call(*arguments)
         assert (code, text) == (2, "")
-        assert told.startswith("xattnres benchmark: ") and told.endswith("\n") and told.count("\n") == 1
-        return told
+        assert err.startswith("xattnres benchmark: ") and err.endswith("\n") and err.count("\n") == 1
+        return err
 
     @pytest.mark.parametrize(
-        ("options", "told"),
+        ("options", "name"),
         [
-            ([], "name datasets with -d and trainers with -tr"),
-            (["-d", "7"], "name datasets with -d and trainers with -tr"),
-            (["-tr", OURS, THEIRS], "name datasets with -d and trainers with -tr"),
-            (["-d", "8", "-tr", OURS, THEIRS], "no dataset 8 in "),
-            (["-d", "Dataset007_Other", "-tr", OURS, THEIRS], "no dataset Dataset007_Other in "),
-            (["-d", "7", "7", "-tr", OURS, THEIRS], "datasets has something twice: 7, 7"),
-            (["-d", "7", "Dataset007_Cells", "-tr", OURS, THEIRS], "datasets has something twice"),
-            (["-d", "7", "-tr", OURS], f"needs a baseline and another trainer, got {OURS} alone"),
-            (["-d", "7", "-tr", OURS, OURS], "trainers has something twice"),
-            (["-d", "7", "-tr", OURS, THEIRS.replace("XAttn", "XAtn"), "-f", "0"], f"did you mean {THEIRS}?"),
-            ([*GRID, "-c", "3d_lowres"], "has no configuration 3d_lowres, but 2d, 3d_fullres"),
-            (["-d", "7", "-tr", OURS, THEIRS], "splits_final.json has the folds 0, 1, 2, not 3, 4: choose with -f"),
-            ([*GRID[:-3], "x"], "a fold must be a whole number of at least 0, got 'x'"),
-            ([*GRID[:-3], "all"], "a fold must be a whole number of at least 0, got 'all'"),
-            ([*GRID[:-3], "-1"], "a fold must be a whole number of at least 0, got '-1'"),
-            ([*GRID, "--grid", "none.yaml"], "none.yaml cannot be read as YAML"),
+            ([], "-d"), (["-d", "7"], "-tr"), (["-tr", OURS, THEIRS], "-d"), (["-d", "8", "-tr", OURS, THEIRS], "8"),
+            (["-d", "Dataset007_Other", "-tr", OURS, THEIRS], "Dataset007_Other"),
+            (["-d", "7", "Dataset007_Cells", "-tr", OURS, THEIRS], "datasets"),
+            (["-d", "7", "-tr", OURS], OURS), (["-d", "7", "-tr", OURS, OURS], "trainers"),
+            (["-d", "7", "-tr", OURS, THEIRS.replace("XAttn", "XAtn"), "-f", "0"], f"{THEIRS}?"),
+            ([*GRID, "-c", "3d_lowres"], "3d_lowres"), (["-d", "7", "-tr", OURS, THEIRS], "3, 4"),
+            ([*GRID[:-3], "-1"], "'-1'"), ([*GRID, "--grid", "none.yaml"], "none.yaml"),
         ],
-    )
-    def test_what_is_compared(self, call, finished, options, told):
+    )  # fmt: skip
+    def test_grids(self, call, finished, options, name):
         before = snapshot(finished.root)
-        assert told in self.refused(call, "run", *options, "--device", "cpu")
+        assert name in self.refused(call, "run", *options, "--device", "cpu")
         assert snapshot(finished.root) == before
 
     def test_a_fold_that_nnunet_will_not_make(self, call, finished):
-        """Before it has made its five, as for any new dataset."""
+        """nnU-Net makes five folds of a new dataset."""
         (finished.prepared / "splits_final.json").unlink()
-        told = self.refused(call, "run", *GRID[:-3], "4", "5", "--device", "cpu")
-        assert "has the folds 0, 1, 2, 3, 4, not 5: choose with -f" in told
+        message = self.refused(call, "run", *GRID[:-3], "4", "5", "--device", "cpu")
+        assert "0, 1, 2, 3, 4, not 5" in message and "-f" in message
 
-    @pytest.mark.parametrize(
-        ("content", "told"),
-        [
-            (b"", "must name datasets and trainers, it holds NoneType"),
-            (b"- 1", "it holds list"),
-            (b"a: [1", "cannot be read as YAML"),
-            (b"\xff\xfe\x00", "cannot be read as YAML"),
-            (b"datasets: 7", "names no trainers"),
-            (b"datasets: 7\ntrainers: [a, b]\nseeds: 3", "has seeds, but only datasets, trainers, "),
-            (b"datasets: 7\ntrainers: [a, b]\nrepeats: 0", "repeats must be a whole number of at least 1, got 0"),
-            (b"datasets: 7\ntrainers: [a, b]\nfolds: all", "a fold must be a whole number of at least 0, got 'all'"),
-            (b"datasets: {a: 1}\ntrainers: [a, b]", "datasets must be a name or a list of names"),
-            (b"datasets: []\ntrainers: [a, b]", "datasets must be a name or a list of names, got []"),
-        ],
-    )
+    @pytest.mark.parametrize("content", [b"", b"a: [1", b"datasets: 7", b"datasets: 7\ntrainers: [a, b]\nseeds: 3"])
     @pytest.mark.parametrize("file_name", ["grid.yaml", "xattnres_benchmark/benchmark.json"])
-    def test_a_file(self, call, tmp_path, content, told, file_name):
+    def test_files(self, call, tmp_path, content, file_name):
+        """tests/benchmark/test_grid.py has more of them."""
         path = tmp_path / "here" / file_name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-        said = self.refused(call, "report", *(["--grid", file_name] if file_name == "grid.yaml" else []))
-        assert told in said and file_name in said
+        assert file_name in self.refused(call, "report", *(["--grid", file_name] if file_name == "grid.yaml" else []))
 
     @pytest.mark.parametrize("action", ["status", "report"])
-    def test_nothing_to_go_on(self, call, action):
-        told = self.refused(call, action)
-        assert "there is no xattnres_benchmark/benchmark.json" in told and "--out" in told
+    def test_no_saved_grid(self, call, action):
+        message = self.refused(call, action)
+        assert "xattnres_benchmark/benchmark.json" in message and "--out" in message
 
-    @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
-    @pytest.mark.parametrize("action", ["run", "status", "report"])
+    @pytest.mark.parametrize(
+        ("action", "variable"), [("run", "nnUNet_raw"), ("status", "nnUNet_preprocessed"), ("report", "nnUNet_results")]
+    )
     def test_nnunets_folders(self, call, monkeypatch, variable, action):
         monkeypatch.setenv(variable, "/no/such/folder")
-        assert f"{variable}=/no/such/folder is no folder" in self.refused(call, action, *GRID)
-        monkeypatch.delenv(variable)
-        assert f"{variable} is not set" in self.refused(call, action, *GRID)
+        assert f"{variable}=/no/such/folder" in self.refused(call, action, *GRID)
 
-    @pytest.mark.parametrize("content", ["", "[1]", "{"])
-    def test_splits(self, call, finished, content):
+    def test_splits(self, call, finished):
         path = finished.prepared / "splits_final.json"
-        path.write_text(content)
-        assert f"{path} cannot be read as nnU-Net's splits" in self.refused(call, "run", *GRID, "--device", "cpu")
+        path.write_text("{")
+        assert str(path) in self.refused(call, "run", *GRID, "--device", "cpu")
 
     @pytest.mark.parametrize("name", ["file", "file/below"])
     def test_nowhere_to_write(self, call, tmp_path, name):
-        """Known before the work."""
+        """Before any work is done."""
         (tmp_path / "file").touch()
         for action in (["report"], ["run", "--device", "cpu"]):
-            assert f"cannot write to {tmp_path / name} (" in self.refused(
-                call, *action, *GRID, "--out", tmp_path / name
-            )
+            assert str(tmp_path / name) in self.refused(call, *action, *GRID, "--out", tmp_path / name)
 
     @pytest.mark.parametrize(
         "arguments",
@@ -402,12 +367,12 @@ class TestBadInput:
             ["run", "-d"],
         ],
     )
-    def test_the_commands_form(self, capsys, arguments):
+    def test_options(self, capsys, arguments):
         with pytest.raises(SystemExit) as exit:
             main(["benchmark", *arguments])
         assert exit.value.code == 2
         assert "Traceback" not in capsys.readouterr().err
 
-    def test_a_wrong_option_is_not_blamed_on_the_file(self, call, tmp_path):
+    def test_the_message_of_a_wrong_option_does_not_name_the_file(self, call, tmp_path):
         (tmp_path / "here/grid.yaml").write_text(f"datasets: 7\ntrainers: [{OURS}, {THEIRS}]\n")
         assert "grid.yaml" not in self.refused(call, "report", "--grid", "grid.yaml", "-f", "x")

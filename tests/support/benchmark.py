@@ -1,4 +1,4 @@
-"""nnU-Net's folders as far as it has filled them: datasets, plans, splits, trainings; and who is still alive."""
+"""Files as nnU-Net writes them: datasets, plans, splits, trainings; and the processes of a test."""
 
 import json
 import pickle
@@ -99,7 +99,7 @@ def epoch_lines(
     dice: str = "[np.float32(0.5785), np.float32(0.517)]",
     seconds: float | str = 48.93,
 ) -> list[str]:
-    """What nnU-Net logs of an epoch."""
+    """nnU-Net's log lines of an epoch."""
     return [
         "", f"Epoch {number}", "Current learning rate: 0.01", f"train_loss {train_loss}", f"val_loss {val_loss}",
         f"Pseudo dice {dice}", f"Epoch time: {seconds} s",
@@ -141,7 +141,7 @@ def write_log(fold: Path, lines: Iterable[str], start: datetime = STARTED) -> Pa
 
 
 def write_debug(fold: Path, **others) -> Path:
-    """debug.json, in which everything is text."""
+    """debug.json, whose values are all strings."""
     fold.mkdir(parents=True, exist_ok=True)
     content = {
         "_best_ema": "None", "batch_size": "24", "configuration_manager": "{'patch_size': [56, 40]}",
@@ -154,7 +154,7 @@ def write_debug(fold: Path, **others) -> Path:
 
 
 def write_checkpoint(path: Path, epoch: int = 5) -> Path:
-    """What nnU-Net saves, of a very small network."""
+    """A checkpoint as nnU-Net saves it, of a very small network."""
     path.parent.mkdir(parents=True, exist_ok=True)
     network = torch.nn.Conv2d(1, 2, 3)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.99, nesterov=True)
@@ -190,7 +190,7 @@ def write_summary(folders: NnUNetFolders, run: Run, cases: Iterable[str], ending
 
 
 def finish(folders: NnUNetFolders, run: Run, cases: Iterable[str], epochs: int = 5) -> Path:
-    """A training that is done, with what nnU-Net leaves in its fold."""
+    """A finished training with all of its files."""
     fold = folders.fold(run)
     write_log(fold, [line for number in range(epochs) for line in epoch_lines(number)] + TRAINED)
     write_debug(fold, num_epochs=epochs)
@@ -204,7 +204,7 @@ def finish(folders: NnUNetFolders, run: Run, cases: Iterable[str], epochs: int =
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within a minute."""
+    """Whether a condition becomes true within a minute."""
     end = time.monotonic() + 60
     while not condition():
         if time.monotonic() > end:
@@ -214,7 +214,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 def alive(entry: str) -> dict[int, str]:
-    """Command lines, by number, of the processes that have NAME=VALUE in their environment."""
+    """Command lines, by process id, of the processes with NAME=VALUE in their environment."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

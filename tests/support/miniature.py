@@ -1,9 +1,9 @@
-"""nnU-Net's commands in miniature: they read and write what the real ones do, only that nothing is learned.
+"""nnU-Net's commands in miniature: they read and write the same files, but train nothing.
 
     python -I -S miniature.py FOLDER COMMAND ARGUMENT...
 
 FOLDER has `settings.json`, the checkpoint that is saved after every epoch (`checkpoints/3.pth`) and plans; it gets
-`journal.jsonl`, a line for every start, epoch and validation. What should never happen there is "wrong".
+`journal.jsonl`, a line for every start, epoch and validation. The event "wrong" is an error of the caller.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main(name, arguments):
 
 
 def settings():
-    """epochs, save_every, seconds of every step, and what fails: trainer and fold, and where."""
+    """epochs, save_every, seconds of every step, fail: where a training ("T 0") fails."""
     return json.loads((FOLDER / "settings.json").read_text())
 
 
@@ -66,7 +66,7 @@ def dataset_of(name):
 
 
 def write_slowly(path, content):
-    """In two parts, so that a kill leaves a torn file."""
+    """In two parts, so that a kill leaves an incomplete file."""
     with path.open("wb") as file:
         for part in (content[: len(content) // 2], content[len(content) // 2 :]):
             file.write(part)
@@ -92,8 +92,8 @@ class Training:
             folder=str(self.fold), trainers=os.environ["nnUNet_extTrainer"], num_gpus=self.a.num_gpus,
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
-            for what in (self.fold, *(gpus.split(",") if gpus else [])):
-                stack.enter_context(alone(str(what)))
+            for name in (self.fold, *(gpus.split(",") if gpus else [])):
+                stack.enter_context(exclusive(str(name)))
             stack.enter_context(worker())
             self.fold.mkdir(parents=True, exist_ok=True)
             now = datetime.now()
@@ -111,22 +111,22 @@ class Training:
 
     def load(self):
         names = CHECKPOINTS if self.a.c else CHECKPOINTS[:1]
-        there = [self.fold / name for name in names if (self.fold / name).exists()]
-        if self.a.val and not there:
+        existing = [self.fold / name for name in names if (self.fold / name).exists()]
+        if self.a.val and not existing:
             raise SystemExit("RuntimeError: Cannot run validation because the training is not finished yet!")
-        if not there:
+        if not existing:
             return 0
-        content = there[0].read_bytes()
+        content = existing[0].read_bytes()
         for epoch in range(self.settings["epochs"] + 1):
             if content == (FOLDER / "checkpoints" / f"{epoch}.pth").read_bytes():
                 return epoch
-        journal("wrong", what=f"{there[0]} is torn")
+        journal("wrong", what=f"{existing[0]} is incomplete")
         raise SystemExit("RuntimeError: PytorchStreamReader failed reading zip archive")
 
     def save(self, name, epoch):
         write_slowly(self.fold / name, (FOLDER / "checkpoints" / f"{epoch}.pth").read_bytes())
 
-    def say(self, line):
+    def print_to_log(self, line):
         with self.log.open("a") as file:
             file.write(f"{datetime.now()}: {line} \n")
         print(line, flush=True)
@@ -135,18 +135,18 @@ class Training:
         epochs = self.settings["epochs"]
         for epoch in range(first, epochs):
             for line in ("", f"Epoch {epoch}", "Current learning rate: 0.01"):
-                self.say(line)
+                self.print_to_log(line)
             work()
             self.fail("training")
             for line in ("train_loss -0.5", "val_loss -0.4", "Pseudo dice [np.float32(0.5)]", "Epoch time: 1.5 s"):
-                self.say(line)
+                self.print_to_log(line)
             journal("epoch", run=self.name, epoch=epoch)
             if (epoch + 1) % self.settings["save_every"] == 0 and epoch + 1 < epochs:
                 self.save("checkpoint_latest.pth", epoch + 1)
             self.save("checkpoint_best.pth", epoch + 1)
         self.save("checkpoint_final.pth", epochs)
         (self.fold / "checkpoint_latest.pth").unlink(missing_ok=True)
-        self.say("Training done.")
+        self.print_to_log("Training done.")
 
     def validate(self):
         self.fail("validation")
@@ -164,20 +164,20 @@ class Training:
 
 
 @contextlib.contextmanager
-def alone(what):
-    """What two processes must never use at once."""
-    with (FOLDER / f"used {what.replace('/', '_')}").open("w") as file:
+def exclusive(name):
+    """Something that two processes must never use at the same time."""
+    with (FOLDER / f"used {name.replace('/', '_')}").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            journal("wrong", what=f"two use {what} at once")
-            raise SystemExit(f"two use {what} at once") from None
+            journal("wrong", what=f"two processes use {name}")
+            raise SystemExit(f"two processes use {name}") from None
         yield
 
 
 @contextlib.contextmanager
 def worker():
-    """A process that loads data until it is ended."""
+    """A child process that runs until it is killed."""
     pid = os.fork()
     if not pid:
         time.sleep(3600)
@@ -200,7 +200,7 @@ def preprocess(name, arguments):
         return
     for configuration in arguments.c:
         data = folder / f"nnUNetPlans_{configuration}"  # of all plans
-        with alone(str(data)):
+        with exclusive(str(data)):
             data.mkdir(exist_ok=True)
             for file in list(data.iterdir()):
                 file.unlink()

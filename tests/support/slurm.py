@@ -1,6 +1,6 @@
-"""A real Slurm for tests of what is submitted to one; it needs the programs, but neither root, cgroups nor systemd.
+"""A real Slurm for tests; it needs the programs, but neither root, cgroups nor systemd.
 
-python tests/support/slurm.py COMMAND...     runs a command where it can submit to such a Slurm
+python tests/support/slurm.py COMMAND...     runs a command that can submit jobs to it
 """
 
 import contextlib
@@ -28,7 +28,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# a requeued job waits for as long as a credential lives
+# a requeued job waits until its credential expires
 AuthInfo=socket={root}/munge.socket,cred_expire=5
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool
@@ -115,7 +115,7 @@ class Cluster:
             time.sleep(0.05)
 
     def run(self, command: str) -> str:
-        """What a command of Slurm printed."""
+        """Run a command of Slurm; returns its output."""
         result = subprocess.run(
             shlex.split(command), env=os.environ | self.env, cwd=self.root, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
@@ -124,11 +124,11 @@ class Cluster:
         return result.stdout
 
     def jobs(self) -> dict[str, str]:
-        """States of all jobs by identifier, array tasks one by one, also of those that ended lately."""
+        """States of all jobs by identifier, array tasks one by one, also of those that have just ended."""
         return dict(line.split() for line in self.run('squeue -h -a -r -t all -o "%i %T"').splitlines())
 
     def hurry(self) -> None:
-        """Let jobs that wait for their begin time, as requeued ones do, start now."""
+        """Start jobs now that wait for their begin time, as requeued ones do."""
         # a requeued job gets its begin time when its processes have ended
         self._wait(lambda: not self.run("squeue -h -a -t COMPLETING"), "Jobs did not end")
         if pending := self.run('squeue -h -a -t PENDING -o "%i"').split():

@@ -133,7 +133,7 @@ class TestMissing:
         path = finished.fold(OTHER, 1) / "checkpoint_best.pth"
         torch.save({"weights": torch.zeros(1000)}, path)
         damage(path)
-        assert self.left(finished) == ([], [f"{OTHER}, fold 1: checkpoint_best.pth is torn"])
+        assert self.left(finished) == ([], [f"{OTHER}, fold 1: checkpoint_best.pth is incomplete"])
 
     @pytest.mark.parametrize(
         "content", [b"", b"{", b"\xff", b"[]", b"{}", b'{"metric_per_case": null}', b'{"metric_per_case": [{}]}']

@@ -333,7 +333,7 @@ class TestBroken:
         assert f"- **{broken.experiment}**: " in text and "9 cases" in text
         missing, fairness = (text.split(f"## {title}\n\n")[1].split("\n\n")[0] for title in ("Missing", "Fairness"))
         for told in (
-            f"{ours}, fold 0: checkpoint_best.pth is torn",
+            f"{ours}, fold 0: checkpoint_best.pth is incomplete",
             f"{ours}, fold 1: ",
             f"{theirs}, fold 2: {case}: ",
         ):
