@@ -3,9 +3,10 @@
 import os
 
 # Tiny networks on many threads are slower than on one, and far slower on a busy machine. The commands that tests start
-# inherit this; the limit holds where nnU-Net asks PyTorch for all cores.
-for variable in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS", "nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
+# inherit this; where nnU-Net asks PyTorch for all cores, threads at least do not spin while they wait for others.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
     os.environ[variable] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 import torch

@@ -49,6 +49,10 @@ def _run(command: list[str], env: dict[str, str], folder: Path, log: Path) -> No
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
+    # on a CPU nnU-Net asks for all cores
+    import torch
+
+    torch.set_num_threads = lambda number: None
     # nnU-Net's worker processes would import it again: it spawns some, and takes Python's default for others
     multiprocessing.set_start_method("fork", force=True)
     fork = multiprocessing.get_context("fork")
