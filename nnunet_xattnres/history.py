@@ -5,7 +5,8 @@ from typing import overload
 
 from torch import Tensor
 
-from .ops.pooling import max_pool, pooled_size
+from .ops.pooling import max_pool
+from .ops.resize import pooled_size
 
 
 class History(Sequence[Tensor]):

@@ -1,6 +1,7 @@
-"""The XAttnRes layer: a pseudo-query, a norm gain and one projection per history entry around the operator."""
+"""The XAttnRes layer, the parameters of the operator in a module."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 INITS: dict[str, Callable[[Tensor], Tensor]] = {
     "zero": nn.init.zeros_,
     "normal": lambda w: nn.init.normal_(w, std=0.01),
-    # both count fans, so they see the pseudo-query as a linear map from C channels to one logit
+    # these two need a matrix: the pseudo-query as a linear map from C channels to one logit
     "kaiming_uniform": lambda w: nn.init.kaiming_uniform_(w.unsqueeze(0)),
     "xavier_uniform": lambda w: nn.init.xavier_uniform_(w.unsqueeze(0)),
 }
@@ -20,37 +21,51 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class XAttnRes(nn.Module):
-    r"""Cross-stage attention residual: a softmax over all earlier stage outputs and x, at every pixel.
+    r"""Cross-stage attention residual: attention to the outputs of all earlier stages and to x, at every pixel.
 
     .. math:: \text{XAttnRes}(H, x)(p) = \sum_n \alpha_n(p) V_n(p), \quad
               \alpha(p) = \text{softmax}_n\big(w^\top \text{RMSNorm}(V_n(p))\big), \quad
               V = [\phi_1(h_1); \ldots; \phi_K(h_K); x]
 
-    where phi_k resizes h_k to x (adaptive max pooling or linear interpolation) and projects it to C channels.
-    With the pseudo-query at zero, where it starts, the output is the mean of the K+1 values.
+    where phi_k resizes h_k to the size of x (adaptive max pooling or linear interpolation) and projects it to C
+    channels. A new layer has a pseudo-query w of zeros, so its output is the mean of the K+1 values.
 
     Args:
-        history_channels: widths C_1..C_K of the history, oldest first; K >= 1.
-        channels: C, the width of x.
-        dim: spatial axes, 2 or 3.
-        init: how the pseudo-query starts: "zero", "normal" (std 0.01), "kaiming_uniform" or "xavier_uniform".
+        history_channels: the channels C_1, ..., C_K of the history, oldest first; K >= 1.
+        channels: the channels C of x and of the output.
+        dim: the number of spatial axes, 2 or 3.
+        init: the initialisation of the pseudo-query: "zero", "normal" (standard deviation 0.01), "kaiming_uniform" or
+            "xavier_uniform".
         eps: added to the mean square under the root of RMSNorm.
-        backend: what computes: "auto", "reference", "torch" or "triton"; None for the environment's
-            XATTNRES_BACKEND, else "auto".
+        backend: "auto", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND at
+            every call, and "auto" where that is not set.
 
     Shapes:
-        history: K tensors (B, C_k, *S_k) of any sizes, in a list or a `History`; x: (B, C, *S), or several tensors
-        whose concatenation along the channels is x; output: (B, C, *S).
+        history: K tensors (B, C_k, *S_k) of any size, in a list or a `History`. x: (B, C, *S), or several tensors
+        whose concatenation along the channels is x. Output: (B, C, *S).
 
     Attributes:
-        pseudo_query, norm_weight: parameters of length C.
+        pseudo_query: the parameter w, (C,).
+        norm_weight: the gain of RMSNorm, a parameter (C,).
         projections: K modules, the identity where C_k == C, else a 1x1 convolution with bias.
 
     Raises:
-        ValueError: for an argument, or a tensor, that does not fit; the message says what was expected.
+        ValueError: for an invalid argument, or for tensors whose shapes do not match the arguments.
+
+    Example:
+        >>> import torch
+        >>> layer = XAttnRes(history_channels=[32, 64], channels=64)
+        >>> history = [torch.randn(1, 32, 64, 64), torch.randn(1, 64, 16, 16)]
+        >>> x = torch.randn(1, 64, 32, 32)
+        >>> layer(history, x).shape
+        torch.Size([1, 64, 32, 32])
+        >>> layer.attention(history, x).shape
+        torch.Size([1, 3, 32, 32])
 
     Source: arXiv 2604.03297, Eqs. 4-8.
     """
+
+    _version = 1  # of the state dict
 
     def __init__(
         self,
@@ -69,12 +84,13 @@ class XAttnRes(nn.Module):
         if backend not in (None, *BACKENDS):
             raise ValueError(f"XAttnRes: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         if isinstance(history_channels, int):
-            raise ValueError(f"XAttnRes: history_channels must be a list of widths, got {history_channels}")
+            raise ValueError(f"XAttnRes: history_channels must be a list of channels, got {history_channels}")
         if len(history_channels) == 0:
             raise ValueError("XAttnRes: history_channels is empty, but attention needs at least one earlier stage")
         if min(*history_channels, channels) < 1:
             raise ValueError(
-                f"XAttnRes: channels must be positive, got history {list(history_channels)} and x {channels}"
+                f"XAttnRes: all channels must be positive, got history_channels {list(history_channels)} "
+                f"and channels {channels}"
             )
         self.history_channels = tuple(history_channels)
         self.channels = channels
@@ -92,21 +108,24 @@ class XAttnRes(nn.Module):
             INITS[init](self.pseudo_query)
 
     def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
-        """Eq. 8: K tensors (B, C_k, *S_k) and x (B, C, *S) -> (B, C, *S)."""
+        """The weighted sum of the values, (B, C, *S), Eq. 8."""
         return self._attend(history, x)[0]
 
     def attention(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
-        """Eq. 7: the weights alpha (B, K+1, *S), which sum to 1 over K+1; x comes last."""
+        """The attention weights alpha, (B, K+1, *S), Eq. 7.
+
+        They sum to 1 over the K+1 values. The first K are the weights of the history, the last one is that of x.
+        """
         return self._attend(history, x)[1]
 
     def _attend(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         self._check(history, [x] if isinstance(x, Tensor) else x)
-        projections = [None if isinstance(p, nn.Identity) else (p.weight, p.bias) for p in self.projections]
+        projections = [_weight_and_bias(projection) for projection in self.projections]
         return xattnres(history, x, projections, self.pseudo_query, self.norm_weight, self.eps, self.backend)
 
     def _check(self, history: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
         if len(parts) == 0:
-            raise ValueError("XAttnRes: x must be a tensor or several to concatenate, got none")
+            raise ValueError("XAttnRes: x must be a tensor or a non-empty list of tensors, got an empty list")
         x = parts[0]
         for part in parts:
             if part.ndim != self.dim + 2:
@@ -115,19 +134,39 @@ class XAttnRes(nn.Module):
                     f"got shape {tuple(part.shape)}"
                 )
             if part.shape[0] != x.shape[0] or part.shape[2:] != x.shape[2:]:
-                raise ValueError(f"XAttnRes: the parts of x must differ in channels only, got {_shapes(parts)}")
+                raise ValueError(
+                    f"XAttnRes: the tensors of x must have the same batch and spatial size, got {_shapes(parts)}"
+                )
         if sum(part.shape[1] for part in parts) != self.channels:
             raise ValueError(f"XAttnRes: x must have {self.channels} channels, got {_shapes(parts)}")
         if len(history) != len(self.history_channels):
-            raise ValueError(f"XAttnRes: history must hold {len(self.history_channels)} features, got {len(history)}")
+            raise ValueError(f"XAttnRes: history must have {len(self.history_channels)} features, got {len(history)}")
         for k, (feature, width) in enumerate(zip(history, self.history_channels, strict=True)):
             if feature.ndim != x.ndim or feature.shape[0] != x.shape[0] or feature.shape[1] != width:
                 expected = ", ".join(map(str, (x.shape[0], width, *("*" * self.dim))))
                 raise ValueError(f"XAttnRes: history[{k}] must have shape ({expected}), got {tuple(feature.shape)}")
 
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+        refuse_newer_version(self, local_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def extra_repr(self) -> str:
         history = list(self.history_channels)
         return f"history_channels={history}, channels={self.channels}, dim={self.dim}, init={self.init!r}"
+
+
+def refuse_newer_version(module: nn.Module, local_metadata: dict[str, Any]) -> None:
+    """Raise a RuntimeError for a state dict whose layout is newer than that of the module."""
+    version = local_metadata.get("version")
+    if version is not None and version > module._version:
+        raise RuntimeError(
+            f"{type(module).__name__}: the weights have layout version {version}, this nnunet-xattnres knows versions "
+            f"up to {module._version}: update nnunet-xattnres to load them"
+        )
+
+
+def _weight_and_bias(projection: Any) -> tuple[Tensor, Tensor] | None:
+    return None if isinstance(projection, nn.Identity) else (projection.weight, projection.bias)
 
 
 def _shapes(parts: Sequence[Tensor]) -> str:

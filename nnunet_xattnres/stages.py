@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .layer import XAttnRes
-from .ops.pooling import pooled_size
+from .layer import XAttnRes, refuse_newer_version
+from .ops.resize import pooled_size
 
 
 class XAttnResStages(nn.ModuleDict):
@@ -49,6 +49,12 @@ class XAttnResStages(nn.ModuleDict):
     Source: arXiv 2604.03297, Eqs. 3, 10 and 11.
     """
 
+    # Of the state dict. Versions:
+    # 1: also the nn.ModuleDict of the U-Nets of early development versions, with the keys encoder.1, ... and
+    #    decoder.0, ... instead of the numbers of the stages
+    # 2: the numbers of the stages
+    _version = 2
+
     def __init__(
         self,
         stage_channels: Sequence[int],
@@ -79,6 +85,28 @@ class XAttnResStages(nn.ModuleDict):
         if n in self:
             return self[n](history, x)
         return x if isinstance(x, Tensor) else torch.cat(list(x), 1)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+        refuse_newer_version(self, local_metadata)
+        self._rename_keys_of_version_1(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _rename_keys_of_version_1(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Rename `encoder.s` to `s` and `decoder.s` to `S + s`, for S encoder stages and S - 1 decoder stages.
+
+        The keys show whether it is necessary: nnU-Net drops the version when it continues a training.
+        """
+        offsets = {"encoder": 0, "decoder": (len(self.stage_channels) + 1) // 2}
+        for key in list(state_dict):
+            part, _, rest = key.removeprefix(prefix).partition(".")
+            if key.startswith(prefix) and part in offsets:
+                if len(self.stage_channels) % 2 == 0:
+                    raise RuntimeError(
+                        f"XAttnResStages: {key} is of a development version, whose U-Nets had one decoder stage less "
+                        f"than encoder stages, but this network has {len(self.stage_channels)} stages: train it again"
+                    )
+                n, _, name = rest.partition(".")
+                state_dict[f"{prefix}{int(n) + offsets[part]}.{name}"] = state_dict.pop(key)
 
     def count_kept_elements(self, sizes: Sequence[tuple[int, ...]]) -> int:
         """Count the elements that the layers keep for backward, per sample: their outputs and the pooled copies.

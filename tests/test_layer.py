@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from support.operator import interpreter
 from torch import nn
 
 from nnunet_xattnres import History, XAttnRes
@@ -120,7 +121,7 @@ def test_default_eps_where_it_matters():
     assert_agrees(layer, history, x, eps=1e-6)
 
 
-def test_given_eps():
+def test_eps_argument():
     assert_agrees(randomised(eps=0.5), *features(), eps=0.5)
 
 
@@ -136,18 +137,18 @@ def test_x_in_parts(dim, widths, kind):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_history_may_be_a_pool(dim):
+def test_a_history_equals_a_list(dim):
     layer, (history, x) = randomised(dim), features(dim)
     assert torch.equal(layer(History(history), x), layer(history, x))
     assert torch.equal(layer.attention(History(history), x), layer.attention(history, x))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [b if b != "triton" else pytest.param(b, marks=interpreter) for b in BACKENDS])
 def test_every_backend_agrees_with_the_reference(backend):
     assert_agrees(randomised(backend=backend), *features(), eps=1e-6)
 
 
-def test_backend_is_automatic_unless_given():
+def test_backend_argument():
     assert XAttnRes([3], 3).backend is None
     assert XAttnRes([3], 3, backend="reference").backend == "reference"
 
@@ -197,16 +198,17 @@ def test_copies_agree_and_are_independent(duplicate):
 
 
 BAD_ARGUMENTS = {
-    "dim 1": (dict(dim=1), r"2 or 3.*got 1"),
-    "dim 4": (dict(dim=4), r"2 or 3.*got 4"),
-    "init": (dict(init="ones"), r"zero, normal, kaiming_uniform, xavier_uniform.*got 'ones'"),
-    "no history": (dict(history_channels=[]), r"history_channels is empty.*at least one"),
-    "backend": (dict(backend="cudnn"), r"backend must be one of auto, reference, torch, triton, got 'cudnn'"),
-    "empty backend": (dict(backend=""), r"backend must be one of auto, reference, torch, triton, got ''"),
-    "no channels": (dict(channels=0), r"positive.*got.*\[3, 5\].*0"),
-    "negative channels": (dict(channels=-6), r"positive.*got.*\[3, 5\].*-6"),
-    "no history channels": (dict(history_channels=[3, 0]), r"positive.*got.*\[3, 0\].*5"),
-    "negative history channels": (dict(history_channels=[-3, 5]), r"positive.*got.*\[-3, 5\].*5"),
+    "dim 1": (dict(dim=1), r"\bdim\b.*\b1$"),
+    "dim 4": (dict(dim=4), r"\bdim\b.*\b4$"),
+    "init": (dict(init="ones"), r"\binit\b.*'ones'"),
+    "no history": (dict(history_channels=[]), r"history_channels.*empty"),
+    "one number as history": (dict(history_channels=3), r"history_channels.*\b3$"),
+    "backend": (dict(backend="cudnn"), r"\bbackend\b.*'cudnn'"),
+    "empty backend": (dict(backend=""), r"\bbackend\b.*''"),
+    "no channels": (dict(channels=0), r"\[3, 5\].* 0$"),
+    "negative channels": (dict(channels=-6), r"\[3, 5\].* -6$"),
+    "no history channels": (dict(history_channels=[3, 0]), r"\[3, 0\].* 5$"),
+    "negative history channels": (dict(history_channels=[-3, 5]), r"\[-3, 5\].* 5$"),
 }
 
 
@@ -218,15 +220,15 @@ def test_bad_argument(arguments, message):
 
 
 BAD_TENSORS = {
-    "3-D x": ([(2, 3, 8, 8), (2, 5, 4, 4)], (2, 5, 4, 4, 4), r"x must be 4-D.*got.*\(2, 5, 4, 4, 4\)"),
-    "x without batch": ([(2, 3, 8, 8), (2, 5, 4, 4)], (5, 4, 4), r"x must be 4-D.*got.*\(5, 4, 4\)"),
-    "channels of x": ([(2, 3, 8, 8), (2, 5, 4, 4)], (2, 7, 4, 4), r"x must have 5 channels.*got \(2, 7, 4, 4\)"),
-    "history too short": ([(2, 3, 8, 8)], (2, 5, 4, 4), r"history must hold 2 features.*got 1"),
-    "history too long": ([(2, 3, 8, 8), (2, 5, 4, 4), (2, 5, 2, 2)], (2, 5, 4, 4), r"hold 2 features.*got 3"),
-    "width": ([(2, 3, 8, 8), (2, 6, 4, 4)], (2, 5, 4, 4), r"history\[1\].*\(2, 5, .*got \(2, 6, 4, 4\)"),
-    "projected width": ([(2, 4, 8, 8), (2, 5, 4, 4)], (2, 5, 4, 4), r"history\[0\].*\(2, 3, .*got \(2, 4, 8, 8\)"),
-    "batch": ([(1, 3, 8, 8), (2, 5, 4, 4)], (2, 5, 4, 4), r"history\[0\].*\(2, 3, .*got \(1, 3, 8, 8\)"),
-    "axes": ([(2, 3, 8, 8), (2, 5, 4)], (2, 5, 4, 4), r"history\[1\].*\(2, 5, \*, \*\).*got \(2, 5, 4\)"),
+    "3-D x": ([(2, 3, 8, 8), (2, 5, 4, 4)], (2, 5, 4, 4, 4), r"\bx\b.*\b4-D.*\(2, 5, 4, 4, 4\)"),
+    "x without batch": ([(2, 3, 8, 8), (2, 5, 4, 4)], (5, 4, 4), r"\bx\b.*\b4-D.*\(5, 4, 4\)"),
+    "channels of x": ([(2, 3, 8, 8), (2, 5, 4, 4)], (2, 7, 4, 4), r"\bx\b.*\b5 channels.*\(2, 7, 4, 4\)"),
+    "history too short": ([(2, 3, 8, 8)], (2, 5, 4, 4), r"history.*\b2\b.*\b1$"),
+    "history too long": ([(2, 3, 8, 8), (2, 5, 4, 4), (2, 5, 2, 2)], (2, 5, 4, 4), r"history.*\b2\b.*\b3$"),
+    "width": ([(2, 3, 8, 8), (2, 6, 4, 4)], (2, 5, 4, 4), r"history\[1\].*\(2, 5, .*\(2, 6, 4, 4\)"),
+    "projected width": ([(2, 4, 8, 8), (2, 5, 4, 4)], (2, 5, 4, 4), r"history\[0\].*\(2, 3, .*\(2, 4, 8, 8\)"),
+    "batch": ([(1, 3, 8, 8), (2, 5, 4, 4)], (2, 5, 4, 4), r"history\[0\].*\(2, 3, .*\(1, 3, 8, 8\)"),
+    "axes": ([(2, 3, 8, 8), (2, 5, 4)], (2, 5, 4, 4), r"history\[1\].*\(2, 5, \*, \*\).*\(2, 5, 4\)"),
 }
 
 
@@ -240,13 +242,13 @@ def test_bad_tensor(history, x, message, method):
 
 
 BAD_PARTS = {
-    "too few channels": ([(2, 2, 4, 4), (2, 2, 4, 4)], r"5 channels.*got \(2, 2, 4, 4\) and \(2, 2, 4, 4\)"),
-    "too many channels": ([(2, 2, 4, 4), (2, 5, 4, 4)], r"5 channels.*got \(2, 2, 4, 4\) and \(2, 5, 4, 4\)"),
-    "sizes": ([(2, 2, 4, 4), (2, 3, 4, 2)], r"differ in channels only.*got \(2, 2, 4, 4\) and \(2, 3, 4, 2\)"),
-    "batches": ([(2, 2, 4, 4), (1, 3, 4, 4)], r"differ in channels only.*got \(2, 2, 4, 4\) and \(1, 3, 4, 4\)"),
-    "axes of the first": ([(2, 2, 4), (2, 3, 4, 4)], r"x must be 4-D.*got.*\(2, 2, 4\)"),
-    "axes of the second": ([(2, 2, 4, 4), (2, 3, 4)], r"x must be 4-D.*got.*\(2, 3, 4\)"),
-    "none": ([], r"x must"),
+    "too few channels": ([(2, 2, 4, 4), (2, 2, 4, 4)], r"\b5 channels.*\(2, 2, 4, 4\).*\(2, 2, 4, 4\)"),
+    "too many channels": ([(2, 2, 4, 4), (2, 5, 4, 4)], r"\b5 channels.*\(2, 2, 4, 4\).*\(2, 5, 4, 4\)"),
+    "sizes": ([(2, 2, 4, 4), (2, 3, 4, 2)], r"\(2, 2, 4, 4\).*\(2, 3, 4, 2\)"),
+    "batches": ([(2, 2, 4, 4), (1, 3, 4, 4)], r"\(2, 2, 4, 4\).*\(1, 3, 4, 4\)"),
+    "axes of the first": ([(2, 2, 4), (2, 3, 4, 4)], r"\b4-D.*\(2, 2, 4\)"),
+    "axes of the second": ([(2, 2, 4, 4), (2, 3, 4)], r"\b4-D.*\(2, 3, 4\)"),
+    "none": ([], r"\bx\b.*\bempty\b"),
 }
 
 
@@ -260,5 +262,5 @@ def test_bad_parts(parts, message, method):
 
 
 def test_bad_tensor_in_3d():
-    with pytest.raises(ValueError, match=r"x must be 5-D.*got.*\(2, 5, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"\bx\b.*\b5-D.*\(2, 5, 4, 4\)"):
         XAttnRes([5], 5, dim=3)([torch.zeros(2, 5, 4, 4)], torch.zeros(2, 5, 4, 4))

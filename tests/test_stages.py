@@ -1,7 +1,10 @@
-"""XAttnRes for a whole network: which stage reads what, by the number of features in the history."""
+"""XAttnResStages: which layer computes, what training keeps, and the layouts of its state dict."""
+
+import io
 
 import pytest
 import torch
+from torch import nn
 
 from nnunet_xattnres import History, XAttnRes, XAttnResStages
 
@@ -10,27 +13,27 @@ def features(*widths, size=8):
     return [torch.randn(2, width, size, size) for width in widths]
 
 
-def test_the_length_of_the_history_chooses_the_layer():
+def test_the_length_of_the_history_selects_the_layer():
     stages = XAttnResStages([3, 4, 5, 4], {1: 3, 3: 6}, init="normal")
     assert {n: (layer.history_channels, layer.channels) for n, layer in stages.items()} == {
         "1": ((3,), 3), "3": ((3, 4, 5), 6),
     }  # fmt: skip
-    pool = features(3, 4, 5)
+    outputs = features(3, 4, 5)
     for n, width in ((1, 3), (3, 6)):
         (x,) = features(width)
-        expected = stages[str(n)](pool[:n], x)
-        assert torch.equal(stages(pool[:n], x), expected)
-        assert torch.equal(stages(History(pool[:n]), x), expected)
+        expected = stages[str(n)](outputs[:n], x)
+        assert torch.equal(stages(outputs[:n], x), expected)
+        assert torch.equal(stages(History(outputs[:n]), x), expected)
 
 
-def test_a_stage_that_does_not_read_takes_x_as_it_is():
+def test_a_stage_without_a_layer_returns_x():
     stages = XAttnResStages([3, 4, 5], {})
     a, b = features(2, 3)
     assert stages([], a) is a
     assert torch.equal(stages(features(3), (a, b)), torch.cat([a, b], 1))
 
 
-def test_options_reach_every_layer():
+def test_arguments_reach_every_layer():
     stages = XAttnResStages([3, 4, 5], {1: 4, 2: 5}, 3, init="normal", eps=1e-3, backend="reference")
     for layer in stages.values():
         assert isinstance(layer, XAttnRes)
@@ -38,19 +41,136 @@ def test_options_reach_every_layer():
 
 
 @pytest.mark.parametrize("stage", [0, 2, -1])
-def test_a_stage_without_anything_to_read(stage):
+def test_a_layer_at_the_first_stage_or_beyond_the_last_is_an_error(stage):
     with pytest.raises(ValueError, match=rf"query_channels.*stage {stage}$"):
         XAttnResStages([3, 4], {stage: 4})
 
 
-def test_what_training_keeps():
+def test_kept_elements():
     stages = XAttnResStages([3, 4, 3], {1: 4, 2: 7})
-    # outputs 4 x 4² and 7 x 8²; h_0 is pooled to 4² for stage 1, stage 2 reads it as it is
+    # the outputs have 4 x 4² and 7 x 8² elements; h_0 is pooled to 4² for stage 1 and not pooled for stage 2
     assert stages.count_kept_elements([(8, 8), (4, 4), (8, 8)]) == 4 * 16 + 7 * 64 + 3 * 16
 
 
 @pytest.mark.parametrize("length", [2, 3])
-def test_a_history_of_more_stages_than_there_are(length):
+def test_a_history_that_is_too_long_is_an_error(length):
     stages = XAttnResStages([3, 4], {1: 4})
     with pytest.raises(ValueError, match=rf"\b2 stages.*\b{length} outputs"):
         stages(features(3, 4, 4)[:length], features(4)[0])
+
+
+# the state dict
+
+WIDTHS = [3, 4, 6, 4, 3]  # of a U-Net with three encoder and two decoder stages
+QUERY_CHANNELS = {1: 4, 2: 6, 3: 8, 4: 6}
+
+
+def random_parameters(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+    return module
+
+
+def stages_of_a_unet():
+    return random_parameters(XAttnResStages(WIDTHS, QUERY_CHANNELS))
+
+
+class Network(nn.Module):
+    """The layers under the name that all networks give them."""
+
+    def __init__(self, xattnres):
+        super().__init__()
+        self.head = nn.Conv2d(1, 1, 1)
+        self.xattnres = xattnres
+
+
+def saved_and_loaded(state_dict, weights_only=True):
+    """As nnUNetPredictor reads a checkpoint: PyTorch's metadata of the state dict stays."""
+    buffer = io.BytesIO()
+    torch.save({"network_weights": state_dict}, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=weights_only)["network_weights"]
+
+
+def copied_key_by_key(state_dict):
+    """As nnU-Net's trainer reads a checkpoint to continue from it: the metadata is lost."""
+    return dict(saved_and_loaded(state_dict).items())
+
+
+READERS = [saved_and_loaded, lambda state: saved_and_loaded(state, weights_only=False), copied_key_by_key]
+READER_NAMES = ["weights_only", "pickle", "key by key"]
+
+
+def layers_of_version_1():
+    """The layers as the U-Nets of development versions held them."""
+    layers = {n: XAttnRes(WIDTHS[:n], channels) for n, channels in QUERY_CHANNELS.items()}
+    encoder, decoder = nn.ModuleDict({"1": layers[1], "2": layers[2]}), nn.ModuleDict({"0": layers[3], "1": layers[4]})
+    return random_parameters(nn.ModuleDict({"encoder": encoder, "decoder": decoder})), layers
+
+
+def test_state_dict_has_the_parameters_of_the_layers_and_nothing_else():
+    stages = stages_of_a_unet()
+    names = [name for name, _ in stages.named_parameters()]
+    assert list(stages.state_dict()) == names
+    assert {name.split(".")[0] for name in names} == {"1", "2", "3", "4"}
+
+
+def test_versions_are_in_the_metadata_of_the_state_dict():
+    metadata = saved_and_loaded(Network(stages_of_a_unet()).state_dict())._metadata
+    assert metadata["xattnres"] == {"version": 2}
+    assert metadata["xattnres.1"] == {"version": 1}
+
+
+@pytest.mark.parametrize("read", READERS, ids=READER_NAMES)
+def test_state_dict_round_trip(read):
+    source, target = Network(stages_of_a_unet()), Network(stages_of_a_unet())
+    target.load_state_dict(read(source.state_dict()))
+    for name, parameter in source.named_parameters():
+        assert torch.equal(target.get_parameter(name), parameter)
+
+
+@pytest.mark.parametrize("read", READERS, ids=READER_NAMES)
+@pytest.mark.parametrize("wrap", [Network, lambda stages: stages], ids=["in a network", "alone"])
+def test_state_dict_of_version_1_is_converted(read, wrap):
+    old, layers = layers_of_version_1()
+    target = wrap(stages_of_a_unet())
+    state = wrap(old).state_dict()
+    assert any("decoder.1.pseudo_query" in key for key in state)
+    target.load_state_dict(read(state))
+    stages = target.xattnres if wrap is Network else target
+    for n, layer in layers.items():
+        for name, parameter in layer.named_parameters():
+            assert torch.equal(stages[str(n)].get_parameter(name), parameter)
+
+
+def test_loading_version_1_leaves_the_state_dict_as_it_was():
+    state = layers_of_version_1()[0].state_dict()
+    keys = list(state)
+    stages_of_a_unet().load_state_dict(state)
+    assert list(state) == keys
+
+
+def test_a_layer_of_version_1_that_does_not_exist_is_still_an_error():
+    stages = XAttnResStages(WIDTHS, {1: 4, 2: 6})
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*\b3\.pseudo_query"):
+        stages.load_state_dict(layers_of_version_1()[0].state_dict())
+
+
+def test_version_1_is_refused_where_the_number_of_decoder_stages_is_unknown():
+    stages = XAttnResStages([*WIDTHS, 3], QUERY_CHANNELS)
+    with pytest.raises(RuntimeError, match=r"encoder\.1\.pseudo_query.*6 stages") as error:
+        stages.load_state_dict(layers_of_version_1()[0].state_dict())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("module", [XAttnResStages, XAttnRes])
+@pytest.mark.parametrize("read", READERS[:2], ids=READER_NAMES[:2])
+def test_a_newer_state_dict_is_refused(monkeypatch, module, read):
+    known = module._version
+    monkeypatch.setattr(module, "_version", known + 1)
+    state = read(Network(stages_of_a_unet()).state_dict())
+    monkeypatch.setattr(module, "_version", known)
+    with pytest.raises(RuntimeError, match=rf"version {known + 1}\b.*update nnunet-xattnres") as error:
+        Network(stages_of_a_unet()).load_state_dict(state)
+    assert "\n" not in str(error.value)

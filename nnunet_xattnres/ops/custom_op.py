@@ -1,14 +1,15 @@
-"""The operator as PyTorch sees it: one opaque op forward, one backward, whatever computes inside.
+"""The operator as PyTorch operators: `nnunet_xattnres::forward` and `nnunet_xattnres::backward`.
 
-`torch.compile`, autocast, DistributedDataParallel and `torch.export` meet `nnunet_xattnres::forward` and
-`nnunet_xattnres::backward`; the backend that computes them travels as an argument.
+`torch.compile`, autocast, DistributedDataParallel and `torch.export` see these two opaque operators. The backend that
+computes them is an argument.
 """
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +18,20 @@ from torch.utils.flop_counter import register_flop_formula
 from . import torch_backend
 
 _log = logging.getLogger("nnunet_xattnres")
+
+# the error with which Triton failed in this process, if it did
 _failed: list[Exception] = []
+# why Triton refused inputs that its kernels do not support
 _refused: set[str] = set()
 
 
 def _compute(function: str, backend: str, *arguments):
-    """`forward` or `backward` of a backend; where Triton fails, PyTorch's, from then on, with one warning."""
+    """Call `forward` or `backward` of a backend.
+
+    If Triton fails, the PyTorch backend computes this call and all later ones, and one warning says why.
+    """
     device = arguments[-2].device.type
-    # logits would overflow in the half precision that autocast chooses for matrix products
+    # autocast would compute matrix products in half precision, in which logits can overflow
     available = torch.amp.is_autocast_available(device)
     with torch.autocast(device, enabled=False) if available else nullcontext():
         if backend == "triton" and not _failed:
@@ -35,10 +42,10 @@ def _compute(function: str, backend: str, *arguments):
             except NotImplementedError as error:
                 if str(error) not in _refused:
                     _refused.add(str(error))
-                    _log.warning("XAttnRes: %s, so PyTorch computes this layer, slower", error)
-            except Exception as error:  # a training is worth more than its speed
+                    _log.warning("XAttnRes: %s; using the slower PyTorch backend for this layer", error)
+            except Exception as error:  # a slower training is better than none
                 _failed.append(error)
-                _log.warning("XAttnRes: Triton failed (%r), so PyTorch computes from here on, slower", error)
+                _log.warning("XAttnRes: Triton failed (%r); using the slower PyTorch backend from now on", error)
         return getattr(torch_backend, function)(*arguments)
 
 
@@ -53,22 +60,22 @@ def forward(
     eps: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    r"""Eqs. 4-8 behind the pooling.
+    """Compute Eqs. 4-8 for features that have been max-pooled.
 
     Args:
-        sources: K tensors (B, C_k, *S_k), no axis longer than in x.
+        sources: K features (B, C_k, *S_k), where no axis is longer than in x.
         x: tensors (B, *, *S) whose concatenation along the channels is x, (B, C, *S).
-        weights, biases: (C, C_k) and (C,) for the entries in `projected`.
-        projected: which entries are projected, ascending.
-        query: w times the gain, (C,).
+        weights, biases: (C, C_k) and (C,) of the features that are projected.
+        projected: the indices of these features, ascending.
+        query: the pseudo-query times the gain of RMSNorm, (C,).
         eps: added to the mean square under the root of RMSNorm.
         backend: "torch" or "triton".
 
     Returns:
-        out (B, C, *S) in the dtype of x, and alpha (B, K+1, *S) in float32 or better.
+        out (B, C, *S) in the dtype of x, and alpha (B, K+1, *S) in float32, or float64 for float64 inputs.
     """
-    weights, biases = (_spread(p, projected, len(sources)) for p in (weights, biases))
-    return _compute("forward", backend, sources, x, weights, biases, query, eps)
+    per_source = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
+    return _compute("forward", backend, sources, x, *per_source, query, eps)
 
 
 @forward.register_fake
@@ -92,12 +99,15 @@ def backward(
     eps: float,
     backend: str,
 ) -> list[Tensor]:
-    """Gradients of `sources`, `x`, `weights`, `biases` and `query`, one after the other."""
-    spread = (_spread(p, projected, len(sources)) for p in (weights, biases))
-    *lists, grad_query = _compute("backward", backend, grad_out, grad_alpha, sources, x, *spread, query, eps)
-    gradients = [g for of_list in lists for g in of_list if g is not None] + [grad_query]
+    """Compute the gradients of `sources`, `x`, `weights`, `biases` and `query`, in one flat list.
+
+    `grad_out` or `grad_alpha` may be None for zero. The other arguments are those of `forward`.
+    """
+    per_source = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
+    *lists, grad_query = _compute("backward", backend, grad_out, grad_alpha, sources, x, *per_source, query, eps)
+    gradients = [grad for grads in lists for grad in grads if grad is not None] + [grad_query]
     inputs = (*sources, *x, *weights, *biases, query)
-    return [g.to(t.dtype) for g, t in zip(gradients, inputs, strict=True)]
+    return [grad.to(tensor.dtype) for grad, tensor in zip(gradients, inputs, strict=True)]
 
 
 @backward.register_fake
@@ -106,28 +116,30 @@ def _(grad_out, grad_alpha, sources, x, weights, biases, projected, query, eps, 
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
 
 
-def _setup(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     sources, x, weights, biases, ctx.projected, query, ctx.eps, ctx.backend = inputs
     ctx.lengths = [len(sources), len(x), len(weights), len(biases)]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*sources, *x, *weights, *biases, query)
 
 
-def _gradients(ctx, grad_out, grad_alpha):
+def _autograd_backward(ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | None) -> tuple:
     *tensors, query = ctx.saved_tensors
-    lists = _split(tensors, ctx.lengths)[:-1]
-    gradients = backward(grad_out, grad_alpha, *lists, ctx.projected, query, ctx.eps, ctx.backend)
-    sources, x, weights, biases, (query,) = _split(gradients, ctx.lengths)
-    # torch.library takes an empty list for a list of tensors
-    return sources, x, weights, biases, None if ctx.projected else [], query, None, None
+    sources, x, weights, biases = _split(tensors, ctx.lengths)
+    gradients = backward(grad_out, grad_alpha, sources, x, weights, biases, ctx.projected, query, ctx.eps, ctx.backend)
+    *lists, (grad_query,) = _split(gradients, [*ctx.lengths, 1])
+    grad_sources, grad_x, grad_weights, grad_biases = lists
+    # the argument `projected` has no gradient; an empty list needs one all the same, as an empty list of tensors
+    grad_projected: list | None = None if ctx.projected else []
+    return grad_sources, grad_x, grad_weights, grad_biases, grad_projected, grad_query, None, None
 
 
-forward.register_autograd(_gradients, setup_context=_setup)
+forward.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
 @register_flop_formula([torch.ops.nnunet_xattnres.forward])
 def _flops(sources, x, weights, biases, projected, query, eps, backend, *args, out_shape=None, **kwargs) -> int:
-    """The projections: PyTorch counts matrix products and convolutions, nothing else."""
+    """The operations of the projections, because PyTorch counts only matrix products and convolutions."""
     return sum(
         2 * math.prod(weight) * sources[n][0] * math.prod(sources[n][2:])
         for n, weight in zip(projected, weights, strict=True)
@@ -136,21 +148,21 @@ def _flops(sources, x, weights, biases, projected, query, eps, backend, *args, o
 
 @register_flop_formula([torch.ops.nnunet_xattnres.backward])
 def _backward_flops(grad_out, grad_alpha, *args, out_shape=None, **kwargs) -> int:
-    """The projections once more, and their two gradients."""
+    """The projections, which are computed again, and their two gradients."""
     return 3 * _flops(*args)
 
 
-def _split(flat: Sequence[Tensor], lengths: Sequence[int]) -> list[list[Tensor]]:
-    """Consecutive lists of the given lengths, and the rest."""
-    flat, lists = list(flat), []
+def _split(tensors: Sequence[Tensor], lengths: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Split a flat list into consecutive lists of the given lengths."""
+    start = 0
     for length in lengths:
-        lists.append(flat[:length])
-        flat = flat[length:]
-    return [*lists, flat]
+        yield list(tensors[start : start + length])
+        start += length
 
 
-def _spread(tensors: Sequence[Tensor], where: Sequence[int], length: int) -> list[Tensor | None]:
-    spread: list[Tensor | None] = [None] * length
-    for n, tensor in zip(where, tensors, strict=True):
-        spread[n] = tensor
-    return spread
+def _per_source(parameters: Sequence[Tensor], indices: Sequence[int], length: int) -> list[Tensor | None]:
+    """One parameter per source, or None for the sources that are not in `indices`."""
+    per_source: list[Tensor | None] = [None] * length
+    for index, parameter in zip(indices, parameters, strict=True):
+        per_source[index] = parameter
+    return per_source

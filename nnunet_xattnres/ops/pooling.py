@@ -1,26 +1,23 @@
-"""Max pooling for the copies that several stages share: nothing is kept but the feature and its copy."""
+"""Adaptive max pooling that keeps only its input and its output for backward."""
 
 import itertools
 import math
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .resize import downsample
+from .resize import downsample, pooled_size
 
+# The largest window, in elements, that `_MaxPool` handles; its time grows with the elements of the window.
 _LARGEST_WINDOW = 27
-
-
-def pooled_size(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
-    """The size that a feature of a spatial shape is max-pooled to, so that no axis is longer than in `size`."""
-    return tuple(min(s, t) for s, t in zip(shape, size, strict=True))
 
 
 def pool_history(history: Sequence[Tensor], size: tuple[int, ...]) -> list[Tensor]:
     """All features, max-pooled along every axis that is longer than in `size`; a `History` shares its copies."""
-    # not isinstance: `History` is built on this package
+    # `History` is recognised by its method, because its module is built on this one
     if hasattr(history, "pooled"):
         return history.pooled(size)
     targets = [pooled_size(feature.shape[2:], size) for feature in history]
@@ -31,46 +28,46 @@ def pool_history(history: Sequence[Tensor], size: tuple[int, ...]) -> list[Tenso
 
 
 def max_pool(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(B, C, *S_k) -> (B, C, *size), no axis of `size` longer: adaptive max pooling, lean for small whole windows.
+    """Adaptive max pooling from (B, C, *S_k) to (B, C, *size), where no axis of `size` is longer than in S_k.
 
-    The gradient goes to the first maximum of a window, as everywhere in PyTorch.
+    As in PyTorch, the first maximum of a window receives the gradient. PyTorch's own pooling keeps an int64 index for
+    every output; small windows that divide the feature evenly are pooled here without them.
     """
     window = tuple(s // t for s, t in zip(feature.shape[2:], size, strict=True))
-    divides = all(s % t == 0 for s, t in zip(feature.shape[2:], size, strict=True))
-    # backward looks at every place of a window in turn
-    if not divides or math.prod(window) > _LARGEST_WINDOW:
+    divisible = all(s % t == 0 for s, t in zip(feature.shape[2:], size, strict=True))
+    if not divisible or math.prod(window) > _LARGEST_WINDOW:
         return downsample(feature, size)
     return _MaxPool.apply(feature, window)
 
 
 class _MaxPool(torch.autograd.Function):
-    """Pooling over whole windows (k_1, ..., k_d), without the indices that PyTorch's own keeps."""
+    """Max pooling with windows (k_1, ..., k_d) that divide the feature evenly."""
 
     @staticmethod
-    def forward(ctx, feature: Tensor, window: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, feature: Tensor, window: tuple[int, ...]) -> Tensor:
         pooled = feature
-        # one axis after the other, the last first: each step leaves less to do for the next
+        # axis by axis from the last: every step makes the input of the next one smaller
         for axis, k in zip(range(-1, -len(window) - 1, -1), reversed(window), strict=True):
-            pooled = reduce(torch.maximum, (_every(pooled, axis, k, offset) for offset in range(k)))
+            pooled = reduce(torch.maximum, (_every_kth(pooled, axis, k, offset) for offset in range(k)))
         ctx.window = window
         ctx.save_for_backward(feature, pooled)
         return pooled
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         feature, pooled = ctx.saved_tensors
-        out = torch.empty_like(feature)
-        left = grad
+        grad_feature = torch.empty_like(feature)
+        remaining = grad  # zero where the maximum has already been found
         for offsets in itertools.product(*map(range, ctx.window)):
-            candidate, target = feature, out
+            candidate, target = feature, grad_feature
             for axis, (k, offset) in enumerate(zip(ctx.window, offsets, strict=True), start=2):
-                candidate, target = _every(candidate, axis, k, offset), _every(target, axis, k, offset)
-            share = torch.where(candidate == pooled, left, 0)
-            target.copy_(share)
-            left = left - share
-        return out, None
+                candidate, target = _every_kth(candidate, axis, k, offset), _every_kth(target, axis, k, offset)
+            received = torch.where(candidate == pooled, remaining, 0)
+            target.copy_(received)
+            remaining = remaining - received
+        return grad_feature, None
 
 
-def _every(feature: Tensor, axis: int, step: int, offset: int) -> Tensor:
-    """Every `step`-th element along an axis."""
-    return feature if step == 1 else feature.unflatten(axis, (-1, step)).select(axis if axis < 0 else axis + 1, offset)
+def _every_kth(feature: Tensor, axis: int, k: int, offset: int) -> Tensor:
+    """A view of the elements offset, offset + k, offset + 2k, ... along an axis."""
+    return feature if k == 1 else feature.unflatten(axis, (-1, k)).select(axis if axis < 0 else axis + 1, offset)

@@ -1,7 +1,7 @@
-"""Eqs. 4-8 of "XAttnRes: Cross-Stage Attention Residuals" (arXiv 2604.03297), word by word.
+"""Eqs. 4-8 of "XAttnRes: Cross-Stage Attention Residuals" (arXiv 2604.03297), literally.
 
-This is the specification that every other path is tested against. It builds all K+1 values at full resolution:
-do not train with it.
+This is the specification that the other backends are tested against. It computes all K+1 values at full resolution and
+keeps them for backward, so it is not meant for training.
 """
 
 from collections.abc import Sequence
@@ -21,48 +21,42 @@ def xattnres(
     norm_weight: Tensor,
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor]:
-    r"""Mix a feature with everything computed before it, by a softmax over stages at every pixel.
-
-    .. math:: \text{out}(p) = \sum_n \alpha_n(p) V_n(p), \quad
-              \alpha(p) = \text{softmax}_n\big(w^\top \text{RMSNorm}(V_n(p))\big), \quad
-              V = [\phi_1(h_1); \ldots; \phi_K(h_K); x]
+    r"""Attend, at every pixel, to the outputs of all earlier stages and to x; arguments as in `dispatch.xattnres`.
 
     Args:
-        history: K >= 1 stage outputs h_k, each (B, C_k, *S_k), oldest first.
-        x: the current feature, (B, C, *S), two or three spatial axes; or tensors whose concatenation it is.
-        projections: for every entry the weight (C, C_k, 1, ...) and the bias (C,) of a 1x1 convolution, or None for
-            the identity.
+        history: h_k, (B, C_k, *S_k), K tensors.
+        x: (B, C, *S), or several tensors whose concatenation it is.
+        projections: weight (C, C_k, 1, ...) and bias (C,) of K 1x1 convolutions, or None for the identity.
         pseudo_query: w, (C,).
         norm_weight: the gain of RMSNorm, (C,).
-        eps: added to the mean square under the root of RMSNorm.
 
     Returns:
-        out (B, C, *S) in x's dtype, and alpha (B, K+1, *S) in float32 or better, x last.
+        out (B, C, *S) and alpha (B, K+1, *S).
     """
     x = x if isinstance(x, Tensor) else torch.cat(list(x), 1)
     size = tuple(x.shape[2:])
     acc_dtype = torch.promote_types(x.dtype, torch.float32)
+    w, gain = (vector.to(acc_dtype).view(-1, *(1,) * len(size)) for vector in (pseudo_query, norm_weight))
 
-    # Eq. 4: h_k -> Conv1x1(Resize(h_k)).    Eq. 5: V = [h_1; ...; h_K; x], (K+1, B, C, *S).
-    format_table = [_conv1x1(resize(h, size), projection) for h, projection in zip(history, projections, strict=True)]
-    values = torch.stack([v.to(acc_dtype) for v in (*format_table, x)])
+    # Eq. 4: \hat h_k = Conv1x1_k(Resize(h_k, S))
+    aligned = [conv1x1(resize(h, size), projection) for h, projection in zip(history, projections, strict=True)]
 
-    # Eq. 6: l_n(p) = w . RMSNorm(V_n(p)), normalised over the channels.
-    per_channel = (1, 1, -1) + (1,) * len(size)
-    keys = (
-        values * torch.rsqrt(values.square().mean(2, keepdim=True) + eps) * norm_weight.to(acc_dtype).view(per_channel)
-    )
-    logits = (pseudo_query.to(acc_dtype).view(per_channel) * keys).sum(2)
+    # Eq. 5: V = [\hat h_1; ...; \hat h_K; x], (B, K+1, C, *S)
+    v = torch.stack([value.to(acc_dtype) for value in (*aligned, x)], 1)
 
-    # Eq. 7: a softmax over the K+1 entries, for every pixel.
-    alpha = logits.softmax(0)
+    # Eq. 6: l_n(p) = w^T RMSNorm(V_n(p)), where RMSNorm normalises over the channels
+    keys = v * torch.rsqrt(v.square().mean(2, keepdim=True) + eps) * gain
+    logits = (w * keys).sum(2)
 
-    # Eq. 8: the sum of the values as they are, not normalised.
-    out = (alpha.unsqueeze(2) * values).sum(0)
-    return out.to(x.dtype), alpha.transpose(0, 1)
+    # Eq. 7: alpha(p) = softmax(l(p)) over the K+1 values
+    alpha = logits.softmax(1)
+
+    # Eq. 8: out(p) = sum_n alpha_n(p) V_n(p), of the values before normalisation
+    out = (alpha.unsqueeze(2) * v).sum(1)
+    return out.to(x.dtype), alpha
 
 
-def _conv1x1(h: Tensor, projection: tuple[Tensor, Tensor] | None) -> Tensor:
+def conv1x1(h: Tensor, projection: tuple[Tensor, Tensor] | None) -> Tensor:
     if projection is None:
         return h
     weight, bias = projection

@@ -1,4 +1,6 @@
-"""Resize (Eq. 4): adaptive max pooling where the target is smaller, linear interpolation where it is larger."""
+"""Resize of Eq. 4: adaptive max pooling along axes that shrink, linear interpolation along axes that grow."""
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,23 +9,24 @@ _POOL = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
+def pooled_size(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
+    """The spatial size after pooling a feature of size `shape` so that no axis is longer than in `size`."""
+    return tuple(min(s, t) for s, t in zip(shape, size, strict=True))
+
+
 def downsample(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Max-pool every axis of (B, C, *S_k) that is longer than `size`; the other axes stay as they are."""
-    shape = tuple(feature.shape[2:])
-    pooled = tuple(min(s, t) for s, t in zip(shape, size, strict=True))
-    return feature if pooled == shape else _POOL[len(size)](feature, pooled)
+    """Max-pool (B, C, *S_k) along every axis that is longer than in `size`."""
+    target = pooled_size(feature.shape[2:], size)
+    return feature if target == tuple(feature.shape[2:]) else _POOL[len(size)](feature, target)
 
 
 def upsample(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Interpolate (B, C, *S_k) linearly to `size`, corners not aligned."""
+    """Interpolate (B, C, *S_k) linearly to (B, C, *size), with align_corners=False."""
     if tuple(feature.shape[2:]) == tuple(size):
         return feature
     return F.interpolate(feature, size, mode=_LINEAR[len(size)], align_corners=False)
 
 
 def resize(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Resize(h, (H', W')) of Eq. 4: (B, C, *S_k) -> (B, C, *size).
-
-    An axis that shrinks is pooled, an axis that grows is interpolated; a feature that does both is pooled first.
-    """
+    """Resize (B, C, *S_k) to (B, C, *size): first pool the axes that shrink, then interpolate those that grow."""
     return upsample(downsample(feature, size), size)

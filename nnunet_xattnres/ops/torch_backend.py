@@ -122,9 +122,9 @@ def backward(
         for n, (d_value, source) in enumerate(zip(d_values, sources, strict=True)):
             d_source, d_weight, d_bias = project_backward(d_value, source[rows], weights[n])
             grad_sources[n][rows] = d_source
-            if weights[n] is not None:
-                grad_weights[n] += d_weight
-                grad_biases[n] += d_bias
+            for total, gradient in ((grad_weights[n], d_weight), (grad_biases[n], d_bias)):
+                if total is not None and gradient is not None:
+                    total += gradient
     return grad_sources, grad_x, grad_weights, grad_biases, grad_query
 
 
