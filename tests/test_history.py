@@ -1,4 +1,4 @@
-"""The pool H: a sequence, whose pooled copies are those of adaptive max pooling and are made once."""
+"""History: a sequence of features whose pooled copies equal adaptive max pooling and are made once."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from nnunet_xattnres import history as module
 
 ADAPTIVE = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 
-# sizes of the features, then what their readers ask for, one after the other
-CHAINS = {
+# the sizes of the features, then the sizes to which they are pooled, one after the other
+CASES = {
     "halves": ([(16, 16), (8, 8), (4, 4)], [(16, 16), (8, 8), (4, 4), (2, 2)]),
     "up again": ([(16, 16), (8, 8), (4, 4)], [(8, 8), (4, 4), (8, 8), (16, 16)]),
     "coarse first": ([(12, 12), (6, 6)], [(3, 3), (6, 6), (12, 12)]),
@@ -28,25 +28,25 @@ CHAINS = {
 
 
 def features(sizes, requires_grad=False):
-    """Values with no ties, of a different width in each feature."""
+    """Features without equal values, each with another number of channels."""
     generator = torch.Generator().manual_seed(0)
-    drawn = []
+    result = []
     for width, size in enumerate(sizes, start=2):
         count = 2 * width * torch.Size(size).numel()
         values = torch.randperm(count, generator=generator).double().view(2, width, *size) / count
-        drawn.append(values.requires_grad_(requires_grad))
-    return drawn
+        result.append(values.requires_grad_(requires_grad))
+    return result
 
 
-def pooled_anew(feature, size):
-    """Adaptive max pooling of every axis that is too long."""
+def pooled_directly(feature, size):
+    """PyTorch's adaptive max pooling of every axis that is too long."""
     target = [min(s, t) for s, t in zip(feature.shape[2:], size, strict=True)]
     return ADAPTIVE[len(size)](feature, target)
 
 
 @pytest.fixture
 def poolings(monkeypatch):
-    """The sizes from and to which was pooled, in order."""
+    """The sizes before and after every pooling, in order."""
     made = []
 
     def max_pool(feature, size, original=module.max_pool):
@@ -79,43 +79,43 @@ def test_is_a_sequence():
         history[3]
 
 
-def test_starts_with_given_features():
-    given = features([(8, 8), (4, 4)])
-    history = History(iter(given))
-    given.append(given[0])
+def test_first_features():
+    inputs = features([(8, 8), (4, 4)])
+    history = History(iter(inputs))
+    inputs.append(inputs[0])
     assert len(history) == 2
-    assert history[1] is given[1]
+    assert history[1] is inputs[1]
 
 
 def test_is_public():
     assert nnunet_xattnres.History is module.History
 
 
-def test_pooling_leaves_the_sequence_alone():
-    given = features([(8, 8), (4, 4)])
-    history = History(given)
+def test_pooling_does_not_change_the_sequence():
+    inputs = features([(8, 8), (4, 4)])
+    history = History(inputs)
     history.pooled((2, 2))
-    assert [h is g for h, g in zip(history, given, strict=True)] == [True, True]
+    assert [h is g for h, g in zip(history, inputs, strict=True)] == [True, True]
 
 
-@pytest.mark.parametrize(("sizes", "readers"), CHAINS.values(), ids=CHAINS.keys())
-def test_copies_are_those_of_adaptive_pooling(sizes, readers):
-    given = features(sizes)
-    history = History(given)
-    for size in readers:
+@pytest.mark.parametrize(("sizes", "pooled_sizes"), CASES.values(), ids=CASES.keys())
+def test_copies_equal_adaptive_max_pooling(sizes, pooled_sizes):
+    inputs = features(sizes)
+    history = History(inputs)
+    for size in pooled_sizes:
         copies = history.pooled(size)
-        assert len(copies) == len(given)
-        for copy, feature in zip(copies, given, strict=True):
-            assert torch.equal(copy, pooled_anew(feature, size))
+        assert len(copies) == len(inputs)
+        for copy, feature in zip(copies, inputs, strict=True):
+            assert torch.equal(copy, pooled_directly(feature, size))
 
 
-def test_a_feature_that_fits_is_the_copy(poolings):
-    given = features([(8, 8), (4, 8), (2, 1)])
-    assert all(copy is feature for copy, feature in zip(History(given).pooled((8, 8)), given, strict=True))
+def test_a_feature_that_is_small_enough_is_not_copied(poolings):
+    inputs = features([(8, 8), (4, 8), (2, 1)])
+    assert all(copy is feature for copy, feature in zip(History(inputs).pooled((8, 8)), inputs, strict=True))
     assert poolings == []
 
 
-def test_readers_share_copies(poolings):
+def test_copies_are_shared(poolings):
     history = History(features([(16, 16), (8, 4)]))
     first = history.pooled((8, 8))
     history.append(features([(32, 8)])[0])
@@ -123,46 +123,48 @@ def test_readers_share_copies(poolings):
     second = history.pooled((8, 8))
     assert len(second) == 3
     assert all(a is b for a, b in zip(first, second, strict=False))
-    # a reader of another size whose copy is of the same size
+    # other sizes with the same pooled size
     assert history.pooled((8, 9))[1] is history[1]
     assert history.pooled((16, 4))[1] is history[1]
     assert len(set(poolings)) == len(poolings)
 
 
 @pytest.mark.parametrize(
-    ("feature", "readers", "expected"),
+    ("feature", "pooled_sizes", "expected"),
     [
         ((16,), [16, 8, 4, 2], [(16, 8), (8, 4), (4, 2)]),
         ((16,), [4, 8, 2, 4, 8], [(16, 4), (16, 8), (4, 2)]),
-        # 8 and 9 do not divide, so the finest one serves; 6 does from 12, 4 from 8, 3 from 6, 2 from 4
+        # 8 does not divide 12, so it is pooled from 12 anyway; 4 divides 8, 3 divides 6 and 2 divides 4
         ((12,), [8, 6, 4, 3, 2], [(12, 8), (12, 6), (8, 4), (6, 3), (4, 2)]),
         ((7,), [4, 2, 3, 1], [(7, 4), (4, 2), (7, 3), (2, 1)]),
         ((3,), [8, 4, 3], []),
     ],
 )
-def test_each_copy_is_made_once_from_the_nearest_that_divides(poolings, feature, readers, expected):
+def test_each_copy_is_made_once_from_the_smallest_multiple(poolings, feature, pooled_sizes, expected):
     history = History(features([feature * 2]))
-    for size in (*readers, *readers):
+    for size in (*pooled_sizes, *pooled_sizes):
         history.pooled((size, size))
     assert poolings == [((source,) * 2, (target,) * 2) for source, target in expected]
 
 
-def test_every_side_has_to_divide(poolings):
+def test_every_axis_has_to_be_divisible(poolings):
     history = History(features([(12, 12)]))
     for size in ((6, 8), (6, 4), (3, 6), (2, 4)):
         history.pooled(size)
     assert poolings == [((12, 12), (6, 8)), ((6, 8), (6, 4)), ((12, 12), (3, 6)), ((6, 4), (2, 4))]
 
 
-@pytest.mark.parametrize(("sizes", "readers"), CHAINS.values(), ids=CHAINS.keys())
-def test_gradients_through_shared_copies_are_those_through_separate_ones(sizes, readers):
-    given = features(sizes, requires_grad=True)
-    history, generator = History(given), torch.Generator().manual_seed(1)
+@pytest.mark.parametrize(("sizes", "pooled_sizes"), CASES.values(), ids=CASES.keys())
+def test_gradients_through_shared_copies_equal_those_of_separate_ones(sizes, pooled_sizes):
+    inputs = features(sizes, requires_grad=True)
+    history, generator = History(inputs), torch.Generator().manual_seed(1)
     shared = separate = 0
-    for size in (*readers, *readers):
-        for copy, feature in zip(history.pooled(size), given, strict=True):
+    for size in (*pooled_sizes, *pooled_sizes):
+        for copy, feature in zip(history.pooled(size), inputs, strict=True):
             weight = torch.randn(copy.shape, dtype=torch.float64, generator=generator)
             shared = shared + (weight * copy).sum()
-            separate = separate + (weight * pooled_anew(feature, size)).sum()
-    for ours, plain in zip(torch.autograd.grad(shared, given), torch.autograd.grad(separate, given), strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+            separate = separate + (weight * pooled_directly(feature, size)).sum()
+    for actual, expected in zip(
+        torch.autograd.grad(shared, inputs), torch.autograd.grad(separate, inputs), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)

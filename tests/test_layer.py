@@ -45,7 +45,7 @@ def assert_agrees(layer, history, x, eps):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_vectors(dim):
+def test_pseudo_query_and_norm_weight(dim):
     layer = XAttnRes([4, 6], 6, dim=dim)
     assert isinstance(layer.pseudo_query, nn.Parameter)
     assert isinstance(layer.norm_weight, nn.Parameter)
@@ -99,7 +99,7 @@ def test_uniform_inits(init, fans, channels):
 
 
 @pytest.mark.parametrize("init", ["zero", "normal", "kaiming_uniform", "xavier_uniform"])
-def test_he_initialisation_leaves_the_vectors_alone(init):
+def test_he_initialisation_does_not_change_pseudo_query_and_norm_weight(init):
     layer = XAttnRes([4, 6], 6, init=init)
     query, weight = layer.pseudo_query.clone(), layer.projections[0].weight.clone()
     layer.apply(InitWeights_He(1e-2))
@@ -113,7 +113,7 @@ def test_agrees_with_the_reference(dim):
     assert_agrees(randomised(dim), *features(dim), eps=1e-6)
 
 
-def test_default_eps_where_it_matters():
+def test_default_eps_with_small_features():
     layer, (history, x) = randomised(), features(scale=1e-3)
     with torch.no_grad():
         for projection in layer.projections[::2]:

@@ -1,11 +1,17 @@
-"""The Triton kernels of `triton_backend.py`. Feature maps are (B, C, D, H, W), contiguous; in 2-D the depth is one.
+"""The Triton kernels of `triton_backend.py`. Feature maps are (B, C, D, H, W) and contiguous; in 2-D, D is 1.
 
-Entries lie one behind the other in one buffer, those that are interpolated first, and `table` says of each, in a row of
-COLUMNS integers: where it begins, where its scalar maps begin, its D, H and W, and which column of the attention it
-is. So one short loop serves any history, and a kernel stays small. `axes`, `corner` and AXES count axes by bits
-(1 width, 2 height, 4 depth). A tile is (pixels, channels); what belongs to an entry and a pixel is (pixels, ENTRIES),
-ENTRIES a power of two, x behind the K entries. x comes in two parts, `first` of WIDTH channels and `second` of the
-rest, if any. Sums are taken in ACC, float32 or float64, in a fixed order.
+The K features of the history are called entries. They follow each other in one buffer, those that are interpolated
+first. `table` describes every entry in a row of COLUMNS integers: its offset in the buffer, the offset of its scalar
+maps, its D, H and W, and its column in the attention. A loop over the rows of the table serves any history, and the
+kernels stay small.
+
+AXES, `axes` and `corner` are sets of axes as bits: 1 is the width, 2 the height, 4 the depth. A tile is
+(pixels, channels). Scalars per pixel and entry are (pixels, ENTRIES), where ENTRIES is a power of two and x follows the
+K entries. x comes in two parts, `first` with WIDTH channels and `second` with the others, if any. All sums are in ACC,
+float32 or float64, and in a fixed order.
+
+Among the arguments, b is the index of the sample, c are the channels and p the pixels of the tile, and `inside` is the
+mask of the pixels that are in the image.
 """
 
 import triton
@@ -16,31 +22,34 @@ COLUMNS = tl.constexpr(6)
 
 @triton.jit
 def _tap(position, length, target, ACC: tl.constexpr):
-    """Lower neighbour, and distance to it, of a position on an axis that grows from `length` to `target`, exactly."""
-    place = (2 * position + 1) * length - target
-    place = tl.minimum(tl.maximum(place, 0), 2 * target * (length - 1))
-    low = tl.minimum(place // (2 * target), tl.maximum(length - 2, 0))
-    return low, (place - 2 * target * low).to(ACC) / (2 * target)
+    """The lower neighbour of a position along an axis that is interpolated from `length` to `target`, and the distance.
+
+    The position is an integer fraction up to the last division, so that it is never rounded to another neighbour.
+    """
+    numerator = (2 * position + 1) * length - target  # of the position in units of the lower resolution, times 2 target
+    numerator = tl.minimum(tl.maximum(numerator, 0), 2 * target * (length - 1))
+    lower = tl.minimum(numerator // (2 * target), tl.maximum(length - 2, 0))
+    return lower, (numerator - 2 * target * lower).to(ACC) / (2 * target)
 
 
 @triton.jit
 def _taps(z, y, x, size_z, size_y, size_x, full_z, full_y, full_x, AXES: tl.constexpr, ACC: tl.constexpr):
-    """`_tap` along the three axes; (the position, 0) along one that no entry grows along."""
-    low_z, part_z = z, tl.zeros_like(z).to(ACC)
-    low_y, part_y = y, tl.zeros_like(y).to(ACC)
-    low_x, part_x = x, tl.zeros_like(x).to(ACC)
+    """`_tap` along the three axes. Along an axis that is not in AXES, the position itself and a distance of 0."""
+    lower_z, fraction_z = z, tl.zeros_like(z).to(ACC)
+    lower_y, fraction_y = y, tl.zeros_like(y).to(ACC)
+    lower_x, fraction_x = x, tl.zeros_like(x).to(ACC)
     if AXES & 4:
-        low_z, part_z = _tap(z, size_z, full_z, ACC)
+        lower_z, fraction_z = _tap(z, size_z, full_z, ACC)
     if AXES & 2:
-        low_y, part_y = _tap(y, size_y, full_y, ACC)
+        lower_y, fraction_y = _tap(y, size_y, full_y, ACC)
     if AXES & 1:
-        low_x, part_x = _tap(x, size_x, full_x, ACC)
-    return low_z, part_z, low_y, part_y, low_x, part_x
+        lower_x, fraction_x = _tap(x, size_x, full_x, ACC)
+    return lower_z, fraction_z, lower_y, fraction_y, lower_x, fraction_x
 
 
 @triton.jit
-def _index(z, y, x, size_z, size_y, size_x, CORNER: tl.constexpr):
-    """Where a corner of the cell at (z, y, x) lies; an axis has no corner beyond its end."""
+def _corner_index(z, y, x, size_z, size_y, size_x, CORNER: tl.constexpr):
+    """The index of a corner of the cell at (z, y, x), clamped to the last index along every axis."""
     z = tl.minimum(z + CORNER // 4, size_z - 1)
     y = tl.minimum(y + CORNER // 2 % 2, size_y - 1)
     x = tl.minimum(x + CORNER % 2, size_x - 1)
@@ -48,21 +57,21 @@ def _index(z, y, x, size_z, size_y, size_x, CORNER: tl.constexpr):
 
 
 @triton.jit
-def _share(part_z, part_y, part_x, CORNER: tl.constexpr, AXES: tl.constexpr, ACC: tl.constexpr):
-    """How much a corner of a cell counts in linear interpolation along AXES."""
-    share = tl.full(part_x.shape, 1, ACC)
+def _corner_weight(fraction_z, fraction_y, fraction_x, CORNER: tl.constexpr, AXES: tl.constexpr, ACC: tl.constexpr):
+    """The weight of a corner of a cell in linear interpolation along AXES."""
+    weight = tl.full(fraction_x.shape, 1, ACC)
     if AXES & 4:
-        share *= part_z if CORNER & 4 else 1 - part_z
+        weight *= fraction_z if CORNER & 4 else 1 - fraction_z
     if AXES & 2:
-        share *= part_y if CORNER & 2 else 1 - part_y
+        weight *= fraction_y if CORNER & 2 else 1 - fraction_y
     if AXES & 1:
-        share *= part_x if CORNER & 1 else 1 - part_x
-    return share
+        weight *= fraction_x if CORNER & 1 else 1 - fraction_x
+    return weight
 
 
 @triton.jit
-def _sign(MINUS: tl.constexpr):
-    """(-1) to the number of bits: how a corner counts in a difference of neighbours along several axes."""
+def _difference_sign(MINUS: tl.constexpr):
+    """-1 for an odd number of bits, else 1: the sign of a corner in a difference of neighbours along several axes."""
     return 1 - 2 * ((MINUS // 4 + MINUS // 2 + MINUS) % 2)
 
 
@@ -74,49 +83,53 @@ def _interpolate(
     """U(P), (pixels, channels), of the entry in a row of the table, for the channels `c` of sample `b`."""
     size_z, size_y, size_x = tl.load(row + 2).to(tl.int32), tl.load(row + 3).to(tl.int32), tl.load(row + 4).to(tl.int32)
     size = size_z * size_y * size_x
-    low_z, part_z, low_y, part_y, low_x, part_x = _taps(
+    lower_z, fraction_z, lower_y, fraction_y, lower_x, fraction_x = _taps(
         z, y, x, size_z, size_y, size_x, full_z, full_y, full_x, AXES, ACC
     )
     sample = values + tl.load(row) + b * CHANNELS * size
     tile = tl.zeros(mask.shape, ACC)
     for corner in tl.static_range(8):
         if (corner & AXES) == corner:
-            at = c[None] * size + _index(low_z, low_y, low_x, size_z, size_y, size_x, corner)[:, None]
-            share = _share(part_z, part_y, part_x, corner, AXES, ACC)
-            tile += share[:, None] * tl.load(sample + at, mask=mask, other=0).to(ACC)
+            offsets = c[None] * size + _corner_index(lower_z, lower_y, lower_x, size_z, size_y, size_x, corner)[:, None]
+            weight = _corner_weight(fraction_z, fraction_y, fraction_x, corner, AXES, ACC)
+            tile += weight[:, None] * tl.load(sample + offsets, mask=mask, other=0).to(ACC)
     return tile
 
 
 @triton.jit
 def _interpolate_maps(maps, row, z, y, x, full_z, full_y, full_x, b, inside, AXES: tl.constexpr, ACC: tl.constexpr):
-    """q.U(P) and |U(P)|^2 of an entry from its maps: between neighbours u and v, at a share a of v,
-    |(1-a) u + a v|^2 = (1-a) |u|^2 + a |v|^2 - a (1-a) |v - u|^2, along one axis after the other."""
+    """q.U(P) and |U(P)|^2 of an entry, from its scalar maps.
+
+    Between neighbours u and v, |(1-a) u + a v|^2 = (1-a) |u|^2 + a |v|^2 - a (1-a) |v - u|^2, along axis after axis.
+    """
     size_z, size_y, size_x = tl.load(row + 2).to(tl.int32), tl.load(row + 3).to(tl.int32), tl.load(row + 4).to(tl.int32)
     size = size_z * size_y * size_x
-    low_z, part_z, low_y, part_y, low_x, part_x = _taps(
+    lower_z, fraction_z, lower_y, fraction_y, lower_x, fraction_x = _taps(
         z, y, x, size_z, size_y, size_x, full_z, full_y, full_x, AXES, ACC
     )
     sample = maps + tl.load(row + 1) + b * 9 * size
-    energy = tl.zeros(part_x.shape, ACC)
-    product = tl.zeros(part_x.shape, ACC)
+    squared_norm = tl.zeros(fraction_x.shape, ACC)
+    product = tl.zeros(fraction_x.shape, ACC)
     for axes in tl.static_range(8):
         if (axes & AXES) == axes:
-            bend = tl.full(part_x.shape, 1, ACC)
+            curvature_weight = tl.full(fraction_x.shape, 1, ACC)
             if axes & 4:
-                bend *= part_z * (part_z - 1)
+                curvature_weight *= fraction_z * (fraction_z - 1)
             if axes & 2:
-                bend *= part_y * (part_y - 1)
+                curvature_weight *= fraction_y * (fraction_y - 1)
             if axes & 1:
-                bend *= part_x * (part_x - 1)
+                curvature_weight *= fraction_x * (fraction_x - 1)
             for corner in tl.static_range(8):
                 if (corner & AXES & ~axes) == corner:
-                    share = bend * _share(part_z, part_y, part_x, corner, AXES & ~axes, ACC)
-                    at = _index(low_z, low_y, low_x, size_z, size_y, size_x, corner)
-                    energy += share * tl.load(sample + axes * size + at, mask=inside, other=0)
+                    weight = curvature_weight * _corner_weight(
+                        fraction_z, fraction_y, fraction_x, corner, AXES & ~axes, ACC
+                    )
+                    offsets = _corner_index(lower_z, lower_y, lower_x, size_z, size_y, size_x, corner)
+                    squared_norm += weight * tl.load(sample + axes * size + offsets, mask=inside, other=0)
                     if axes == 0:
-                        product += share * tl.load(sample + 8 * size + at, mask=inside, other=0)
-    # rounding may take a sum of squares below zero
-    return product, tl.maximum(energy, 0)
+                        product += weight * tl.load(sample + 8 * size + offsets, mask=inside, other=0)
+    # rounding may make a squared norm negative
+    return product, tl.maximum(squared_norm, 0)
 
 
 @triton.jit
@@ -124,8 +137,10 @@ def maps_kernel(
     values, query, maps, table,
     CHANNELS: tl.constexpr, AXES: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The scalar maps of every interpolated entry at its own resolution, (B, 9, *S_n): |d_b P|^2 for every set b of
-    axes, d_b the difference of neighbours along them, and q.P as the ninth. Grid: (pixels of the largest, B, entries).
+    """The nine scalar maps of every interpolated entry at its own resolution, (B, 9, *S_n).
+
+    Map b < 8 is |d_b P|^2, where d_b is the difference of neighbours along the axes in the bits of b. Map 8 is q.P.
+    Grid: (tiles of the largest entry, B, interpolated entries).
     """
     row = table + tl.program_id(2) * COLUMNS
     size_z, size_y, size_x = tl.load(row + 2).to(tl.int32), tl.load(row + 3).to(tl.int32), tl.load(row + 4).to(tl.int32)
@@ -139,7 +154,7 @@ def maps_kernel(
         maps += tl.load(row + 1) + b * 9 * size
         for axes in tl.static_range(8):
             if (axes & AXES) == axes:
-                energy = tl.zeros((PIXELS,), ACC)
+                squared_norm = tl.zeros((PIXELS,), ACC)
                 product = tl.zeros((PIXELS,), ACC)
                 for begin in range(0, CHANNELS, BLOCK):
                     c = begin + tl.arange(0, BLOCK)
@@ -147,81 +162,89 @@ def maps_kernel(
                     tile = tl.zeros((PIXELS, BLOCK), ACC)
                     for corner in tl.static_range(8):
                         if (corner & axes) == corner:
-                            at = c[None] * size + _index(z, y, x, size_z, size_y, size_x, corner)[:, None]
-                            tile += _sign(axes ^ corner) * tl.load(values + at, mask=mask, other=0).to(ACC)
-                    energy += tl.sum(tile * tile, 1)
+                            offsets = c[None] * size + _corner_index(z, y, x, size_z, size_y, size_x, corner)[:, None]
+                            tile += _difference_sign(axes ^ corner) * tl.load(values + offsets, mask=mask, other=0).to(
+                                ACC
+                            )
+                    squared_norm += tl.sum(tile * tile, 1)
                     if axes == 0:
                         q = tl.load(query + c, mask=c < CHANNELS, other=0).to(ACC)
                         product += tl.sum(tile * q[None], 1)
-                tl.store(maps + axes * size + p, energy, mask=inside)
+                tl.store(maps + axes * size + p, squared_norm, mask=inside)
                 if axes == 0:
                     tl.store(maps + 8 * size + p, product, mask=inside)
 
 
 @triton.jit
-def _dots(feature, query, p, pixels, inside, WIDTH: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
-          ACC: tl.constexpr):  # fmt: skip
+def _product_and_squared_norm(
+    feature, query, p, pixels, inside,
+    WIDTH: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """q.V and |V|^2 of a feature at full resolution, each (pixels,)."""
     product = tl.zeros((PIXELS,), ACC)
-    energy = tl.zeros((PIXELS,), ACC)
+    squared_norm = tl.zeros((PIXELS,), ACC)
     for begin in range(0, WIDTH, BLOCK):
         c = begin + tl.arange(0, BLOCK)
         tile = tl.load(feature + (c[None] * pixels + p[:, None]), mask=inside[:, None] & (c < WIDTH)[None], other=0)
         tile = tile.to(ACC)
         product += tl.sum(tile * tl.load(query + c, mask=c < WIDTH, other=0).to(ACC)[None], 1)
-        energy += tl.sum(tile * tile, 1)
-    return product, energy
+        squared_norm += tl.sum(tile * tile, 1)
+    return product, squared_norm
 
 
 @triton.jit
 def _scores(
-    values, maps, first, second, query, table, low, entries, full_z, full_y, full_x, b, p, inside, eps,
+    values, maps, first, second, query, table, num_interpolated, num_entries, full_z, full_y, full_x, b, p, inside, eps,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Eqs. 6 and 7: product and rstd of every logit, and the attention, each (pixels, ENTRIES)."""
+    """Eqs. 6 and 7: q.V, 1 / RMS(V) and the attention, each (pixels, ENTRIES)."""
     pixels = full_z * full_y * full_x
     z, y, x = p // (full_y * full_x), p // full_x % full_y, p % full_x
     column = tl.arange(0, ENTRIES)[None]
     products = tl.zeros((PIXELS, ENTRIES), ACC)
-    energies = tl.zeros((PIXELS, ENTRIES), ACC)
-    for n in range(0, low):
+    squared_norms = tl.zeros((PIXELS, ENTRIES), ACC)
+    for n in range(0, num_interpolated):
         row = table + n * COLUMNS
-        product, energy = _interpolate_maps(maps, row, z, y, x, full_z, full_y, full_x, b, inside, AXES, ACC)
-        here = column == tl.load(row + 5).to(tl.int32)
-        products = tl.where(here, product[:, None], products)
-        energies = tl.where(here, energy[:, None], energies)
-    for n in range(low, entries):
+        product, squared_norm = _interpolate_maps(maps, row, z, y, x, full_z, full_y, full_x, b, inside, AXES, ACC)
+        is_column = column == tl.load(row + 5).to(tl.int32)
+        products = tl.where(is_column, product[:, None], products)
+        squared_norms = tl.where(is_column, squared_norm[:, None], squared_norms)
+    for n in range(num_interpolated, num_entries):
         row = table + n * COLUMNS
         sample = values + tl.load(row) + b * CHANNELS * pixels
-        product, energy = _dots(sample, query, p, pixels, inside, CHANNELS, PIXELS, BLOCK, ACC)
-        here = column == tl.load(row + 5).to(tl.int32)
-        products = tl.where(here, product[:, None], products)
-        energies = tl.where(here, energy[:, None], energies)
+        product, squared_norm = _product_and_squared_norm(
+            sample, query, p, pixels, inside, CHANNELS, PIXELS, BLOCK, ACC
+        )
+        is_column = column == tl.load(row + 5).to(tl.int32)
+        products = tl.where(is_column, product[:, None], products)
+        squared_norms = tl.where(is_column, squared_norm[:, None], squared_norms)
     sample = first + b * WIDTH * pixels
-    product, energy = _dots(sample, query, p, pixels, inside, WIDTH, PIXELS, BLOCK, ACC)
+    product, squared_norm = _product_and_squared_norm(sample, query, p, pixels, inside, WIDTH, PIXELS, BLOCK, ACC)
     if WIDTH < CHANNELS:
         sample = second + b * (CHANNELS - WIDTH) * pixels
-        more, energy_more = _dots(sample, query + WIDTH, p, pixels, inside, CHANNELS - WIDTH, PIXELS, BLOCK, ACC)
-        product += more
-        energy += energy_more
-    products = tl.where(column == entries, product[:, None], products)
-    energies = tl.where(column == entries, energy[:, None], energies)
-    rstd = tl.rsqrt(energies / CHANNELS + eps)
-    logits = tl.where(column <= entries, products * rstd, float("-inf"))
+        second_product, second_squared_norm = _product_and_squared_norm(
+            sample, query + WIDTH, p, pixels, inside, CHANNELS - WIDTH, PIXELS, BLOCK, ACC
+        )
+        product += second_product
+        squared_norm += second_squared_norm
+    products = tl.where(column == num_entries, product[:, None], products)
+    squared_norms = tl.where(column == num_entries, squared_norm[:, None], squared_norms)
+    rstd = tl.rsqrt(squared_norms / CHANNELS + eps)
+    logits = tl.where(column <= num_entries, products * rstd, float("-inf"))
     alpha = tl.exp(logits - tl.max(logits, 1)[:, None])
     return products, rstd, alpha / tl.sum(alpha, 1)[:, None]
 
 
 @triton.jit
-def _pick(scalars, n, ENTRIES: tl.constexpr):
-    """One column of (pixels, ENTRIES), as (pixels, 1)."""
+def _select_column(scalars, n, ENTRIES: tl.constexpr):
+    """Column n of (pixels, ENTRIES), as (pixels, 1)."""
     return tl.sum(tl.where(tl.arange(0, ENTRIES)[None] == n, scalars, 0), 1)[:, None]
 
 
 @triton.jit
 def _sum_values(
-    part, values, out, table, alpha, low, entries, z, y, x, full_z, full_y, full_x, b, p, inside,
+    part, values, out, table, alpha, num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
     WIDTH: tl.constexpr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
     BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -230,125 +253,139 @@ def _sum_values(
     for begin in range(0, WIDTH, BLOCK):
         c = begin + tl.arange(0, BLOCK)
         mask = inside[:, None] & (c < WIDTH)[None]
-        at = c[None] * pixels + p[:, None]
-        tile = tl.load(part + b * WIDTH * pixels + at, mask=mask, other=0).to(ACC) * _pick(alpha, entries, ENTRIES)
-        for n in range(0, low):
+        offsets = c[None] * pixels + p[:, None]
+        tile = tl.load(part + b * WIDTH * pixels + offsets, mask=mask, other=0).to(ACC) * _select_column(
+            alpha, num_entries, ENTRIES
+        )
+        for n in range(0, num_interpolated):
             row = table + n * COLUMNS
             value = _interpolate(values, row, z, y, x, full_z, full_y, full_x, b, OFFSET + c, mask, CHANNELS, AXES, ACC)
-            tile += _pick(alpha, tl.load(row + 5).to(tl.int32), ENTRIES) * value
-        for n in range(low, entries):
+            tile += _select_column(alpha, tl.load(row + 5).to(tl.int32), ENTRIES) * value
+        for n in range(num_interpolated, num_entries):
             row = table + n * COLUMNS
             sample = values + tl.load(row) + (b * CHANNELS + OFFSET) * pixels
-            value = tl.load(sample + at, mask=mask, other=0).to(ACC)
-            tile += _pick(alpha, tl.load(row + 5).to(tl.int32), ENTRIES) * value
-        tl.store(out + (b * CHANNELS + OFFSET) * pixels + at, tile.to(out.dtype.element_ty), mask=mask)
+            value = tl.load(sample + offsets, mask=mask, other=0).to(ACC)
+            tile += _select_column(alpha, tl.load(row + 5).to(tl.int32), ENTRIES) * value
+        tl.store(out + (b * CHANNELS + OFFSET) * pixels + offsets, tile.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def forward_kernel(
-    values, maps, first, second, query, table, low, entries, full_z, full_y, full_x, eps, out, attention,
+    values, maps, first, second, query, table,
+    num_interpolated, num_entries, full_z, full_y, full_x, eps, out, attention,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Eqs. 6-8 and the concatenation of x. Grid: (pixels, B)."""
+    """Eqs. 6-8, with x read from its two parts. Grid: (tiles of pixels, B)."""
     pixels = full_z * full_y * full_x
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     b = tl.program_id(1).to(tl.int64)
     inside = p < pixels
     z, y, x = p // (full_y * full_x), p // full_x % full_y, p % full_x
     _, _, alpha = _scores(
-        values, maps, first, second, query, table, low, entries, full_z, full_y, full_x, b, p, inside, eps,
+        values, maps, first, second, query, table,
+        num_interpolated, num_entries, full_z, full_y, full_x, b, p, inside, eps,
         CHANNELS, WIDTH, AXES, ENTRIES, PIXELS, BLOCK, ACC,
     )  # fmt: skip
     column = tl.arange(0, ENTRIES)[None]
-    at = (b * (entries + 1) + column) * pixels + p[:, None]
-    tl.store(attention + at, alpha, mask=inside[:, None] & (column <= entries))
+    offsets = (b * (num_entries + 1) + column) * pixels + p[:, None]
+    tl.store(attention + offsets, alpha, mask=inside[:, None] & (column <= num_entries))
     _sum_values(
-        first, values, out, table, alpha, low, entries, z, y, x, full_z, full_y, full_x, b, p, inside,
+        first, values, out, table, alpha, num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
         WIDTH, 0, CHANNELS, AXES, ENTRIES, BLOCK, ACC,
     )  # fmt: skip
     if WIDTH < CHANNELS:
         _sum_values(
-            second, values, out, table, alpha, low, entries, z, y, x, full_z, full_y, full_x, b, p, inside,
+            second, values, out, table, alpha,
+            num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
             CHANNELS - WIDTH, WIDTH, CHANNELS, AXES, ENTRIES, BLOCK, ACC,
         )  # fmt: skip
 
 
 @triton.jit
 def _attention_gradient(
-    part, values, grad_out, table, low, entries, z, y, x, full_z, full_y, full_x, b, p, inside,
+    part, values, grad_out, table, num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
     WIDTH: tl.constexpr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """What alpha receives by Eq. 8 from the channels of one part of x, (pixels, ENTRIES)."""
+    """The gradient of alpha by Eq. 8 from the channels of one part of x, (pixels, ENTRIES)."""
     pixels = full_z * full_y * full_x
     column = tl.arange(0, ENTRIES)[None]
     d_alpha = tl.zeros((PIXELS, ENTRIES), ACC)
     for begin in range(0, WIDTH, BLOCK):
         c = begin + tl.arange(0, BLOCK)
         mask = inside[:, None] & (c < WIDTH)[None]
-        at = c[None] * pixels + p[:, None]
-        grad = tl.load(grad_out + (b * CHANNELS + OFFSET) * pixels + at, mask=mask, other=0).to(ACC)
-        value = tl.load(part + b * WIDTH * pixels + at, mask=mask, other=0).to(ACC)
-        d_alpha += tl.where(column == entries, tl.sum(grad * value, 1)[:, None], 0)
-        for n in range(0, low):
+        offsets = c[None] * pixels + p[:, None]
+        grad = tl.load(grad_out + (b * CHANNELS + OFFSET) * pixels + offsets, mask=mask, other=0).to(ACC)
+        value = tl.load(part + b * WIDTH * pixels + offsets, mask=mask, other=0).to(ACC)
+        d_alpha += tl.where(column == num_entries, tl.sum(grad * value, 1)[:, None], 0)
+        for n in range(0, num_interpolated):
             row = table + n * COLUMNS
             value = _interpolate(values, row, z, y, x, full_z, full_y, full_x, b, OFFSET + c, mask, CHANNELS, AXES, ACC)
             d_alpha += tl.where(column == tl.load(row + 5).to(tl.int32), tl.sum(grad * value, 1)[:, None], 0)
-        for n in range(low, entries):
+        for n in range(num_interpolated, num_entries):
             row = table + n * COLUMNS
             sample = values + tl.load(row) + (b * CHANNELS + OFFSET) * pixels
-            value = tl.load(sample + at, mask=mask, other=0).to(ACC)
+            value = tl.load(sample + offsets, mask=mask, other=0).to(ACC)
             d_alpha += tl.where(column == tl.load(row + 5).to(tl.int32), tl.sum(grad * value, 1)[:, None], 0)
     return d_alpha
 
 
 @triton.jit
 def _value_gradients(
-    part, d_part, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_energy,
-    low, entries, pixels, b, p, inside,
+    part, d_part, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_squared_norm,
+    num_interpolated, num_entries, pixels, b, p, inside,
     WIDTH: tl.constexpr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr, ENTRIES: tl.constexpr, GRAD_OUT: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """What one part of x receives, and in its channels the entries at full resolution: alpha grad, by q.V, by |V|^2."""
+    """Store the gradients of one part of x and, in the same channels, of the entries at full resolution.
+
+    Each is the sum of what comes from Eq. 8, from q.V and from |V|^2. What these values contribute to the gradient of
+    the query is stored as well.
+    """
     for begin in range(0, WIDTH, BLOCK):
         c = begin + tl.arange(0, BLOCK)
         mask = inside[:, None] & (c < WIDTH)[None]
-        at = c[None] * pixels + p[:, None]
+        offsets = c[None] * pixels + p[:, None]
         q = tl.load(query + OFFSET + c, mask=c < WIDTH, other=0).to(ACC)
         grad = tl.zeros((PIXELS, BLOCK), ACC)
         if GRAD_OUT:
-            grad = tl.load(grad_out + (b * CHANNELS + OFFSET) * pixels + at, mask=mask, other=0).to(ACC)
-        value = tl.load(part + b * WIDTH * pixels + at, mask=mask, other=0).to(ACC)
-        by_product = _pick(d_product, entries, ENTRIES)
-        share = _pick(alpha, entries, ENTRIES) * grad + by_product * q[None]
-        share += _pick(d_energy, entries, ENTRIES) * value
-        tl.store(d_part + b * WIDTH * pixels + at, share.to(d_part.dtype.element_ty), mask=mask)
-        by_query = tl.sum(by_product * value, 0)
-        for n in range(low, entries):
+            grad = tl.load(grad_out + (b * CHANNELS + OFFSET) * pixels + offsets, mask=mask, other=0).to(ACC)
+        value = tl.load(part + b * WIDTH * pixels + offsets, mask=mask, other=0).to(ACC)
+        d_own_product = _select_column(d_product, num_entries, ENTRIES)
+        gradient = _select_column(alpha, num_entries, ENTRIES) * grad + d_own_product * q[None]
+        gradient += _select_column(d_squared_norm, num_entries, ENTRIES) * value
+        tl.store(d_part + b * WIDTH * pixels + offsets, gradient.to(d_part.dtype.element_ty), mask=mask)
+        query_gradient = tl.sum(d_own_product * value, 0)
+        for n in range(num_interpolated, num_entries):
             row = table + n * COLUMNS
-            own = tl.load(row + 5).to(tl.int32)
+            column = tl.load(row + 5).to(tl.int32)
             start = tl.load(row) + (b * CHANNELS + OFFSET) * pixels
-            value = tl.load(values + start + at, mask=mask, other=0).to(ACC)
-            by_product = _pick(d_product, own, ENTRIES)
-            share = _pick(alpha, own, ENTRIES) * grad + by_product * q[None] + _pick(d_energy, own, ENTRIES) * value
-            tl.store(d_values + start + at, share.to(d_values.dtype.element_ty), mask=mask)
-            by_query += tl.sum(by_product * value, 0)
-        tl.store(d_query + OFFSET + c, by_query, mask=c < WIDTH)
+            value = tl.load(values + start + offsets, mask=mask, other=0).to(ACC)
+            d_own_product = _select_column(d_product, column, ENTRIES)
+            gradient = (
+                _select_column(alpha, column, ENTRIES) * grad
+                + d_own_product * q[None]
+                + _select_column(d_squared_norm, column, ENTRIES) * value
+            )
+            tl.store(d_values + start + offsets, gradient.to(d_values.dtype.element_ty), mask=mask)
+            query_gradient += tl.sum(d_own_product * value, 0)
+        tl.store(d_query + OFFSET + c, query_gradient, mask=c < WIDTH)
 
 
 @triton.jit
 def backward_kernel(
-    values, maps, first, second, query, table, low, entries, full_z, full_y, full_x, eps,
-    grad_out, grad_attention, d_values, d_first, d_second, d_query, alphas, d_products, d_energies,
+    values, maps, first, second, query, table, num_interpolated, num_entries, full_z, full_y, full_x, eps,
+    grad_out, grad_attention, d_values, d_first, d_second, d_query, alphas, d_products, d_squared_norms,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
     GRAD_OUT: tl.constexpr, GRAD_ATTENTION: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Everything of the backward pass that happens at full resolution. Grid: (pixels, B).
+    """The part of the backward pass at full resolution. Grid: (tiles of pixels, B).
 
-    Complete gradients of x and of the entries at full resolution; the query's share of these, one row a program; and
-    for the others the attention and the derivatives by q.V and (twice) by |V|^2, each (B, K+1, pixels).
+    Stores the complete gradients of x and of the entries at full resolution; what these contribute to the gradient of
+    the query, one row per program; and for the interpolated entries the attention, the gradient of q.V and twice the
+    gradient of |V|^2, each (B, K+1, pixels).
     """
     pixels = full_z * full_y * full_x
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -357,104 +394,110 @@ def backward_kernel(
     z, y, x = p // (full_y * full_x), p // full_x % full_y, p % full_x
     column = tl.arange(0, ENTRIES)[None]
     products, rstd, alpha = _scores(
-        values, maps, first, second, query, table, low, entries, full_z, full_y, full_x, b, p, inside, eps,
+        values, maps, first, second, query, table,
+        num_interpolated, num_entries, full_z, full_y, full_x, b, p, inside, eps,
         CHANNELS, WIDTH, AXES, ENTRIES, PIXELS, BLOCK, ACC,
     )  # fmt: skip
-    at = (b * (entries + 1) + column) * pixels + p[:, None]
-    present = inside[:, None] & (column <= entries)
+    offsets = (b * (num_entries + 1) + column) * pixels + p[:, None]
+    present = inside[:, None] & (column <= num_entries)
     # Eq. 8
     d_alpha = tl.zeros((PIXELS, ENTRIES), ACC)
     if GRAD_ATTENTION:
-        d_alpha += tl.load(grad_attention + at, mask=present, other=0).to(ACC)
+        d_alpha += tl.load(grad_attention + offsets, mask=present, other=0).to(ACC)
     if GRAD_OUT:
         d_alpha += _attention_gradient(
-            first, values, grad_out, table, low, entries, z, y, x, full_z, full_y, full_x, b, p, inside,
+            first, values, grad_out, table,
+            num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
             WIDTH, 0, CHANNELS, AXES, ENTRIES, PIXELS, BLOCK, ACC,
         )  # fmt: skip
         if WIDTH < CHANNELS:
             d_alpha += _attention_gradient(
-                second, values, grad_out, table, low, entries, z, y, x, full_z, full_y, full_x, b, p, inside,
+                second, values, grad_out, table,
+                num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
                 CHANNELS - WIDTH, WIDTH, CHANNELS, AXES, ENTRIES, PIXELS, BLOCK, ACC,
             )  # fmt: skip
-    # Eqs. 7 and 6
-    # nothing beyond the image, where an eps of zero leaves an infinite rstd
+    # Eqs. 7 and 6; outside of the image, rstd is infinite if eps is zero
     rstd = tl.where(present, rstd, 0)
     d_product = alpha * (d_alpha - tl.sum(alpha * d_alpha, 1)[:, None]) * rstd
-    d_energy = -d_product * products * rstd * rstd / CHANNELS
-    tl.store(alphas + at, alpha, mask=present)
-    tl.store(d_products + at, d_product, mask=present)
-    tl.store(d_energies + at, d_energy, mask=present)
+    d_squared_norm = -d_product * products * rstd * rstd / CHANNELS
+    tl.store(alphas + offsets, alpha, mask=present)
+    tl.store(d_products + offsets, d_product, mask=present)
+    tl.store(d_squared_norms + offsets, d_squared_norm, mask=present)
     d_query += (b * tl.num_programs(0) + tl.program_id(0)) * CHANNELS
     _value_gradients(
-        first, d_first, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_energy,
-        low, entries, pixels, b, p, inside, WIDTH, 0, CHANNELS, ENTRIES, GRAD_OUT, PIXELS, BLOCK, ACC,
+        first, d_first, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_squared_norm,
+        num_interpolated, num_entries, pixels, b, p, inside, WIDTH, 0, CHANNELS, ENTRIES, GRAD_OUT, PIXELS, BLOCK, ACC,
     )  # fmt: skip
     if WIDTH < CHANNELS:
         _value_gradients(
-            second, d_second, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_energy,
-            low, entries, pixels, b, p, inside,
+            second, d_second, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_squared_norm,
+            num_interpolated, num_entries, pixels, b, p, inside,
             CHANNELS - WIDTH, WIDTH, CHANNELS, ENTRIES, GRAD_OUT, PIXELS, BLOCK, ACC,
         )  # fmt: skip
 
 
 @triton.jit
-def _first(cell, length, target):
-    """The first position on an axis of `target` that lies beyond cell - 1 on the axis of `length`."""
-    # shifted by whole axes, for integer division of negative numbers is not the same everywhere
+def _first_position(cell, length, target):
+    """The first position on the axis of `target` elements that is above cell - 1 on the axis of `length` elements."""
+    # `target` is added inside the quotient and subtracted again: Triton's compiler and interpreter may round a negative
+    # quotient differently
     return (2 * target * (cell - 1) + target - length + 2 * length * target) // (2 * length) - target + 1
 
 
 @triton.jit
 def rows_kernel(
-    grad_out, alphas, folded, table, since, until, entries, rows, width,
+    grad_out, alphas, row_gradients, table, first_entry, end_entry, num_entries, rows, width,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, CELLS: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """The transpose of interpolation along rows: alpha_n grad (B, C, rows, width) -> (B, C, rows, W_n) for the rows
-    `since` to `until` - 1 of the table, one behind the other in `folded`, as products with a banded matrix.
-    Grid: (rows, channels, B)."""
+    """The transpose of the interpolation along rows of alpha_n grad, from (B, C, rows, width) to (B, C, rows, W_n).
+
+    The entries are those in the rows first_entry, ..., end_entry - 1 of the table; their results follow each other in
+    `row_gradients`. Each is a product with a banded matrix. Grid: (rows, tiles of channels, B).
+    """
     r = tl.program_id(0)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     b = tl.program_id(2).to(tl.int64)
     batch = tl.num_programs(2)
     grad_out += b * CHANNELS * rows * width
-    for n in range(since, until):
+    for n in range(first_entry, end_entry):
         row = table + n * COLUMNS
-        cells = tl.load(row + 4).to(tl.int32)
-        sample = folded + b * CHANNELS * rows * cells
-        weights = alphas + ((b * (entries + 1) + tl.load(row + 5)) * rows + r) * width
-        for begin in range(0, cells, CELLS):
+        length = tl.load(row + 4).to(tl.int32)
+        sample = row_gradients + b * CHANNELS * rows * length
+        weights = alphas + ((b * (num_entries + 1) + tl.load(row + 5)) * rows + r) * width
+        for begin in range(0, length, CELLS):
             cell = begin + tl.arange(0, CELLS)
             tile = tl.zeros((BLOCK, CELLS), ACC)
-            start = tl.maximum(_first(begin, cells, width), 0)
-            stop = tl.minimum(_first(begin + CELLS + 1, cells, width), width)
-            for left in range(start, stop, STEP):
-                x = left + tl.arange(0, STEP)
-                at = (c[:, None] * rows + r) * width + x[None]
-                grad = tl.load(grad_out + at, mask=(c < CHANNELS)[:, None] & (x < stop)[None], other=0)
+            start = tl.maximum(_first_position(begin, length, width), 0)
+            stop = tl.minimum(_first_position(begin + CELLS + 1, length, width), width)
+            for begin_x in range(start, stop, STEP):
+                x = begin_x + tl.arange(0, STEP)
+                offsets = (c[:, None] * rows + r) * width + x[None]
+                grad = tl.load(grad_out + offsets, mask=(c < CHANNELS)[:, None] & (x < stop)[None], other=0)
                 alpha = tl.load(weights + x, mask=x < stop, other=0)
-                below, part = _tap(x, cells, width, ACC)
-                hat = tl.where(below[:, None] == cell[None], 1 - part[:, None], 0)
-                hat += tl.where(below[:, None] + 1 == cell[None], part[:, None], 0)
-                weight = alpha[:, None] * hat
-                if tl.float64 == ACC:  # whose tl.dot not every Triton has
+                lower, fraction = _tap(x, length, width, ACC)
+                linear_weight = tl.where(lower[:, None] == cell[None], 1 - fraction[:, None], 0)
+                linear_weight += tl.where(lower[:, None] + 1 == cell[None], fraction[:, None], 0)
+                weight = alpha[:, None] * linear_weight
+                if tl.float64 == ACC:  # not every version of Triton has tl.dot in float64
                     tile += tl.sum(grad[:, :, None] * weight[None], 1)
                 else:
                     tile += tl.dot(grad.to(ACC), weight, input_precision=PRECISION, out_dtype=ACC)
-            at = (c[:, None] * rows + r) * cells + cell[None]
-            tl.store(sample + at, tile, mask=(c < CHANNELS)[:, None] & (cell < cells)[None])
-        folded += batch.to(tl.int64) * CHANNELS * rows * cells
+            offsets = (c[:, None] * rows + r) * length + cell[None]
+            tl.store(sample + offsets, tile, mask=(c < CHANNELS)[:, None] & (cell < length)[None])
+        row_gradients += batch.to(tl.int64) * CHANNELS * rows * length
 
 
 @triton.jit
 def finish_kernel(
-    value, folded, by_product, by_pair, query, d_value, size_z, size_y, size_x,
+    value, row_gradients, d_product, d_pairs, query, d_value, size_z, size_y, size_x,
     CHANNELS: tl.constexpr, AXES: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of an interpolated entry: what came by Eq. 8, by q.V and by |V|^2. Grid: (pixels, channels, B).
+    """The gradient of an interpolated entry: the sum of what comes from Eq. 8, from q.V and from |V|^2.
 
-    `by_pair` (B, 3 D, 3 H, 3 W), 3 only along AXES, holds at (i + (j + 1) length) how the pair of a cell i and its
-    neighbour i + j counts in |V|^2; j = -1, 0, 1.
+    `d_pairs` (B, 3 D, 3 H, 3 W), with the factor 3 only along AXES, has at index i + (j + 1) length along an axis the
+    gradient of the product of P at i and at its neighbour i + j, for j = -1, 0, 1. Grid: (tiles of pixels, tiles of
+    channels, B).
     """
     pixels = size_z * size_y * size_x
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -463,23 +506,36 @@ def finish_kernel(
     inside = p < pixels
     mask = inside[:, None] & (c < CHANNELS)[None]
     z, y, x = p // (size_y * size_x), p // size_x % size_y, p % size_x
-    times_z: tl.constexpr = 3 if AXES & 4 else 1
-    times_y: tl.constexpr = 3 if AXES & 2 else 1
-    times_x: tl.constexpr = 3 if AXES & 1 else 1
+    pairs_z: tl.constexpr = 3 if AXES & 4 else 1
+    pairs_y: tl.constexpr = 3 if AXES & 2 else 1
+    pairs_x: tl.constexpr = 3 if AXES & 1 else 1
     sample = b * CHANNELS * pixels
     q = tl.load(query + c, mask=c < CHANNELS, other=0).to(ACC)
-    at = c[None] * pixels + p[:, None]
-    tile = tl.load(folded + sample + at, mask=mask, other=0).to(ACC)
-    tile += tl.load(by_product + b * pixels + p, mask=inside, other=0)[:, None] * q[None]
-    by_pair += b * (times_z * times_y * times_x) * pixels
-    for k_z in range(times_z):
-        for k_y in range(times_y):
-            for k_x in range(times_x):
-                to_z, to_y, to_x = z + k_z - times_z // 2, y + k_y - times_y // 2, x + k_x - times_x // 2
-                there = (to_z >= 0) & (to_z < size_z) & (to_y >= 0) & (to_y < size_y) & (to_x >= 0) & (to_x < size_x)
-                pair = ((k_z * size_z + z) * times_y * size_y + k_y * size_y + y) * times_x * size_x + k_x * size_x + x
-                pair = tl.load(by_pair + pair, mask=inside & there, other=0)
-                neighbour = c[None] * pixels + ((to_z * size_y + to_y) * size_x + to_x)[:, None]
-                other = tl.load(value + sample + neighbour, mask=mask & there[:, None], other=0).to(ACC)
-                tile += pair[:, None] * other
-    tl.store(d_value + sample + at, tile.to(d_value.dtype.element_ty), mask=mask)
+    offsets = c[None] * pixels + p[:, None]
+    tile = tl.load(row_gradients + sample + offsets, mask=mask, other=0).to(ACC)
+    tile += tl.load(d_product + b * pixels + p, mask=inside, other=0)[:, None] * q[None]
+    d_pairs += b * (pairs_z * pairs_y * pairs_x) * pixels
+    for k_z in range(pairs_z):
+        for k_y in range(pairs_y):
+            for k_x in range(pairs_x):
+                neighbour_z, neighbour_y, neighbour_x = (
+                    z + k_z - pairs_z // 2,
+                    y + k_y - pairs_y // 2,
+                    x + k_x - pairs_x // 2,
+                )
+                in_bounds = (
+                    (neighbour_z >= 0)
+                    & (neighbour_z < size_z)
+                    & (neighbour_y >= 0)
+                    & (neighbour_y < size_y)
+                    & (neighbour_x >= 0)
+                    & (neighbour_x < size_x)
+                )
+                pair = ((k_z * size_z + z) * pairs_y * size_y + k_y * size_y + y) * pairs_x * size_x + k_x * size_x + x
+                pair = tl.load(d_pairs + pair, mask=inside & in_bounds, other=0)
+                neighbour_offsets = (
+                    c[None] * pixels + ((neighbour_z * size_y + neighbour_y) * size_x + neighbour_x)[:, None]
+                )
+                neighbour = tl.load(value + sample + neighbour_offsets, mask=mask & in_bounds[:, None], other=0).to(ACC)
+                tile += pair[:, None] * neighbour
+    tl.store(d_value + sample + offsets, tile.to(d_value.dtype.element_ty), mask=mask)

@@ -1,11 +1,11 @@
-"""The switch between the ways to compute the operator: what is chosen, what that runs, what is said about it."""
+"""The selection of a backend, the code that then runs, and the warnings."""
 
 import logging
 import sys
 
 import pytest
 import torch
-from support.operator import DEVICE
+from support.operator import DEVICE, interpreter
 
 from nnunet_xattnres import XAttnRes, ops
 from nnunet_xattnres.ops import BACKENDS, custom_op, dispatch, reference, torch_backend, triton_backend, xattnres
@@ -14,7 +14,7 @@ from nnunet_xattnres.ops.dispatch import resolve_backend
 
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch):
-    """No environment variable and nothing decided yet, before and after."""
+    """No environment variable, no backend resolved yet and no failure of Triton, as in a new process."""
     monkeypatch.delenv("XATTNRES_BACKEND", raising=False)
     dispatch._resolve.cache_clear()
     monkeypatch.setattr(custom_op, "_failed", [])
@@ -29,24 +29,30 @@ def warnings(caplog):
 
 
 @pytest.fixture
-def ran(monkeypatch):
-    """What computed, in order: the reference resizes at full resolution, the streamed path is called by the op."""
+def triton_works(monkeypatch):
+    """Skip the small example with which Triton is tested, which takes its interpreter seconds."""
+    monkeypatch.setattr(dispatch, "why_triton_unavailable", lambda device_type: None)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The backends that have computed, in order; the reference is recognised by its call of `resize`."""
     calls = []
 
-    def spy(module, name, label):
+    def record(module, name, label):
         original = getattr(module, name)
 
-        def called(*args, **kwargs):
+        def recorded(*args, **kwargs):
             calls.append(label)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(module, name, called)
+        monkeypatch.setattr(module, name, recorded)
 
-    spy(reference, "resize", "reference")
-    spy(torch_backend, "forward", "torch")
-    spy(torch_backend, "backward", "torch backward")
-    spy(triton_backend, "forward", "triton")
-    spy(triton_backend, "backward", "triton backward")
+    record(reference, "resize", "reference")
+    record(torch_backend, "forward", "torch")
+    record(torch_backend, "backward", "torch backward")
+    record(triton_backend, "forward", "triton")
+    record(triton_backend, "backward", "triton backward")
     return calls
 
 
@@ -56,16 +62,16 @@ def to_device(argument):
     return argument.detach().to(DEVICE).requires_grad_() if isinstance(argument, torch.Tensor) else argument
 
 
-def probe_triton(monkeypatch, reason):
-    """Let Triton fail for a reason, or work; returns the devices it was tried on."""
-    tried = []
+def replace_probe(monkeypatch, reason):
+    """Let Triton be unavailable for a reason, or available; returns the list of devices for which this was asked."""
+    probed = []
 
-    def try_out(device_type):
-        tried.append(device_type)
+    def why_triton_unavailable(device_type):
+        probed.append(device_type)
         return reason
 
-    monkeypatch.setattr(dispatch, "why_triton_unavailable", try_out)
-    return tried
+    monkeypatch.setattr(dispatch, "why_triton_unavailable", why_triton_unavailable)
+    return probed
 
 
 def arguments():
@@ -80,60 +86,59 @@ def test_names():
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
-def test_a_name_is_taken_at_its_word(monkeypatch, warnings, backend, device):
-    tried = probe_triton(monkeypatch, "it is broken")
+def test_reference_and_torch_are_used_as_named(monkeypatch, warnings, backend, device):
+    probed = replace_probe(monkeypatch, "it is broken")
     assert resolve_backend(backend, device) == backend
-    assert tried == []
+    assert probed == []
     assert warnings() == []
 
 
 @pytest.mark.parametrize("backend", [None, "auto"])
-def test_automatic_choice_on_a_cpu(warnings, backend):
+def test_auto_on_a_cpu(warnings, backend):
     assert resolve_backend(backend, "cpu") == "torch"
     assert warnings() == []
 
 
-def test_automatic_choice_on_cuda(monkeypatch, warnings):
-    tried = probe_triton(monkeypatch, None)
+def test_auto_on_cuda(monkeypatch, warnings):
+    probed = replace_probe(monkeypatch, None)
     assert [resolve_backend("auto", "cuda") for _ in range(3)] == ["triton"] * 3
-    assert tried == ["cuda"]
+    assert probed == ["cuda"]
     assert warnings() == []
 
 
 @pytest.mark.parametrize("backend", ["auto", "triton"])
-def test_where_triton_fails_on_cuda_pytorch_computes_and_one_warning_says_why(monkeypatch, warnings, backend):
-    tried = probe_triton(monkeypatch, "no compiler was found")
+def test_unavailable_triton_on_cuda_is_replaced_by_torch_with_one_warning(monkeypatch, warnings, backend):
+    probed = replace_probe(monkeypatch, "no compiler was found")
     assert [resolve_backend(backend, "cuda") for _ in range(3)] == ["torch"] * 3
-    assert tried == ["cuda"]
+    assert probed == ["cuda"]
     (message,) = warnings()
     assert "no compiler was found" in message
-    assert "PyTorch" in message
     assert "\n" not in message
 
 
-def test_triton_asked_for_on_a_cpu_is_pytorch_with_one_warning(monkeypatch, warnings):
+def test_triton_on_a_cpu_is_replaced_by_torch_with_one_warning(monkeypatch, warnings):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert [resolve_backend("triton", "cpu") for _ in range(3)] == ["torch"] * 3
     (message,) = warnings()
-    assert "Triton cannot be used" in message
+    assert "Triton" in message
     assert "\n" not in message
 
 
-def test_triton_that_cannot_be_imported_is_an_obstacle(monkeypatch, warnings):
+def test_triton_that_cannot_be_imported_is_replaced_by_torch(monkeypatch, warnings):
     monkeypatch.delattr(ops, "triton_backend", raising=False)
     monkeypatch.setitem(sys.modules, "nnunet_xattnres.ops.triton_backend", None)
     assert resolve_backend("triton", "cuda") == "torch"
     (message,) = warnings()
-    assert "it cannot be imported" in message
+    assert "ModuleNotFoundError" in message
 
 
-def test_a_process_without_triton_still_computes(monkeypatch, warnings, ran):
+def test_the_operator_computes_without_triton(monkeypatch, warnings, calls):
     monkeypatch.delattr(ops, "triton_backend", raising=False)
     monkeypatch.setitem(sys.modules, "nnunet_xattnres.ops.triton_backend", None)
     torch.testing.assert_close(
         xattnres(*arguments(), backend="triton"), reference.xattnres(*arguments()), rtol=1e-5, atol=1e-6
     )
-    assert "torch" in ran
+    assert "torch" in calls
     assert len(warnings()) == 1
 
 
@@ -143,13 +148,13 @@ def test_environment_variable(monkeypatch, backend):
     assert resolve_backend(None, "cpu") == backend
 
 
-def test_argument_wins_over_the_environment(monkeypatch):
+def test_argument_has_precedence_over_the_environment(monkeypatch):
     monkeypatch.setenv("XATTNRES_BACKEND", "reference")
     assert resolve_backend("torch", "cpu") == "torch"
     assert resolve_backend("auto", "cpu") == "torch"
 
 
-def test_an_empty_environment_variable_is_none(monkeypatch):
+def test_an_empty_environment_variable_is_ignored(monkeypatch):
     monkeypatch.setenv("XATTNRES_BACKEND", "")
     assert resolve_backend(None, "cpu") == "torch"
 
@@ -157,7 +162,7 @@ def test_an_empty_environment_variable_is_none(monkeypatch):
 @pytest.mark.parametrize("source", ["argument", "environment"])
 def test_unknown_name(monkeypatch, source):
     monkeypatch.setenv("XATTNRES_BACKEND", "cudnn" if source == "environment" else "torch")
-    with pytest.raises(ValueError, match="auto, reference, torch, triton, got 'cudnn'") as error:
+    with pytest.raises(ValueError, match=r"backend.*'cudnn'") as error:
         xattnres(*arguments(), backend="cudnn" if source == "argument" else None)
     assert "\n" not in str(error.value)
 
@@ -170,18 +175,14 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("backend", EXPECTED)
-def test_the_operator_runs_what_is_named(ran, backend):
-    resolve_backend(backend, DEVICE)  # which tries Triton out
-    ran.clear()
+def test_the_operator_runs_the_named_backend(triton_works, calls, backend):
     xattnres(*(to_device(a) for a in arguments()), backend=backend)[0].sum().backward()
-    assert set(ran) == EXPECTED[backend]
+    assert set(calls) == EXPECTED[backend]
 
 
 @pytest.mark.parametrize("backend", EXPECTED)
 @pytest.mark.parametrize("source", ["argument", "environment", "argument over environment"])
-def test_the_layer_runs_what_is_named(monkeypatch, ran, backend, source):
-    resolve_backend(backend, DEVICE)
-    ran.clear()
+def test_the_layer_runs_the_named_backend(monkeypatch, triton_works, calls, backend, source):
     if source == "environment":
         monkeypatch.setenv("XATTNRES_BACKEND", backend)
     elif source == "argument over environment":
@@ -189,25 +190,26 @@ def test_the_layer_runs_what_is_named(monkeypatch, ran, backend, source):
     layer = XAttnRes([3], 3, backend=None if source == "environment" else backend).to(DEVICE)
     history, x, *_ = (to_device(a) for a in arguments())
     layer(history, x).sum().backward()
-    assert set(ran) == EXPECTED[backend]
+    assert set(calls) == EXPECTED[backend]
 
 
-def test_the_environment_is_read_at_every_call(monkeypatch, ran):
+def test_the_environment_is_read_at_every_call(monkeypatch, calls):
     layer = XAttnRes([3], 3)
     history, x, *_ = arguments()
     for backend in ("torch", "reference", "torch"):
         monkeypatch.setenv("XATTNRES_BACKEND", backend)
         layer(history, x)
-    assert ran == ["torch", "reference", "torch"]
+    assert calls == ["torch", "reference", "torch"]
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_where_triton_fails_in_mid_training_pytorch_goes_on_with_one_warning(monkeypatch, warnings, direction):
+def test_triton_that_fails_during_training_is_replaced_by_torch_with_one_warning(
+    monkeypatch, triton_works, warnings, direction
+):
     def fail(*args):
         raise RuntimeError("ptxas exited with an error")
 
-    chosen = resolve_backend("triton", DEVICE)
-    assert chosen == "triton"
+    assert resolve_backend("triton", DEVICE) == "triton"
     monkeypatch.setattr(triton_backend, direction, fail)
     for _ in range(2):
         history, x, *rest = (to_device(a) for a in arguments())
@@ -218,10 +220,9 @@ def test_where_triton_fails_in_mid_training_pytorch_goes_on_with_one_warning(mon
         torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
     (message,) = warnings()
     assert "ptxas exited with an error" in message
-    assert "PyTorch computes from here on" in message
 
 
-def test_out_of_memory_is_not_taken_for_a_failure_of_triton(monkeypatch, warnings):
+def test_out_of_memory_is_raised(monkeypatch, triton_works, warnings):
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -232,9 +233,20 @@ def test_out_of_memory_is_not_taken_for_a_failure_of_triton(monkeypatch, warning
     assert warnings() == []
 
 
-@pytest.mark.parametrize("factor", [1.1, float("nan")])
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_kernels_that_compute_something_else_are_not_used(monkeypatch, direction, factor):
+def test_probe():
+    assert triton_backend.probe_triton(DEVICE) is None
+
+
+@pytest.mark.parametrize(
+    ("direction", "factor"),
+    [
+        ("forward", 1.1),
+        pytest.param("forward", float("nan"), marks=interpreter),
+        pytest.param("backward", 1.1, marks=interpreter),
+        ("backward", float("nan")),
+    ],
+)
+def test_kernels_with_wrong_results_are_not_used(monkeypatch, direction, factor):
     original = getattr(triton_backend, direction)
 
     def wrong(*args):
@@ -243,4 +255,4 @@ def test_kernels_that_compute_something_else_are_not_used(monkeypatch, direction
         return first, *others
 
     monkeypatch.setattr(triton_backend, direction, wrong)
-    assert "its results differ from PyTorch's by" in triton_backend.probe_triton(DEVICE)
+    assert "differ" in triton_backend.probe_triton(DEVICE)

@@ -1,4 +1,4 @@
-"""The separable interpolation, its transpose and its energies against `torch.nn.functional.interpolate`."""
+"""Interpolation, its transpose and the squared norms against `torch.nn.functional.interpolate`."""
 
 import pytest
 import torch
@@ -16,13 +16,23 @@ from nnunet_xattnres.ops.interpolation import (
 CPU = torch.device("cpu")
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
-# length, target along one axis
+# length, target along one axis: integer ratios by phases and by the matrix, and others
 LENGTHS = [
     *((3, 3 * ratio) for ratio in (1, 2, 3, 4, 5, 6, 8, 16, 64)),
     (1, 2), (1, 3), (1, 7), (1, 64), (2, 4), (2, 3), (3, 4), (5, 8), (7, 11), (10, 11), (13, 40),
-    # wide enough for several blocks of columns
+    # long enough for several blocks of columns
     (100, 200), (100, 300), (100, 101), (100, 199), (70, 640), (33, 66), (65, 195),
 ]  # fmt: skip
+
+# cases that cover the code paths; the combinations with the other ones are marked slow
+FEW_LENGTHS = {(3, 3), (3, 6), (3, 12), (3, 15), (1, 7), (7, 11), (100, 200), (100, 199)}
+FEW_SIZES = {
+    ((4, 4), (8, 8)),
+    ((2, 3), (8, 48)),
+    ((5, 100), (7, 300)),
+    ((1, 3, 3), (8, 12, 24)),
+    ((2, 5, 3), (5, 6, 7)),
+}
 
 SIZES = [
     ((4, 4), (8, 8)),
@@ -50,6 +60,11 @@ SIZES = [
 ]
 
 
+def few(cases, default):
+    """The cases, marked slow if they are not in `default`."""
+    return [pytest.param(*case, marks=[] if case in default else pytest.mark.slow) for case in cases]
+
+
 def interpolated(value, size):
     return F.interpolate(value, size, mode=MODES[len(size)], align_corners=False)
 
@@ -75,14 +90,14 @@ def test_matrix_interpolates(length, target):
 
 
 @pytest.mark.parametrize(("length", "target"), LENGTHS)
-def test_taps_are_neighbours_within_reach(length, target):
-    low, fraction = taps(length, target)
-    high = (low + 1).clamp(max=length - 1)
+def test_taps(length, target):
+    lower, fraction = taps(length, target)
+    upper = (lower + 1).clamp(max=length - 1)
     value = draw(length)
     assert_equal(
-        (1 - fraction) * value[low] + fraction * value[high], interpolated(value.view(1, 1, -1), (target,))[0, 0]
+        (1 - fraction) * value[lower] + fraction * value[upper], interpolated(value.view(1, 1, -1), (target,))[0, 0]
     )
-    assert low.min() >= 0
+    assert lower.min() >= 0
     assert ((fraction >= 0) & (fraction <= 1)).all()
 
 
@@ -93,7 +108,7 @@ def test_upsample(shape, size):
 
 
 @pytest.mark.parametrize("axis", [-1, -2, -3])
-@pytest.mark.parametrize(("length", "target"), LENGTHS)
+@pytest.mark.parametrize(("length", "target"), few(LENGTHS, FEW_LENGTHS))
 def test_upsample_along_every_axis(length, target, axis):
     shape, size = [2, 2, 2], [2, 2, 2]
     shape[axis], size[axis] = length, target
@@ -108,7 +123,7 @@ def test_transpose(shape, size):
 
 
 @pytest.mark.parametrize("axis", [-1, -2, -3])
-@pytest.mark.parametrize(("length", "target"), LENGTHS)
+@pytest.mark.parametrize(("length", "target"), few(LENGTHS, FEW_LENGTHS))
 def test_transpose_along_every_axis(length, target, axis):
     shape, size = [2, 2, 2], [2, 2, 2]
     shape[axis], size[axis] = length, target
@@ -119,27 +134,27 @@ def test_transpose_along_every_axis(length, target, axis):
 @pytest.mark.parametrize(("shape", "size"), SIZES)
 def test_transpose_has_the_same_inner_products(shape, size):
     value, grad = draw(2, 3, *shape), draw(2, 3, *size)
-    there = (upsample(value, size) * grad).sum()
-    back = (value * upsample_transposed(grad, shape)).sum()
-    torch.testing.assert_close(there, back, rtol=1e-12, atol=1e-10)
+    product = (upsample(value, size) * grad).sum()
+    transposed_product = (value * upsample_transposed(grad, shape)).sum()
+    torch.testing.assert_close(product, transposed_product, rtol=1e-12, atol=1e-10)
 
 
 @pytest.mark.parametrize(("shape", "size"), [((4, 6), (8, 18)), ((2, 3, 4), (2, 6, 32)), ((3, 50), (6, 100))])
-def test_layout_changes_nothing(shape, size):
+def test_memory_layout_does_not_change_the_results(shape, size):
     for values, expected in (
         (draw(2, 3, *shape), lambda v: (upsample(v, size), interpolated(v, size))),
         (draw(2, 3, *size), lambda g: (upsample_transposed(g, shape), transposed(g, shape))),
     ):
         last = values.movedim(1, -1).contiguous().movedim(-1, 1)
         slices = values.repeat_interleave(2, -1)[..., ::2]
-        for strange in (last, slices, values[:1].expand_as(values)):
-            assert not strange.is_contiguous()
-            assert_equal(*expected(strange))
+        for other in (last, slices, values[:1].expand_as(values)):
+            assert not other.is_contiguous()
+            assert_equal(*expected(other))
 
 
 @pytest.mark.parametrize("columns", [1, 2, 7])
-@pytest.mark.parametrize(("shape", "size"), SIZES)
-def test_blocks_change_nothing(monkeypatch, shape, size, columns):
+@pytest.mark.parametrize(("shape", "size"), few(SIZES, FEW_SIZES))
+def test_size_of_blocks_does_not_change_the_results(monkeypatch, shape, size, columns):
     monkeypatch.setattr(interpolation, "_COLUMNS", columns)
     value, grad = draw(2, 3, *shape), draw(2, 3, *size)
     assert_equal(upsample(value, size), interpolated(value, size))
@@ -147,8 +162,8 @@ def test_blocks_change_nothing(monkeypatch, shape, size, columns):
 
 
 @pytest.mark.parametrize("phases", [0, 2, 64])
-@pytest.mark.parametrize(("shape", "size"), SIZES)
-def test_phases_change_nothing(monkeypatch, shape, size, phases):
+@pytest.mark.parametrize(("shape", "size"), few(SIZES, FEW_SIZES))
+def test_number_of_phases_does_not_change_the_results(monkeypatch, shape, size, phases):
     monkeypatch.setattr(interpolation, "_PHASES", phases)
     value, grad = draw(2, 3, *shape), draw(2, 3, *size)
     assert_equal(upsample(value, size), interpolated(value, size))
@@ -156,8 +171,8 @@ def test_phases_change_nothing(monkeypatch, shape, size, phases):
 
 
 @pytest.mark.parametrize(("length", "target"), [(100, 200), (100, 300), (100, 101)])
-def test_a_wide_axis_takes_several_products_and_each_reads_a_few_columns(monkeypatch, length, target):
-    """What the blocks are for: U is mostly zeros."""
+def test_a_long_axis_takes_several_products_that_each_read_a_few_columns(monkeypatch, length, target):
+    """Most elements of U are zero."""
     read = []
     product = torch.mm
 
@@ -172,18 +187,18 @@ def test_a_wide_axis_takes_several_products_and_each_reads_a_few_columns(monkeyp
 
 
 @pytest.mark.parametrize(("length", "target"), LENGTHS)
-def test_energies(length, target):
-    """From the squares of 5 channels and of their differences, the squared norms of what lies between."""
+def test_squared_norm_matrix(length, target):
+    """The squared norms of vectors of 5 channels and of their differences give those of the interpolated vectors."""
     value = draw(1, 5, length)
     squares = torch.cat((value, value.diff(dim=-1)), -1).square().sum(1)[0]
-    energies = squared_norm_matrix(length, target, torch.float64, CPU) @ squares
-    torch.testing.assert_close(energies, interpolated(value, (target,)).square().sum(1)[0], rtol=1e-12, atol=1e-12)
+    squared_norms = squared_norm_matrix(length, target, torch.float64, CPU) @ squares
+    torch.testing.assert_close(squared_norms, interpolated(value, (target,)).square().sum(1)[0], rtol=1e-12, atol=1e-12)
 
 
-def test_matrices_come_in_the_type_asked_for():
+def test_dtype_of_the_matrices():
     for function in (interpolation_matrix, squared_norm_matrix):
-        acc_dtype = function(3, 7, torch.float64, CPU)
-        assert acc_dtype.dtype == torch.float64
-        rounded = function(3, 7, torch.float32, CPU)
-        assert rounded.dtype == torch.float32
-        assert torch.equal(rounded, acc_dtype.float())
+        in_float64 = function(3, 7, torch.float64, CPU)
+        assert in_float64.dtype == torch.float64
+        in_float32 = function(3, 7, torch.float32, CPU)
+        assert in_float32.dtype == torch.float32
+        assert torch.equal(in_float32, in_float64.float())

@@ -30,7 +30,7 @@ DIVIDING = [(shape, size) for shape, size in SIZES if not any(s % t for s, t in 
 
 
 def distinct(*shape):
-    """Values with no ties."""
+    """Values that are all different."""
     count = torch.Size(shape).numel()
     return torch.randperm(count, generator=torch.Generator().manual_seed(0)).double().view(shape) / count
 
@@ -45,14 +45,14 @@ def values_and_gradient(pool, feature, size):
 def assert_pools(feature, size):
     expected = values_and_gradient(ADAPTIVE[len(size)], feature.contiguous(), size)
     actual = values_and_gradient(max_pool, feature, size)
-    for ours, plain in zip(actual, expected, strict=True):
-        assert torch.equal(ours, plain)
+    for result, reference in zip(actual, expected, strict=True):
+        assert torch.equal(result, reference)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("shape", "size"), SIZES)
 def test_values_and_gradients(shape, size, dtype):
-    # rounding to half precision makes ties of its own
+    # in half precision, some of the values are equal
     assert_pools(distinct(2, 3, *shape).to(dtype), size)
 
 
@@ -60,7 +60,7 @@ def test_values_and_gradients(shape, size, dtype):
 def test_the_first_of_equal_maxima_gets_the_gradient(shape, size):
     generator = torch.Generator().manual_seed(0)
     assert_pools(torch.zeros(2, 3, *shape), size)
-    # two values: nearly every window holds its maximum more than once
+    # with two different values, nearly every window has its maximum more than once
     assert_pools(torch.randint(2, (4, 5, *shape), generator=generator).double(), size)
 
 
@@ -88,7 +88,7 @@ def test_gradcheck(shape, size):
 
 
 @pytest.mark.parametrize(("shape", "size"), SIZES)
-def test_layout_changes_nothing(shape, size):
+def test_memory_layout_does_not_change_the_results(shape, size):
     feature = distinct(2, 3, *shape)
     assert_pools(feature.movedim(1, -1).contiguous().movedim(-1, 1), size)
     assert_pools(feature.repeat_interleave(2, -1)[..., ::2], size)
@@ -96,17 +96,19 @@ def test_layout_changes_nothing(shape, size):
 
 
 @pytest.mark.parametrize(("shape", "size"), DIVIDING)
-def test_gradient_in_any_layout(shape, size):
+def test_gradients_in_other_memory_layouts(shape, size):
     feature = distinct(2, 3, *shape).requires_grad_()
     pooled, expected = max_pool(feature, size), ADAPTIVE[len(size)](feature, size)
     gradient = torch.randn(2, *size, 3, dtype=torch.float64).movedim(-1, 1)
     for grad in (gradient, gradient[:1, :1].expand_as(gradient)):
-        ours, plain = (torch.autograd.grad(out, feature, grad, retain_graph=True)[0] for out in (pooled, expected))
-        assert torch.equal(ours, plain)
+        result, reference = (
+            torch.autograd.grad(out, feature, grad, retain_graph=True)[0] for out in (pooled, expected)
+        )
+        assert torch.equal(result, reference)
 
 
 @pytest.mark.parametrize(("shape", "size"), [case for case in DIVIDING if case != ((6, 6), (1, 1))])
-def test_nothing_is_kept_but_the_feature_and_its_copy(shape, size):
+def test_only_the_feature_and_its_pooled_copy_are_kept(shape, size):
     feature = torch.randn(2, 3, *shape, requires_grad=True)
     kept = set()
 
@@ -119,8 +121,8 @@ def test_nothing_is_kept_but_the_feature_and_its_copy(shape, size):
     assert kept == {feature.untyped_storage().data_ptr(), pooled.untyped_storage().data_ptr()}
 
 
-def test_a_large_window_is_not_unrolled():
-    """Backward looks at the places of a window one after the other, so PyTorch's own pools where there are many."""
+def test_a_large_window_is_pooled_by_pytorch():
+    """`_MaxPool` runs several operations per element of the window."""
     feature = torch.randn(1, 1, 64, 64, requires_grad=True)
     with profile() as profiler:
         max_pool(feature, (1, 1)).sum().backward()

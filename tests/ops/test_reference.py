@@ -1,4 +1,4 @@
-"""The reference operator against Eqs. 4-8 in plain numpy, one pixel at a time."""
+"""The reference against Eqs. 4-8 in NumPy, one pixel at a time, and against values computed by hand."""
 
 import math
 
@@ -38,14 +38,14 @@ def resize(feature, size):
 
 def equations_4_to_8(history, x, projections, query, gain, eps):
     batch, channels, *size = x.shape
-    format_table = [resize(h, size) for h in history]
+    resized = [resize(h, size) for h in history]
     out = np.zeros(x.shape)
     alpha = np.zeros((batch, len(history) + 1, *size))
     for b in range(batch):
         for p in np.ndindex(*size):
             at_p = (b, slice(None), *p)
             values = []
-            for h, projection in zip(format_table, projections, strict=True):
+            for h, projection in zip(resized, projections, strict=True):
                 values.append(h[at_p] if projection is None else projection[0] @ h[at_p] + projection[1])
             values.append(x[at_p])
             logits = []
@@ -121,12 +121,12 @@ def test_batch_of_one():
     assert_equal(run(*inputs), equations_4_to_8(*inputs, eps=1e-6))
 
 
-def test_default_eps_where_it_matters():
+def test_default_eps_with_small_features():
     inputs = draw(3, (4, 3), [(2, (8, 6)), (3, (2, 2))], scale=1e-3)
     assert_equal(run(*inputs), equations_4_to_8(*inputs, eps=1e-6))
 
 
-def test_given_eps():
+def test_eps_argument():
     inputs = draw(3, (4, 3), [(2, (8, 6)), (3, (2, 2))])
     assert_equal(run(*inputs, 0.5), equations_4_to_8(*inputs, eps=0.5))
 

@@ -1,4 +1,4 @@
-"""Resize against explicit windows and explicit interpolation."""
+"""Resize against values computed by hand."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_interpolation_is_halfway_between_centres():
     assert upsample(feature, (1, 4)).tolist() == [[[[0, 1, 3, 4]]]]
 
 
-def test_each_axis_goes_its_own_way():
+def test_one_axis_is_pooled_and_the_other_interpolated():
     feature = torch.tensor([[[[0.0, 4.0], [-1.0, 2.0]]]])
     assert resize(feature, (1, 4)).tolist() == [[[[0, 1, 3, 4]]]]
 

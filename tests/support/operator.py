@@ -1,18 +1,23 @@
-"""The operator's cases: one named set of shapes, drawn in any precision, with every result that can be compared."""
+"""Inputs for tests of the operator: named sets of shapes, random values in any dtype, and all results to compare."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-BACKENDS = ["torch", "triton"]
-"""The backends that must agree with the reference."""
-
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-# name: history (channels, size), channels of x or of its parts, size, batch
+interpreter: Any = [pytest.mark.interpreter] if DEVICE == "cpu" else []
+"""Marks for a test that runs Triton's kernels: on a CPU, its interpreter takes seconds."""
+
+BACKENDS = ["torch", pytest.param("triton", marks=interpreter)]
+"""The backends that must agree with the reference."""
+
 SHAPES = {
+    # name: the (channels, size) of the history, the channels of x or of its parts, the size of x, the batch
     "history of one": ([(5, (8, 8))], 5, (8, 8), 2),
     "one below": ([(6, (4, 4))], 3, (8, 8), 2),
     "one above": ([(6, (16, 16))], 3, (8, 8), 2),
@@ -44,14 +49,24 @@ SHAPES = {
 }
 
 
-def runs(shapes: Iterable[str], triton: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of a backend and a shape: Triton, whose interpreter takes seconds for each, on some of them."""
-    return [("torch", shape) for shape in shapes] + [("triton", shape) for shape in triton]
+def runs(
+    torch: Iterable[str], triton: Iterable[str], default: Collection[str] = (), slow: Collection[str] = ()
+) -> list:
+    """Pairs of a backend and a shape, as parameters of a test.
+
+    Args:
+        torch: the shapes for PyTorch.
+        triton: the shapes for Triton, marked `interpreter` on a CPU.
+        default: those of the shapes for Triton that are not marked.
+        slow: those of the shapes for PyTorch that are marked `slow`.
+    """
+    pairs = [pytest.param("torch", shape, marks=pytest.mark.slow if shape in slow else []) for shape in torch]
+    return pairs + [pytest.param("triton", shape, marks=[] if shape in default else interpreter) for shape in triton]
 
 
 @dataclass
 class Case:
-    """Arguments of the operator, all of them leaves; x always as a list of parts."""
+    """Arguments of the operator, all of them leaf tensors; x is always a list of parts."""
 
     history: list[Tensor]
     x: list[Tensor]
@@ -73,7 +88,7 @@ class Case:
         return tensors | {"pseudo_query": self.pseudo_query, "norm_weight": self.norm_weight}
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "Case":
-        """Another case: `change(name, tensor)` for every tensor, made leaves that require what they required."""
+        """A case with `change(name, tensor)` for every tensor, as leaf tensors with the same `requires_grad`."""
         tensors = iter(
             change(name, t.detach()).detach().requires_grad_(t.requires_grad) for name, t in self.named().items()
         )
@@ -89,7 +104,7 @@ class Case:
 def make(
     name: str, dtype: torch.dtype = torch.float64, scale: float = 1.0, seed: int = 0, device: str = DEVICE
 ) -> Case:
-    """Normal values for one of SHAPES; features times `scale`."""
+    """A case with one of SHAPES and normally distributed values; those of the features are multiplied by `scale`."""
     history, channels, size, batch = SHAPES[name]
     generator = torch.Generator().manual_seed(seed)
 
@@ -112,14 +127,14 @@ def make(
     )
 
 
-def directions(*outputs: Tensor) -> list[Tensor]:
-    """Random gradients of the outputs: eighths, which every floating-point format holds, whatever its precision."""
+def random_gradients(*outputs: Tensor) -> list[Tensor]:
+    """Random gradients of the outputs, multiples of 1/8 up to 2, which all floating-point dtypes represent exactly."""
     generator = torch.Generator().manual_seed(1)
     return [(torch.randint(-16, 17, t.shape, generator=generator) / 8).to(t.device, t.dtype) for t in outputs]
 
 
-def everything(operator: Callable, case: Case, grads: Callable = directions) -> dict[str, Tensor]:
-    """Output, attention and, for the gradients `grads(out, alpha)` of these, that of every input that requires one."""
+def all_results(operator: Callable, case: Case, grads: Callable = random_gradients) -> dict[str, Tensor]:
+    """Output, attention, and the gradients of all inputs that require one, given `grads(out, alpha)` of the outputs."""
     out, alpha = operator(*case)
     inputs = {name: tensor for name, tensor in case.named().items() if tensor.requires_grad}
     gradients = torch.autograd.grad((out, alpha), list(inputs.values()), grads(out, alpha))
