@@ -179,6 +179,13 @@ END"""
 """Networks of an eighth of the planned width train in seconds."""
 
 
+def with_few_processes(text: str) -> str:
+    """nnU-Net's commands with one worker each: every worker imports PyTorch."""
+    for command, options in {"plan_and_preprocess": "-np 1 -npfp 1", "predict": "-npp 1 -nps 1"}.items():
+        text = text.replace(f"nnUNetv2_{command} ", f"nnUNetv2_{command} {options} ")
+    return text
+
+
 @pytest.mark.slow
 def test_the_first_training_runs_as_it_is_shown(tmp_path):
     """Every block of the tutorial in order, and those of other pages that need its trained network."""
@@ -191,7 +198,7 @@ def test_the_first_training_runs_as_it_is_shown(tmp_path):
             if block.language == "python":
                 script.append(f"python - <<'END'\n{block.text}END")
             elif block.language == "bash":
-                script.append(block.text.replace("pip install .", "true"))
+                script.append(with_few_processes(block.text.replace("pip install .", "true")))
                 if "nnUNetv2_plan_and_preprocess" in block.text:
                     script.append(NARROW)
     scripts = sysconfig.get_path("scripts")
