@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measurement.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     measurement.add_argument(
         "--backend", nargs="+", default=["auto"], choices=["auto", "torch", "triton"],
-        help="one or several backends of XAttnRes (default: %(default)s)",
+        help="one or several backends of XAttnRes (default: auto)",
     )  # fmt: skip
     measurement.add_argument(
         "--no-reference", action="store_true", help="do not measure the reference equations, which are slow"

@@ -2,7 +2,7 @@
 
 The command checks the versions of the packages, nnU-Net's environment variables, nnU-Net's own search for a trainer, a
 training step of a small network, the device, the compiler that torch.compile needs on a GPU, and the backend that
-computes XAttnRes there. Below every problem is a hint how to fix it.
+computes XAttnRes there. Every problem comes with a hint on how to fix it.
 
 The exit code is 1 if something is broken. Warnings do not change it.
 """
