@@ -1,8 +1,14 @@
-"""The network that nnU-Net planned, with XAttnRes: nnUNetTrainerXAttnRes and its variants.
+"""All trainers of nnunet-xattnres, for nnU-Net's look-up; `xattnres trainers --list` prints their names.
 
-nnUNetTrainer<routing>[_<recipe>][_<length>]; `xattnres trainers --list` shows them all.
+nnU-Net imports this file and asks it for the trainer by name. The class is made then.
 """
 
-from nnunet_xattnres.training.planned import TRAINERS
+from nnunet_xattnres.training.trainer_classes import module_attribute, module_names
 
-globals().update(TRAINERS)
+
+def __getattr__(name):
+    return module_attribute(__name__, name)
+
+
+def __dir__():
+    return module_names(__name__)

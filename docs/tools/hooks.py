@@ -78,30 +78,10 @@ def commands() -> str:
 
 
 def trainers() -> str:
-    """The parts of a trainer's name."""
-    from nnunet_xattnres.training.lengths import EPOCHS, suffix
-    from nnunet_xattnres.training.names import ROUTINGS
-    from nnunet_xattnres.training.recipes import RECIPES
+    """The parts of a trainer's name and how they combine."""
+    from nnunet_xattnres.training.names import markdown
 
-    networks = {"": "the network that nnU-Net planned", "PaperUNet": "the paper's U-Net, 2d", "EMCAD": "EMCAD, 2d"}
-    lengths = ", ".join(f"`_{suffix(epochs)}`" for epochs in EPOCHS)
-    return "\n\n".join(
-        [
-            _table("network", networks),
-            _table("routing", {part: routing.text for part, routing in ROUTINGS.items()}),
-            _table("recipe", {"": "nnU-Net's own"} | {part: _summary(cls) for part, cls in RECIPES.items()}),
-            f"The lengths are nnU-Net's: {lengths}.",
-        ]
-    )
-
-
-def _table(title: str, rows: dict[str, str]) -> str:
-    lines = [f"| {f'`{part}`' if part else '*(nothing)*'} | {text} |" for part, text in rows.items()]
-    return "\n".join([f"| {title} | |", "|---|---|", *lines])
-
-
-def _summary(cls: type) -> str:
-    return (cls.__doc__ or "").splitlines()[0]
+    return markdown()
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> list[argparse._SubParsersAction]:

@@ -16,7 +16,7 @@ examples:
 import argparse
 from pathlib import Path
 
-from ..training.lengths import EPOCHS
+from ..training.names import EPOCHS
 from ..utils.errors import UserError
 
 

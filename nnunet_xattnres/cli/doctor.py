@@ -159,14 +159,14 @@ def check_environment() -> Iterator[Finding]:
 
 def check_trainers(name: str | None = None) -> Iterator[Finding]:
     """nnU-Net's own search for one trainer, which imports the trainer files as nnU-Net's commands do."""
-    from ..training.catalogue import catalogue
     from ..training.lookup import look_up, nearest
+    from ..training.names import trainer_names
 
     trainer = name or TRAINER
     try:
         look_up(trainer)
     except Exception as error:  # importing a trainer file can raise any exception
-        names = list(catalogue(lengths=True))
+        names = trainer_names(lengths=True)
         similar = nearest(trainer, names)
         hint = f"did you mean {similar}?" if similar else (
             "see nnUNet_extTrainer above; one broken file in any of its folders breaks the search for every trainer"

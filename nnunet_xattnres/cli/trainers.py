@@ -1,12 +1,13 @@
-"""xattnres trainers: the folder for nnU-Net's environment variable nnUNet_extTrainer, or a list of all trainers.
+"""xattnres trainers: print the folder for nnU-Net's environment variable nnUNet_extTrainer, or list all trainers.
 
-The path stands alone on standard output:
+Without options it prints the path alone:
   export nnUNet_extTrainer="$(xattnres trainers)"
-Several folders may be joined by a colon, as in PATH.
+Several folders are separated by a colon, as in PATH.
 
-With --list: every trainer's name, network, routing, recipe, 2d or 3d, and, for the plans of a data set, the
-parameters of its network, where it can train that data set. Each also comes in nnU-Net's lengths: append _1epoch,
-_5epochs, ... to the name. Channels and labels are those of the dataset.json that nnU-Net keeps beside the plans.
+With --list it prints the name of every trainer, its network, routing (skip connections and XAttnRes), recipe, and
+whether it trains 2d and 3d configurations. With --plans it adds the number of parameters of the network for each
+configuration that the trainer can train. Channels and labels come from the dataset.json in the folder of the plans.
+Every trainer also exists in nnU-Net's lengths: append _1epoch, _5epochs, ... to the name.
 
 examples:
   xattnres trainers --list
@@ -15,72 +16,65 @@ examples:
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+from ..training import names
 from ..utils.errors import UserError
 from ..utils.paths import trainers_path
 from ..utils.tables import format_table
 
-_LENGTHS = """\
-Each also as _1epoch, _5epochs, ... in nnU-Net's own lengths; without one, a training has nnU-Net's 1000 epochs, in the
-paper's recipes 300 (multi-class) and 200 (binary)."""
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--list", action="store_true", help="list the trainers instead")
-    parser.add_argument("--plans", type=Path, metavar="FILE", help="count parameters for these plans")
-    parser.add_argument("-c", "--configuration", nargs="+", metavar="C", help="of the plans (default: all of them)")
+    parser.add_argument("--list", action="store_true", help="list all trainers")
+    parser.add_argument("--plans", type=Path, metavar="FILE", help="count parameters for this plans file")
+    parser.add_argument("-c", "--configuration", nargs="+", metavar="C", help="configurations to count (default: all)")
     parser.add_argument("--classes", type=int, metavar="N", help="output channels (default: from dataset.json, or 2)")
-    parser.add_argument("--json", action="store_true", help="the list as JSON")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.classes is not None and arguments.classes < 1:
         raise UserError(f"--classes must be at least 1, got {arguments.classes}")
-    given = [option for option in ("plans", "configuration", "classes", "json") if getattr(arguments, option)]
+    options = [option for option in ("plans", "configuration", "classes", "json") if getattr(arguments, option)]
     if not arguments.list:
-        if given:
-            raise UserError(f"--{given[0]} belongs to the list: add --list")
+        if options:
+            raise UserError(f"--{options[0]} is an option of the list: add --list")
         print(trainers_path())
         return 0
-    if arguments.plans is None and {"configuration", "classes"} & set(given):
-        raise UserError("--configuration and --classes are of a plans file: add --plans FILE")
+    if arguments.plans is None and {"configuration", "classes"} & set(options):
+        raise UserError("--configuration and --classes are options for a plans file: add --plans FILE")
     rows = _rows(arguments)
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
     text = [[value if isinstance(value, str) else _millions(value) for value in row.values()] for row in rows]
     print(format_table([list(rows[0]), *text], left_aligned=5))
-    print(f"\n{_LENGTHS}")
+    print(f"\n{_lengths()}")
     return 0
 
 
 def _rows(arguments: argparse.Namespace) -> list[dict]:
-    """One entry a trainer; parameters by configuration, None where it cannot train that."""
-    from ..training.catalogue import catalogue
-
-    counted = _counters(arguments)
-    ordered = sorted(catalogue().items(), key=lambda item: item[1].network_name != "planned")  # that one first
+    """One row per trainer: its parts, and the number of parameters by configuration, None if it cannot train it."""
+    counters = {} if arguments.plans is None else _counters(arguments)
     return [
-        {
-            "name": name,
-            "network": cls.network_name,
-            "routing": cls.routing,
-            "recipe": cls.recipe,
-            "dims": ", ".join(f"{dim}d" for dim in cls.dims),
-        }
-        | {configuration: count(cls) for configuration, count in counted.items()}
-        for name, cls in ordered
+        names.describe(name) | {configuration: count(name) for configuration, count in counters.items()}
+        for name in names.trainer_names()
     ]
 
 
-def _counters(arguments: argparse.Namespace) -> dict:
-    """For every configuration asked for, a function from a trainer class to the parameters of its network."""
-    if arguments.plans is None:
-        return {}
+def _lengths() -> str:
+    lengths = ", ".join(f"_{names.length_name(epochs)}" for epochs in names.EPOCHS)
+    epochs = ", ".join(f"{recipe.epochs} ({recipe.label})" for recipe in names.RECIPES.values())
+    return f"Every trainer also exists in nnU-Net's lengths: append {lengths}.\nWithout a length, epochs are {epochs}."
+
+
+def _counters(arguments: argparse.Namespace) -> dict[str, Callable[[str], int | None]]:
+    """For every configuration, a function from a trainer's name to the number of parameters of its network."""
     import torch
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
+    from ..training.trainer_classes import trainer_class
     from ..utils.plans_file import count_input_channels, get_configuration, read_dataset_json, read_plans
 
     plans = read_plans(arguments.plans)
@@ -88,26 +82,32 @@ def _counters(arguments: argparse.Namespace) -> dict:
     labels = plans.get_label_manager(dataset) if dataset else None
     classes = arguments.classes or (labels.num_segmentation_heads if labels else 2)
 
-    def counter(name: str):
-        configuration = get_configuration(plans, name, arguments.plans)
+    def counter(configuration_name: str) -> Callable[[str], int | None]:
+        configuration = get_configuration(plans, configuration_name, arguments.plans)
         if dataset:
             channels = determine_num_input_channels(plans, configuration, dataset)
         else:
             channels = count_input_channels(plans)
 
-        def count(cls) -> int | None:
+        by_network: dict[tuple[str, str], int] = {}  # recipes do not change the network
+
+        def count(name: str) -> int | None:
+            cls, parts = trainer_class(name), names.parse(name)
             try:
                 cls.check_configuration(configuration)
                 if labels and not arguments.classes:
                     cls.check_labels(labels)
             except ValueError:
                 return None
-            try:
-                with torch.device("meta"):  # shapes alone
-                    network = cls.build_network_architecture(plans, configuration, channels, classes)
-            except ValueError as error:  # plans of another network
-                raise UserError(str(error)) from None
-            return sum(p.numel() for p in network.parameters())
+            key = parts.network, parts.routing
+            if key not in by_network:
+                try:
+                    with torch.device("meta"):  # allocates no memory
+                        network = cls.build_network_architecture(plans, configuration, channels, classes)
+                except ValueError as error:  # there is no XAttnRes network for the planned one
+                    raise UserError(str(error)) from None
+                by_network[key] = sum(p.numel() for p in network.parameters())
+            return by_network[key]
 
         return count
 

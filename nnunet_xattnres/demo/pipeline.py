@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..training.lengths import suffix
+from ..training.names import length_name
 from ..utils import nnunet_cli, overlays
 from ..utils.errors import UserError
 from . import decathlon, mni, report
@@ -45,8 +45,8 @@ class Demo:
 
     def __post_init__(self):
         self.trainers = {
-            "stock nnU-Net": f"nnUNetTrainer_{suffix(self.epochs)}",
-            "XAttnRes": f"nnUNetTrainerXAttnRes_{suffix(self.epochs)}",
+            "stock nnU-Net": f"nnUNetTrainer_{length_name(self.epochs)}",
+            "XAttnRes": f"nnUNetTrainerXAttnRes_{length_name(self.epochs)}",
         }
         # other plans than nnUNetPlans need another name: without CUDA, the batches are smaller
         self.plans = "nnUNetPlans" if self.device == "cuda" else "nnUNetPlansDemo"

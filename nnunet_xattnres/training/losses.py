@@ -1,4 +1,4 @@
-"""The losses of the paper's recipes, which follow EMCAD's."""
+"""The losses of the paper's recipes, which are those of EMCAD."""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 
 class SquaredDiceLoss(nn.Module):
-    r"""Soft Dice loss with squared denominators, pooled over the batch; the mean over all classes.
+    r"""Soft Dice loss with squared denominators, pooled over the batch and averaged over all classes.
 
     .. math:: 1 - \frac1N \sum_c \frac{2 \sum_i p_{ci} y_{ci} + s}{\sum_i p_{ci}^2 + \sum_i y_{ci} + s}
 
     Args:
-        apply_nonlin: what makes probabilities of logits; None if they are.
-        smooth: s.
-        ddp: pool over all processes.
+        apply_nonlin: function from logits to probabilities; None if the input holds probabilities.
+        smooth: the constant s.
+        ddp: pool over all processes of DistributedDataParallel.
 
     Shapes:
-        logits (B, N, *spatial), labels (B, 1, *spatial), mask (B, 1, *spatial) of the voxels that count -> scalar.
+        logits (B, N, *spatial), labels (B, 1, *spatial), optional mask (B, 1, *spatial), which is 1 for the voxels that
+        count -> scalar.
     """
 
     def __init__(self, apply_nonlin: Callable | None = None, smooth: float = 1e-5, ddp: bool = False):
@@ -41,16 +42,16 @@ class SquaredDiceLoss(nn.Module):
 
 
 class WeightedBCEIoULoss(nn.Module):
-    r"""Binary cross-entropy + IoU, both weighted towards the boundary; the mean over the batch. 2-D.
+    r"""Binary cross-entropy + IoU loss, both with more weight at boundaries, averaged over the batch; 2-D.
 
     .. math:: w = 1 + 5\,|\text{avgpool}_{31}(y) - y|, \quad
         \frac{\sum w\,\text{BCE}(p, y)}{\sum w} + 1 - \frac{\sum w\,p\,y + 1}{\sum w\,(p + y - p\,y) + 1}
 
     Args:
-        ignore_label: value of y that does not count; None if there is none.
+        ignore_label: label whose voxels get no weight; None if there is none.
 
     Shapes:
-        logits (B, 2, H, W) of background and foreground, whose difference is the logit of p; labels (B, 1, H, W) ->
+        logits (B, 2, H, W) of background and foreground, whose difference is the logit of p; labels y (B, 1, H, W) ->
         scalar.
     """
 
@@ -61,7 +62,7 @@ class WeightedBCEIoULoss(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         logit = (x[:, 1:] - x[:, :1]).float()
         mask = (y == 1).float()
-        # one axis after the other: 62 terms instead of 961
+        # a separable filter: 62 terms per pixel instead of 961
         mean = F.avg_pool2d(F.avg_pool2d(mask, (31, 1), 1, (15, 0)), (1, 31), 1, (0, 15))
         w = 1 + 5 * (mean - mask).abs()
         if self.ignore_label is not None:
@@ -76,12 +77,12 @@ class WeightedBCEIoULoss(nn.Module):
 
 
 class SubsetsLoss(nn.Module):
-    """EMCAD's supervision of its heads: a loss of the summed logits of subsets of them.
+    """EMCAD's deep supervision: a loss applied to the summed logits of every subset of the heads.
 
     Args:
         loss: the loss of one output.
-        subsets: "all", every non-empty subset of the heads, 15 of 4 (EMCAD's for many classes), or "single and sum",
-            each head and all together, 5 of 4 (EMCAD's for two classes).
+        subsets: "all" for all non-empty subsets, 15 of 4 heads, as EMCAD has it for several classes; "single and sum"
+            for each head and the sum of all, 5 of 4 heads, as EMCAD has it for two classes.
         reduction: "sum" or "mean" over the subsets.
 
     Shapes:

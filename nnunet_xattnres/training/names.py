@@ -1,68 +1,314 @@
-"""Trainer classes by the parts of their names: network, routing, recipe, length."""
+"""The grammar of trainer names: `nnUNetTrainer` + network + routing [+ `_`recipe] [+ `_`length].
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+nnU-Net names the results folder of a training by its trainer, so every combination has a trainer of its own. This file
+says which combinations there are; `trainer_classes.py` makes the class when its name is asked for. Nothing heavy is
+imported here, so that commands can list the trainers quickly.
 
-from .lengths import with_lengths
-from .recipes import RECIPES
+To add a network, add it to `NETWORKS` and write its trainer class in a module of its own, as in `planned.py`. To add a
+routing, add it to `ROUTINGS`. To add a recipe, add it to `RECIPES` and write a class of its name in `recipes.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+PREFIX = "nnUNetTrainer"
 
 
 @dataclass(frozen=True)
 class Routing:
-    """How the stages are connected: `text` for people, `options` for the network (see `Connections`)."""
-
-    text: str
-    options: Mapping = field(default_factory=dict)
-
-
-_ALONE = {"encoder": False, "decoder": False}
-
-ROUTINGS: dict[str, Routing] = {
-    # Table 3
-    "": Routing("skips", _ALONE),
-    "NoSkip": Routing("no skips", _ALONE | {"skip": False}),
-    "XAttnRes": Routing("XAttnRes + skips (both)"),
-    "XAttnResReplace": Routing("XAttnRes (replace)", {"skip": False}),
-    # Table 4, which the paper labels "without skip connections" and whose last row is "both" of Table 3
-    "XAttnResEncoder": Routing("encoder + skips", {"decoder": False}),
-    "XAttnResEncoderNoSkip": Routing("encoder", {"decoder": False, "skip": False}),
-    "XAttnResDecoder": Routing("decoder + skips", {"encoder": False}),
-    "XAttnResDecoderNoSkip": Routing("decoder", {"encoder": False, "skip": False}),
-    # Table 5; zero is where all others start
-    "XAttnResNormal": Routing("both, normal init", {"init": "normal"}),
-    "XAttnResNormalNoSkip": Routing("replace, normal init", {"init": "normal", "skip": False}),
-    "XAttnResKaiming": Routing("both, Kaiming init", {"init": "kaiming_uniform"}),
-    "XAttnResKaimingNoSkip": Routing("replace, Kaiming init", {"init": "kaiming_uniform", "skip": False}),
-    "XAttnResXavier": Routing("both, Xavier init", {"init": "xavier_uniform"}),
-    "XAttnResXavierNoSkip": Routing("replace, Xavier init", {"init": "xavier_uniform", "skip": False}),
-    # Eq. 11 to the letter: the skip joins after the layer
-    "XAttnResUpsampled": Routing("both, x upsampled only", {"decoder_input": "upsampled"}),
-}
-"""The routings of the paper, by their part of a trainer's name."""
-
-
-def variants(prefix: str, trainer: type, routings: Mapping[str, Routing]) -> dict[str, type]:
-    """`<prefix><routing>[_<recipe>][_<length>]`: a class of every routing, recipe and length, by name.
+    """A named choice of connections between the stages of a network.
 
     Args:
-        prefix: what the names begin with, `nnUNetTrainer` and the network.
-        trainer: the class of the routing "XAttnRes"; the others are made its subclasses.
-        routings: routings by their part of the name.
+        label: short description, for tables.
+        options: options of `nnunet_xattnres.networks.connections.Connections` that differ from its defaults.
+        paper: where the XAttnRes paper (arXiv 2604.03297) has it.
     """
-    classes = {}
-    for part, routing in routings.items():
-        name = prefix + part
-        base = trainer
-        if name != trainer.__name__:
-            base = _derive(name, (trainer,), network_options=dict(routing.options), routing=routing.text)
-        if name != "nnUNetTrainer":  # nnU-Net's own
-            classes |= with_lengths(base)
-        for suffix, recipe in RECIPES.items():
-            classes |= with_lengths(_derive(f"{name}_{suffix}", (recipe, base)))
-    return classes
+
+    label: str
+    options: Mapping[str, bool | str] = field(default_factory=dict)
+    paper: str = ""
 
 
-def _derive(name: str, bases: tuple[type, ...], **attributes) -> type:
-    owner = bases[-1]
-    what = ", ".join(filter(None, (attributes.get("routing"), *(base.recipe for base in bases[:-1]))))
-    return type(name, bases, {"__module__": owner.__module__, "__doc__": f"{owner.__name__}: {what}."} | attributes)
+@dataclass(frozen=True)
+class Network:
+    """A network that can be trained.
+
+    Args:
+        label: short name, for tables.
+        description: one line, for the documentation.
+        trainer: name of its trainer class, which is written out in full; the other trainers derive from it.
+        module: the module of `nnunet_xattnres.training` with that class.
+        dims: numbers of spatial axes that it can process.
+        options: the options of `Connections` that a routing can set; the network has no others.
+        routings: names of its routings, None for all of them.
+        note: why it has not all routings.
+    """
+
+    label: str
+    description: str
+    trainer: str
+    module: str
+    dims: tuple[int, ...]
+    options: tuple[str, ...] = ("skip", "encoder", "decoder", "decoder_input", "init")
+    routings: tuple[str, ...] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A choice of optimiser, schedule, loss and number of epochs.
+
+    Args:
+        label: short name, for tables.
+        description: one line, for the documentation.
+        epochs: number of epochs of a trainer without a length in its name.
+        dims: numbers of spatial axes that it can train.
+    """
+
+    label: str
+    description: str
+    epochs: int
+    dims: tuple[int, ...] = (2, 3)
+
+
+NETWORKS: dict[str, Network] = {
+    "": Network(
+        "planned",
+        "the network that nnU-Net planned, PlainConvUNet or ResidualEncoderUNet (all ResEnc presets)",
+        trainer="nnUNetTrainerXAttnRes",
+        module="planned",
+        dims=(2, 3),
+    ),
+    "PaperUNet": Network(
+        "paper's U-Net",
+        "the U-Net of the XAttnRes paper, with 18, 36, 72, 144 and 144 channels",
+        trainer="nnUNetTrainerPaperUNetXAttnRes",
+        module="paper_unet",
+        dims=(2,),
+    ),
+    "EMCAD": Network(
+        "EMCAD",
+        "EMCAD (arXiv 2405.06880), a PVTv2-B2 encoder and a decoder of multi-scale convolutional attention",
+        trainer="nnUNetTrainerEMCADXAttnRes",
+        module="emcad",
+        dims=(2,),
+        options=("skip", "decoder", "init"),
+        routings=("", "NoSkip", "XAttnRes", "XAttnResReplace"),
+        note="The encoder is pretrained and has no XAttnRes; the gates and additions are the skip connections.",
+    ),
+}
+"""The networks, by their part of a trainer's name."""
+
+_NO_XATTNRES = {"encoder": False, "decoder": False}
+
+ROUTINGS: dict[str, Routing] = {
+    "": Routing("skips", _NO_XATTNRES, "Table 3, baseline"),
+    "NoSkip": Routing("no skips", _NO_XATTNRES | {"skip": False}, "Table 3, no skip; Table 4, None"),
+    "XAttnRes": Routing("XAttnRes + skips (both)", {}, "Table 3, both; Table 4, Full; Table 5, Zero-init"),
+    "XAttnResReplace": Routing("XAttnRes (replace)", {"skip": False}, "Table 3, replace"),
+    # Table 4 says "without skip connections", but its last row is "both" of Table 3; the same goes for Table 5, whose
+    # first row is "both". So these come with and without.
+    "XAttnResEncoder": Routing("encoder + skips", {"decoder": False}, "Table 4"),
+    "XAttnResEncoderNoSkip": Routing("encoder", {"decoder": False, "skip": False}, "Table 4"),
+    "XAttnResDecoder": Routing("decoder + skips", {"encoder": False}, "Table 4"),
+    "XAttnResDecoderNoSkip": Routing("decoder", {"encoder": False, "skip": False}, "Table 4"),
+    "XAttnResNormal": Routing("both, normal init", {"init": "normal"}, "Table 5, Random"),
+    "XAttnResNormalNoSkip": Routing("replace, normal init", {"init": "normal", "skip": False}, "Table 5, Random"),
+    "XAttnResKaiming": Routing("both, Kaiming init", {"init": "kaiming_uniform"}, "Table 5, Kaiming uniform"),
+    "XAttnResKaimingNoSkip": Routing(
+        "replace, Kaiming init", {"init": "kaiming_uniform", "skip": False}, "Table 5, Kaiming uniform"
+    ),
+    "XAttnResXavier": Routing("both, Xavier init", {"init": "xavier_uniform"}, "Table 5, Xavier uniform"),
+    "XAttnResXavierNoSkip": Routing(
+        "replace, Xavier init", {"init": "xavier_uniform", "skip": False}, "Table 5, Xavier uniform"
+    ),
+    "XAttnResUpsampled": Routing("both, x upsampled only", {"decoder_input": "upsampled"}, "Eq. 11, literally"),
+}
+"""The routings, by their part of a trainer's name."""
+
+RECIPES: dict[str, Recipe] = {
+    "": Recipe("nnU-Net", "nnU-Net's: SGD with momentum, Dice + cross-entropy", epochs=1000),
+    "PaperMulticlass": Recipe(
+        "paper, multi-class",
+        "the paper's for Synapse: AdamW, constant learning rate 1e-4, weight decay 1e-4, 0.3 cross-entropy + 0.7 Dice; "
+        "labels, not regions",
+        epochs=300,
+    ),
+    "PaperBinary": Recipe(
+        "paper, binary",
+        "the paper's for polyps and skin: the same optimiser, weighted BCE + IoU, every batch at scales 0.75, 1 and "
+        "1.25, gradients clipped to ±0.5; one foreground label",
+        epochs=200,
+        dims=(2,),
+    ),
+}
+"""The recipes, by their part of a trainer's name; the empty one is nnU-Net's own training."""
+
+EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)
+"""The lengths, the same as in nnunetv2.training.nnUNetTrainer.variants.training_length."""
+
+
+def length_name(epochs: int) -> str:
+    """The part of a trainer's name for a number of epochs, as nnU-Net spells it.
+
+    Example:
+        >>> length_name(1), length_name(50)
+        ('1epoch', '50epochs')
+    """
+    return "1epoch" if epochs == 1 else f"{epochs}epochs"
+
+
+@dataclass(frozen=True)
+class TrainerName:
+    """The parts of a trainer's name; `str()` gives the name.
+
+    Args:
+        network: key of `NETWORKS`.
+        routing: key of `ROUTINGS`.
+        recipe: key of `RECIPES`.
+        epochs: number of epochs that the name says, None if it has no length.
+    """
+
+    network: str = ""
+    routing: str = ""
+    recipe: str = ""
+    epochs: int | None = None
+
+    def __str__(self) -> str:
+        length = "" if self.epochs is None else length_name(self.epochs)
+        return "_".join(filter(None, (PREFIX + self.network + self.routing, self.recipe, length)))
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The numbers of spatial axes that the trainer can train."""
+        return tuple(dim for dim in NETWORKS[self.network].dims if dim in RECIPES[self.recipe].dims)
+
+    @property
+    def network_options(self) -> dict[str, bool | str]:
+        """The keyword arguments that the routing passes to the network."""
+        options = ROUTINGS[self.routing].options
+        return {name: value for name, value in options.items() if name in NETWORKS[self.network].options}
+
+
+@cache
+def _base_names() -> dict[str, TrainerName]:
+    """The parts of every name without a length, by name."""
+    parts = [
+        TrainerName(network, routing, recipe)
+        for network, entry in NETWORKS.items()
+        for routing in (ROUTINGS if entry.routings is None else entry.routings)
+        for recipe in RECIPES
+    ]
+    return {str(name): name for name in parts if str(name) != PREFIX}  # that is nnU-Net's own trainer
+
+
+_EPOCHS = {length_name(epochs): epochs for epochs in EPOCHS}
+
+
+def parse(name: str) -> TrainerName:
+    """The parts of a trainer's name.
+
+    Raises:
+        ValueError: if this package has no trainer of that name.
+
+    Example:
+        >>> parse("nnUNetTrainerEMCADXAttnRes_PaperBinary_50epochs")
+        TrainerName(network='EMCAD', routing='XAttnRes', recipe='PaperBinary', epochs=50)
+        >>> parse("nnUNetTrainerXAttnRes").dims
+        (2, 3)
+    """
+    base, _, length = name.rpartition("_")
+    if length in _EPOCHS and base in _base_names():
+        return replace(_base_names()[base], epochs=_EPOCHS[length])
+    if name in _base_names():
+        return _base_names()[name]
+    raise ValueError(f"{name} is not a trainer of nnunet-xattnres: see xattnres trainers --list")
+
+
+def trainer_names(lengths: bool = False) -> list[str]:
+    """All trainer names, the planned network first; with `lengths`, also those with a length."""
+    names = []
+    for base, parts in _base_names().items():
+        names.append(base)
+        if lengths:
+            names += [str(replace(parts, epochs=epochs)) for epochs in EPOCHS]
+    return names
+
+
+def describe(name: str) -> dict[str, str]:
+    """The row of a trainer in `xattnres trainers --list`: name, network, routing, recipe, dims."""
+    parts = parse(name)
+    return {
+        "name": name,
+        "network": NETWORKS[parts.network].label,
+        "routing": ROUTINGS[parts.routing].label,
+        "recipe": RECIPES[parts.recipe].label,
+        "dims": _axes(parts.dims),
+    }
+
+
+def grammar_tables() -> dict[str, list[list[str]]]:
+    """The grammar as tables, the header first, by title: networks, routings, recipes and lengths."""
+    return {
+        "network": [
+            ["network", "description", "dims", "routings"],
+            *(
+                [
+                    name,
+                    entry.description,
+                    _axes(entry.dims),
+                    "all" if entry.routings is None else _names(entry.routings),
+                ]
+                for name, entry in NETWORKS.items()
+            ),
+        ],
+        "routing": [
+            ["routing", "skip connections", "XAttnRes in", "pseudo-query starts at", "paper"],
+            *([name, *_connections(routing.options), routing.paper] for name, routing in ROUTINGS.items()),
+        ],
+        "recipe": [
+            ["recipe", "description", "epochs", "dims"],
+            *([name, r.description, str(r.epochs), _axes(r.dims)] for name, r in RECIPES.items()),
+        ],
+        "length": [["length", "epochs"], *([name, str(epochs)] for name, epochs in _EPOCHS.items())],
+    }
+
+
+def markdown() -> str:
+    """The grammar as Markdown: a table for each part of a name, and which combinations there are."""
+    parts = []
+    for title, (header, *rows) in grammar_tables().items():
+        parts.append(f"## {title.capitalize()}\n")
+        cells = [[f"`{name}`" if name else "*(none)*", *rest] for name, *rest in rows]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]) + "\n")
+        parts += [f"{entry.label}: {entry.note}\n" for entry in NETWORKS.values() if entry.note and title == "network"]
+    parts.append(
+        "Every routing of a network can be combined with every recipe and every length, which gives "
+        f"{len(trainer_names())} trainers, each also in {len(EPOCHS)} lengths. `{PREFIX}` alone or with a length only "
+        "is nnU-Net's own trainer.\n"
+    )
+    return "\n".join(parts)
+
+
+def _axes(dims: Sequence[int]) -> str:
+    return ", ".join(f"{dim}d" for dim in dims)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" if name else "*(none)*" for name in names)
+
+
+def _connections(options: Mapping[str, bool | str]) -> list[str]:
+    """Cells of a routing: skip connections, the stages with XAttnRes, the start of the pseudo-query."""
+    skip = "yes" if options.get("skip", True) else "no"
+    if options.get("decoder_input") == "upsampled":
+        skip = "yes, concatenated after the layer"
+    stages = [part for part in ("encoder", "decoder") if options.get(part, True)]
+    init = {
+        "zero": "zero",
+        "normal": "normal",
+        "kaiming_uniform": "Kaiming uniform",
+        "xavier_uniform": "Xavier uniform",
+    }
+    return [skip, " and ".join(stages) or "nowhere", init[str(options.get("init", "zero"))] if stages else ""]

@@ -1,28 +1,33 @@
-"""Trainers of the paper's own U-Net, with and without XAttnRes."""
+"""Trainers of the U-Net of the XAttnRes paper."""
 
 from ..networks.paper_unet import PaperUNet
-from .names import ROUTINGS, variants
+from .names import NETWORKS, ROUTINGS
 from .trainer import XAttnResTrainer
+from .trainer_classes import module_attribute, module_names
 
 
 class nnUNetTrainerPaperUNetXAttnRes(XAttnResTrainer):
-    """Trains the paper's U-Net with XAttnRes in every stage, skips kept; 2-D, without deep supervision.
+    """Trains the paper's U-Net with XAttnRes in every stage and skip connections; 2-D, without deep supervision.
 
     Attributes:
-        network_options: keywords of `Connections`: skip, encoder, decoder, decoder_input, init, backend.
+        network_options: options of `Connections`: skip, encoder, decoder, decoder_input, init, backend.
     """
 
-    network_name = "paper's U-Net"
-    routing = ROUTINGS["XAttnRes"].text
-    dims = (2,)
+    network_name = NETWORKS["PaperUNet"].label
+    routing = ROUTINGS["XAttnRes"].label
+    dims = NETWORKS["PaperUNet"].dims
     deep_supervision = False
     any_size = True
 
     @classmethod
     def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):
-        # one head: nnU-Net's switch for deep supervision is without effect
+        # the network has one head, so nnU-Net's switch for deep supervision has no effect
         return PaperUNet(num_input_channels, num_output_channels, **cls.network_options)
 
 
-TRAINERS = variants("nnUNetTrainerPaperUNet", nnUNetTrainerPaperUNetXAttnRes, ROUTINGS)
-globals().update(TRAINERS)  # so that they can be pickled
+def __getattr__(name: str) -> type[XAttnResTrainer]:
+    return module_attribute(__name__, name)  # the other trainers of this network
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *module_names(__name__)]

@@ -1,22 +1,24 @@
-"""Trainers of the network that nnU-Net planned, PlainConvUNet or ResEnc, with XAttnRes between its stages."""
+"""Trainers of the network that nnU-Net planned, PlainConvUNet or ResidualEncoderUNet, with XAttnRes in its stages."""
 
 from ..networks import build_from_plans
-from .names import ROUTINGS, variants
+from .names import NETWORKS, ROUTINGS
 from .trainer import XAttnResTrainer
+from .trainer_classes import module_attribute, module_names
 
 
 class nnUNetTrainerXAttnRes(XAttnResTrainer):
-    """Trains the planned network with XAttnRes in every stage, skips kept (arXiv 2604.03297).
+    """Trains the planned network with XAttnRes in every stage and skip connections (arXiv 2604.03297).
 
     Attributes:
-        network_options: keywords of `Connections`: skip, encoder, decoder, decoder_input, init, backend.
+        network_options: options of `Connections`: skip, encoder, decoder, decoder_input, init, backend.
 
     Raises:
-        ValueError: if the plans name a network without an XAttnRes counterpart.
+        ValueError: if there is no XAttnRes network for the planned one.
     """
 
-    network_name = "planned"
-    routing = ROUTINGS["XAttnRes"].text
+    network_name = NETWORKS[""].label
+    routing = ROUTINGS["XAttnRes"].label
+    dims = NETWORKS[""].dims
 
     @classmethod
     def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):
@@ -25,5 +27,9 @@ class nnUNetTrainerXAttnRes(XAttnResTrainer):
         )
 
 
-TRAINERS = variants("nnUNetTrainer", nnUNetTrainerXAttnRes, ROUTINGS)
-globals().update(TRAINERS)  # so that they can be pickled
+def __getattr__(name: str) -> type[XAttnResTrainer]:
+    return module_attribute(__name__, name)  # the other trainers of this network
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *module_names(__name__)]

@@ -1,15 +1,17 @@
-"""The paper's training recipes, as mix-ins for any trainer of this package.
+"""The paper's training recipes, as mix-ins for any trainer of this package, named as in `names.py`.
 
-They take optimiser, schedule, loss and length from the paper (arXiv 2604.03297, Sec. 4.2, which follows EMCAD). The
-rest stays nnU-Net's: resampling and normalisation (not ImageNet's), patch and batch size from the plans (not 224 and 6,
-or 352 and 16), oversampling of the foreground, its augmentation instead of rotations and flips, epochs of 250 batches
-whatever the size of the data set, mixed precision on CUDA, the norm of the gradient clipped at 12 before anything else,
-deep supervision of the planned networks, the final weights instead of the best ones on the validation set, and
-prediction in overlapping patches with mirroring.
+Optimiser, schedule, loss and number of epochs are those of the paper (arXiv 2604.03297, Sec. 4.2, which follows EMCAD).
+Everything else is nnU-Net's: resampling; normalisation (the paper has ImageNet's); patch and batch size of the plans
+(the paper has 224 and 6, or 352 and 16); oversampling of the foreground; augmentation (the paper has rotations and
+flips); epochs of 250 batches, whatever the size of the data set; mixed precision on CUDA; clipping of the gradient's
+norm at 12; deep supervision of the planned networks; the final weights (the paper takes the best ones on the validation
+set); and prediction in overlapping patches with mirroring.
 """
 
+from __future__ import annotations
+
 import math
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch.nn.functional as F
@@ -19,13 +21,20 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from .losses import SquaredDiceLoss, WeightedBCEIoULoss
+from .names import RECIPES
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    from .trainer import XAttnResTrainer as _Trainer
+else:
+    _Trainer = object  # mix-ins, whose other base class is an XAttnResTrainer
 
 
-class _AdamW:
-    """AdamW at a constant learning rate of 1e-4, weight decay 1e-4."""
+class _AdamW(_Trainer):
+    """AdamW with a constant learning rate of 1e-4 and weight decay 1e-4."""
 
-    # EMCAD adds the losses of its heads
-    subset_reduction = "sum"
+    subset_reduction = "sum"  # as EMCAD's own training does
 
     def configure_optimizers(self):
         self.initial_lr = self.weight_decay = 1e-4
@@ -36,15 +45,15 @@ class _AdamW:
 class PaperMulticlass(_AdamW):
     """The recipe for Synapse: AdamW, 0.3 cross-entropy + 0.7 Dice over all classes, 300 epochs."""
 
-    recipe: ClassVar[str] = "paper, multi-class"
-    epochs = 300
+    recipe = RECIPES["PaperMulticlass"].label
+    epochs = RECIPES["PaperMulticlass"].epochs
 
     @classmethod
-    def check_labels(cls, labels) -> None:
+    def check_labels(cls, labels: LabelManager) -> None:
         if labels.has_regions:
             raise ValueError(
                 f"{cls.__name__}: the paper's multi-class recipe needs labels that exclude each other, but "
-                "dataset.json declares regions: train with the same trainer without _PaperMulticlass"
+                "dataset.json declares regions: use the same trainer without _PaperMulticlass"
             )
 
     def output_loss(self) -> nn.Module:
@@ -55,27 +64,27 @@ class PaperMulticlass(_AdamW):
 
 
 class PaperBinary(_AdamW):
-    """The recipe for polyps and skin: AdamW, weighted BCE + IoU, multi-scale, gradients clipped to +-0.5, 200 epochs.
+    """The recipe for polyps and skin: AdamW, weighted BCE + IoU, three scales, gradients clipped to +-0.5, 200 epochs.
 
-    Every batch makes a step at each of the scales 0.75, 1 and 1.25; that of 1.25 needs about 1.6 times the memory that
-    nnU-Net planned for. The planned network takes sides of whole multiples of its total stride, to which they are
-    rounded: a side of 6 multiples gives scales of 0.67, 1 and 1.33.
+    Every batch makes one training step at each of the scales 0.75, 1 and 1.25. The step at 1.25 needs about 1.6 times
+    the memory that nnU-Net planned for. The planned network takes multiples of its total stride, so its patches are
+    rounded to these: a side of 6 multiples gives the scales 0.67, 1 and 1.33.
     """
 
-    recipe: ClassVar[str] = "paper, binary"
-    epochs = 200
-    dims = (2,)
+    recipe = RECIPES["PaperBinary"].label
+    epochs = RECIPES["PaperBinary"].epochs
+    dims = RECIPES["PaperBinary"].dims
     subsets = "single and sum"
     scales: ClassVar[tuple[float, ...]] = (0.75, 1.0, 1.25)
 
     @classmethod
-    def check_labels(cls, labels) -> None:
+    def check_labels(cls, labels: LabelManager) -> None:
         if labels.has_regions or len(labels.foreground_labels) != 1:
-            found = "regions" if labels.has_regions else f"{len(labels.foreground_labels)} foreground labels"
+            declared = "regions" if labels.has_regions else f"{len(labels.foreground_labels)} foreground labels"
             other = "without _PaperBinary" if labels.has_regions else "with _PaperMulticlass instead of _PaperBinary"
             raise ValueError(
                 f"{cls.__name__}: the paper's binary recipe needs one foreground label, but dataset.json declares "
-                f"{found}: train with the same trainer {other}"
+                f"{declared}: use the same trainer {other}"
             )
 
     def output_loss(self) -> nn.Module:
@@ -84,16 +93,16 @@ class PaperBinary(_AdamW):
     def configure_optimizers(self):
         optimizer, scheduler = super().configure_optimizers()
         parameters = list(self.network.parameters())
-        # nnU-Net's training step calls no hook of ours between backward and step; by then gradients are unscaled
+        # between backward pass and optimiser step nnU-Net has no other hook; gradients are unscaled by then
         optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_value_(parameters, 0.5))
         return optimizer, scheduler
 
     def _do_i_compile(self) -> bool:
-        """Three patch sizes would have the network compiled anew, or for sizes it does not know."""
+        """Never: every one of the three patch sizes would make torch.compile compile the network again."""
         return False
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's step, once per scale."""
+        """nnU-Net's training step, once per scale."""
         losses = [super(PaperBinary, self).train_step(self._scaled(batch, scale))["loss"] for scale in self.scales]
         return {"loss": np.mean(losses)}
 
@@ -106,15 +115,11 @@ class PaperBinary(_AdamW):
             return batch
         factors = [new / old for new, old in zip(size, data.shape[2:], strict=True)]
 
-        def nearest(labels: Tensor) -> Tensor:
+        def scale_labels(labels: Tensor) -> Tensor:
             new = [round(side * factor) for side, factor in zip(labels.shape[2:], factors, strict=True)]
             return F.interpolate(labels.to(self.device, data.dtype), size=new, mode="nearest-exact").to(labels.dtype)
 
         return {
             "data": F.interpolate(data, size=size, mode="bilinear", align_corners=False),
-            "target": [nearest(t) for t in target] if isinstance(target, list) else nearest(target),
+            "target": [scale_labels(t) for t in target] if isinstance(target, list) else scale_labels(target),
         }
-
-
-RECIPES = {"PaperMulticlass": PaperMulticlass, "PaperBinary": PaperBinary}
-"""The recipes by their part of a trainer's name."""

@@ -1,7 +1,7 @@
-"""nnU-Net's trainer with a network of this package in the place of the planned one; everything else is nnU-Net's."""
+"""nnU-Net's trainer with another network than the planned one; everything else is nnU-Net's."""
 
 import os
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -12,36 +12,37 @@ from torch import nn
 
 from ..layer import XAttnRes
 from ..ops.dispatch import resolve_backend
+from .names import RECIPES
 
 
 class XAttnResTrainer(nnUNetTrainer):
-    """Base of all trainers in the box: a subclass says which network to build, and may have another recipe.
-
-    nnU-Net names the results folder by the class, so each variant needs a class of its own; `variants` makes them.
+    """Base class of all trainers of this package. A subclass builds its network in `build_network`.
 
     Attributes:
-        network_name, routing, recipe: what the catalogue says of the class.
-        network_options: keywords of the network.
-        dims: numbers of spatial axes it can train.
+        network_name: label of the network, as `xattnres trainers --list` shows it.
+        routing: label of the routing, the named choice of `network_options`.
+        recipe: label of the recipe.
+        network_options: keyword arguments of the network.
+        dims: numbers of spatial axes that the trainer can train.
         deep_supervision: whether the network has outputs at several scales.
-        any_size: whether the network takes patches of any size; a planned one takes multiples of its strides.
+        any_size: whether the network takes patches of any size; a planned network takes multiples of its strides.
         epochs: number of epochs, None for nnU-Net's 1000.
 
     Raises:
-        RuntimeError: if nnUNet_results is not set.
-        ValueError: if the configuration or the labels are not for this trainer, before anything is written.
+        RuntimeError: if the environment variable nnUNet_results is not set.
+        ValueError: if the trainer cannot train the configuration or the labels; nothing is written in this case.
     """
 
     network_name: ClassVar[str]
     routing: ClassVar[str]
-    recipe: ClassVar[str] = "nnU-Net"
-    network_options: ClassVar[dict] = {}
+    recipe: ClassVar[str] = RECIPES[""].label
+    network_options: ClassVar[dict[str, Any]] = {}
     dims: ClassVar[tuple[int, ...]] = (2, 3)
     deep_supervision: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
     epochs: ClassVar[int | None] = None
 
-    # nnU-Net reads the names of these arguments: they are its own
+    # nnU-Net saves the arguments in checkpoints by their names, which are those of its own trainer
     def __init__(
         self,
         plans: dict,
@@ -52,7 +53,7 @@ class XAttnResTrainer(nnUNetTrainer):
     ):
         if "nnUNet_results" not in os.environ:
             raise RuntimeError(
-                "nnUNet_results is not set, so there is nowhere to train to: export nnUNet_results=/a/folder"
+                "the environment variable nnUNet_results is not set: export nnUNet_results=/path/to/results"
             )
         planned = PlansManager(plans)
         self.check_configuration(planned.get_configuration(configuration))
@@ -65,27 +66,35 @@ class XAttnResTrainer(nnUNetTrainer):
 
     @classmethod
     def check_configuration(cls, configuration: ConfigurationManager) -> None:
-        """Raise a ValueError if this trainer cannot train a configuration of the plans."""
+        """Check that this trainer can train a configuration of the plans.
+
+        Raises:
+            ValueError: if it cannot.
+        """
         dim = len(configuration.patch_size)
         if dim not in cls.dims:
             raise ValueError(
-                f"{cls.__name__} works in {' and '.join(f'{d}-D' for d in cls.dims)} only, but this configuration "
-                f"plans {dim}-D patches ({' x '.join(map(str, configuration.patch_size))}): use configuration 2d"
+                f"{cls.__name__} trains {' and '.join(f'{d}-D' for d in cls.dims)} configurations only, but this one "
+                f"has {dim}-D patches ({' x '.join(map(str, configuration.patch_size))}): use configuration 2d"
             )
 
     @classmethod
     def check_labels(cls, labels: LabelManager) -> None:
-        """Raise a ValueError if the recipe cannot train these labels; nnU-Net's trains all."""
+        """Check that the recipe can train these labels; nnU-Net's own can train all.
+
+        Raises:
+            ValueError: if it cannot.
+        """
 
     @classmethod
     def build_network(
         cls, configuration: ConfigurationManager, num_input_channels: int, num_output_channels: int,
         deep_supervision: bool,
     ) -> nn.Module:  # fmt: skip
-        """The network with `network_options`, untrained."""
+        """Build the network with `network_options`; the weights are its initial ones."""
         raise NotImplementedError
 
-    # nnU-Net's is static; as a classmethod it is called the same way and knows its variant
+    # a static method in nnU-Net; a class method is called the same way and has the options of its class
     @classmethod
     def build_network_architecture(
         cls,
@@ -95,14 +104,14 @@ class XAttnResTrainer(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The network, for training and for inference."""
+        """Build the network, as nnU-Net does for training and for inference."""
         cls.check_configuration(configuration_manager)
         return cls.build_network(
             configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
 
     def initialize(self) -> None:
-        """nnU-Net's; its log file also says what computes XAttnRes."""
+        """Initialise as nnU-Net does, and log the backend that computes XAttnRes."""
         super().initialize()
         layers = [module for module in self.network.modules() if isinstance(module, XAttnRes)]
         if layers:
@@ -110,15 +119,15 @@ class XAttnResTrainer(nnUNetTrainer):
             self.print_to_log_file(f"XAttnRes is computed by backend '{backend}' on {self.device.type}")
 
     def output_loss(self) -> nn.Module | None:
-        """The recipe's loss of one output; None for nnU-Net's."""
+        """The recipe's loss for one output of the network; None for nnU-Net's."""
         return None
 
     def _build_loss(self) -> nn.Module:
-        """nnU-Net's, or the recipe's with nnU-Net's weights of the scales."""
-        loss, own = super()._build_loss(), self.output_loss()
-        if own is None:
+        """nnU-Net's loss, or that of the recipe, with nnU-Net's weights for the scales of deep supervision."""
+        loss, output_loss = super()._build_loss(), self.output_loss()
+        if output_loss is None:
             return loss
         if not isinstance(loss, DeepSupervisionWrapper):
-            return own
-        loss.loss = own
+            return output_loss
+        loss.loss = output_loss
         return loss

@@ -1,6 +1,7 @@
-"""Trainers are found as nnU-Net finds them, and what is not found is said in one line."""
+"""Trainers are found as nnU-Net finds them; a name that is not found gives an error of one line."""
 
 import os
+import re
 
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -26,19 +27,19 @@ def test_by_nnunets_look_up():
     ("name", "near"),
     [("nnUNetTrainerXAttnRess", "nnUNetTrainerXAttnRes"), ("nnUNetTrainr", "nnUNetTrainer"), ("Other", None)],
 )
-def test_none(name, near):
-    with pytest.raises(UserError, match=rf"^nnU-Net finds no trainer {name}\b") as raised:
+def test_unknown_names(name, near):
+    with pytest.raises(UserError, match=rf"\b{name}\b") as raised:
         find_trainer(name)
     text = str(raised.value)
-    assert "\n" not in text and "see xattnres doctor" in text
-    assert f"did you mean {near}? " in text if near else "did you mean" not in text
+    assert "\n" not in text and "xattnres doctor" in text
+    assert re.findall(r"\bmean (\w+)", text) == ([near] if near else [])
 
 
-def test_a_file_that_is_none(tmp_path, monkeypatch):
-    """nnU-Net imports every file on its way."""
+def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch):
+    """nnU-Net imports every file that it searches."""
     (tmp_path / "nnUNetTrainerBroken.py").write_text("raise RuntimeError('first\\nsecond')\n")
     monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(tmp_path), os.environ["nnUNet_extTrainer"]]))
-    with pytest.raises(UserError, match=r"^nnU-Net finds no trainer nnUNetTrainerBroken\b") as raised:
+    with pytest.raises(UserError, match=r"\bnnUNetTrainerBroken\b.*first") as raised:
         find_trainer("nnUNetTrainerBroken")
     assert "\n" not in str(raised.value)
 

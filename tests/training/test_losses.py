@@ -1,4 +1,4 @@
-"""The recipes' losses against MONAI and against their formulas, spelled out voxel by voxel in NumPy."""
+"""The recipes' losses against MONAI and against their formulas, written voxel by voxel in NumPy."""
 
 from itertools import chain, combinations
 
@@ -16,7 +16,7 @@ def softmax(x):
 
 
 @pytest.mark.parametrize("size", [(9, 7), (4, 5, 6)])
-def test_squared_dice_is_monais(size):
+def test_squared_dice_equals_monais(size):
     torch.manual_seed(0)
     x = torch.randn(3, 4, *size)
     y = torch.randint(4, (3, 1, *size))
@@ -24,7 +24,7 @@ def test_squared_dice_is_monais(size):
     torch.testing.assert_close(SquaredDiceLoss(softmax)(x, y), monai(x, y))
 
 
-def test_squared_dice_of_the_voxels_that_count():
+def test_squared_dice_with_a_mask():
     torch.manual_seed(0)
     x, y = torch.randn(2, 3, 6, 8), torch.randint(3, (2, 1, 6, 8))
     mask = torch.ones(2, 1, 6, 8, dtype=torch.bool)
@@ -34,7 +34,7 @@ def test_squared_dice_of_the_voxels_that_count():
 
 
 def weighted_bce_iou(logit, y, valid):
-    """One image, in loops."""
+    """The loss of one image, with loops over the pixels."""
     h, w = y.shape
     weight = np.zeros((h, w))
     for i in range(h):

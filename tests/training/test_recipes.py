@@ -1,29 +1,29 @@
-"""The paper's recipes inside nnU-Net's trainer: optimiser, schedule, loss, scales, clipping, and what they refuse."""
+"""The paper's recipes in nnU-Net's trainer: optimiser, schedule, loss, scales, clipping, labels they cannot train."""
 
 import pytest
 import torch
 from monai.losses import DiceLoss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from support.emcad import small_encoder
 
-from nnunet_xattnres.training.catalogue import catalogue
 from nnunet_xattnres.training.losses import SubsetsLoss, WeightedBCEIoULoss
-
-TRAINERS = catalogue()
+from nnunet_xattnres.training.trainer_classes import trainer_class
 
 
 @pytest.fixture
 def make(prepared_plans, monkeypatch):
-    """A trainer by its name, initialised; `labels` are those of dataset.json."""
+    """A function from a trainer's name to an initialised trainer; `labels` are those of dataset.json."""
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "random")
 
     def make(name, labels=None, configuration="2d", **dataset):
         prepared_plans["dataset_json"].update(dataset, labels=labels or {"background": 0, "organ": 1})
-        trainer = TRAINERS[name](**prepared_plans, configuration=configuration, fold=0, device=torch.device("cpu"))
+        trainer = trainer_class(name)(**prepared_plans, configuration=configuration, fold=0, device=torch.device("cpu"))
         trainer.initialize()
         return trainer
 
-    return make
+    with small_encoder():
+        yield make
 
 
 @pytest.mark.parametrize("recipe", ["PaperMulticlass", "PaperBinary"])
@@ -52,6 +52,7 @@ def multiclass_loss(x, y):
 
 
 LABELS = {"background": 0, "a": 1, "b": 2}
+REGIONS = {"background": 0, "whole": [1, 2], "core": 2}
 
 
 def test_multiclass_loss(make):
@@ -89,7 +90,7 @@ def test_heads_of_emcad(make, name, subsets, reduction):
 
 
 class Recorder:
-    """Stands for nnU-Net's training step: what it was given, and what it returns."""
+    """Replaces nnU-Net's training step: keeps the batches, and returns their number as the loss."""
 
     def __init__(self):
         self.batches = []
@@ -129,14 +130,14 @@ def test_every_batch_at_three_scales(make, monkeypatch):
         ("nnUNetTrainerEMCAD_PaperBinary", [(9, 24), (12, 32), (15, 40)]),
     ],
 )
-def test_sizes_that_the_network_takes(make, monkeypatch, name, sizes):
+def test_sizes_of_the_scaled_batches(make, monkeypatch, name, sizes):
     record = Recorder()
     monkeypatch.setattr(nnUNetTrainer, "train_step", lambda self, batch: record(self, batch))
     make(name).train_step({"data": torch.ones(1, 1, 12, 32), "target": torch.zeros(1, 1, 12, 32)})
     assert [tuple(b["data"].shape[2:]) for b in record.batches] == sizes
 
 
-def test_gradients_are_clipped_after_the_scaler_is_taken_out(make):
+def test_gradients_are_unscaled_before_they_are_clipped(make):
     trainer = make("nnUNetTrainerPaperUNet_PaperBinary")
     trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     seen = []
@@ -146,7 +147,7 @@ def test_gradients_are_clipped_after_the_scaler_is_taken_out(make):
     labels = torch.randint(2, (2, 1, 32, 32))
     trainer.train_step({"data": torch.randn(2, 1, 32, 32), "target": labels})
     assert len(seen) == 3
-    # scaled ones would all be clipped
+    # gradients that are still scaled would all be clipped
     assert 0 < max(seen) < 0.5
 
 
@@ -161,7 +162,7 @@ def test_gradients_are_clipped_value_by_value(make):
 
 
 def test_the_binary_loss_trains(make):
-    """On one batch it falls."""
+    """The loss on one batch decreases."""
     torch.manual_seed(0)
     trainer = make("nnUNetTrainerPaperUNetXAttnRes_PaperBinary")
     assert isinstance(trainer.loss, WeightedBCEIoULoss)
@@ -173,31 +174,25 @@ def test_the_binary_loss_trains(make):
 
 
 @pytest.mark.parametrize(
-    ("name", "labels", "dataset", "message"),
+    ("name", "labels", "dataset", "declared", "hint"),
     [
-        ("nnUNetTrainerXAttnRes_PaperBinary", LABELS, {},
-         "needs one foreground label, but dataset.json declares 2 foreground labels: train with the same trainer with "
-         "_PaperMulticlass instead of _PaperBinary$"),
-        ("nnUNetTrainerEMCAD_PaperBinary", {"background": 0, "whole": [1, 2], "core": 2},
-         {"regions_class_order": [1, 2]}, "needs one foreground label, but dataset.json declares regions: train with "
-         "the same trainer without _PaperBinary$"),
-        ("nnUNetTrainer_PaperMulticlass", {"background": 0, "whole": [1, 2], "core": 2},
-         {"regions_class_order": [1, 2]}, "needs labels that exclude each other, but dataset.json declares regions: "
-         "train with the same trainer without _PaperMulticlass$"),
+        ("nnUNetTrainerXAttnRes_PaperBinary", LABELS, {}, "2 foreground labels", "with _PaperMulticlass"),
+        ("nnUNetTrainerEMCAD_PaperBinary", REGIONS, {"regions_class_order": [1, 2]}, "regions", "without _PaperBinary"),
+        ("nnUNetTrainer_PaperMulticlass", REGIONS, {"regions_class_order": [1, 2]}, "regions",
+         "without _PaperMulticlass"),
     ],
 )  # fmt: skip
-def test_labels_that_a_recipe_cannot_train(make, tmp_path, name, labels, dataset, message):
-    with pytest.raises(ValueError, match=message) as error:
+def test_labels_that_a_recipe_cannot_train(make, tmp_path, name, labels, dataset, declared, hint):
+    """The error names the trainer, what dataset.json declares and which recipe would do; nothing is written."""
+    with pytest.raises(ValueError, match=f"^{name}: .*{declared}.*{hint}") as error:
         make(name, labels, **dataset)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(name)
     assert not (tmp_path / "nnUNet_results").exists()
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerXAttnRes_PaperBinary", "nnUNetTrainerEMCAD", "nnUNetTrainerPaperUNet"])
-def test_three_dimensional_plans_for_a_trainer_in_two(make, tmp_path, name):
-    message = rf"{name} works in 2-D only, but this configuration plans 3-D patches \(16 x 16 x 16\): use .* 2d"
-    with pytest.raises(ValueError, match=message) as error:
+def test_three_dimensional_plans_for_a_two_dimensional_trainer(make, tmp_path, name):
+    with pytest.raises(ValueError, match=rf"^{name} .*16 x 16 x 16.*2d$") as error:
         make(name, configuration="3d_fullres")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "nnUNet_results").exists()

@@ -1,4 +1,4 @@
-"""The trainer puts the right network in place, for training and for inference, and says what is wrong in one line."""
+"""The trainer builds its network for training and for inference, and says in one line what it cannot do."""
 
 import inspect
 import pickle
@@ -48,7 +48,7 @@ def test_training_and_inference_build_the_same_network(prepared_plans, configura
     inference.load_state_dict(built.state_dict(), strict=True)
 
 
-def test_a_variant_is_its_options(prepared_plans):
+def test_network_options(prepared_plans):
     network = inference_network(prepared_plans, Replace, "2d")
     assert not network.connections.skip
     assert network.xattnres["1"].pseudo_query.std() > 0
@@ -62,14 +62,14 @@ def test_deep_supervision_is_switched_by_nnunet(prepared_plans):
     assert isinstance(t.network(torch.randn(1, 1, 16, 16)), torch.Tensor)
 
 
-def test_the_class_keeps_its_identity():
+def test_the_class_can_be_pickled_and_inspected():
     assert pickle.loads(pickle.dumps(nnUNetTrainerXAttnRes)) is nnUNetTrainerXAttnRes
     assert "network_options" in inspect.getsource(nnUNetTrainerXAttnRes)
 
 
 def test_results_folder_not_set(prepared_plans, monkeypatch):
     monkeypatch.delenv("nnUNet_results")
-    with pytest.raises(RuntimeError, match=r"nnUNet_results is not set, .* export nnUNet_results=") as error:
+    with pytest.raises(RuntimeError, match="nnUNet_results") as error:
         trainer(prepared_plans)
     assert "\n" not in str(error.value)
 
@@ -77,11 +77,11 @@ def test_results_folder_not_set(prepared_plans, monkeypatch):
 def test_plans_of_another_network(prepared_plans):
     name = "dynamic_network_architectures.architectures.primus.Primus"
     prepared_plans["plans"]["configurations"]["2d"]["architecture"]["network_class_name"] = name
-    with pytest.raises(ValueError, match=f"PlainConvUNet and ResidualEncoderUNet, .* '{name}'"):
+    with pytest.raises(ValueError, match=name):
         inference_network(prepared_plans, nnUNetTrainerXAttnRes, "2d")
 
 
-def test_nnunets_own_mix_ins_keep_their_say(prepared_plans):
+def test_nnunets_own_mix_ins_work(prepared_plans):
     without = type("A", (nnUNetTrainerXAttnRes, nnUNetTrainerNoDeepSupervision), {})
     t = trainer(prepared_plans, without)
     assert not t.enable_deep_supervision
