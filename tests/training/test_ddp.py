@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from support import plans
+from support.emcad import small_encoder
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_xattnres import EMCAD
@@ -22,11 +23,12 @@ def work(rank, port, folder):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for kind, compiled in RUNS:
-        network = EMCAD(2, 2) if kind == "EMCAD" else plans.build(kind)
-        # nnU-Net compiles first and wraps then
+        with small_encoder():
+            network = EMCAD(2, 2) if kind == "EMCAD" else plans.build(kind)
+        # nnU-Net compiles the network, then wraps it
         network = DistributedDataParallel(torch.compile(network, backend="aot_eager") if compiled else network)
         generator = torch.Generator().manual_seed(rank)
-        # an unused parameter is reported by the step after it
+        # PyTorch reports an unused parameter in the next step
         for _ in range(2):
             network.zero_grad(set_to_none=True)
             size = (64, 64) if kind == "EMCAD" else (16,) * plans.PLANS[kind][1]
@@ -44,7 +46,7 @@ def batch():
 
 
 def pooled_dice(rank):
-    """The loss of all processes, from two samples in each, and the gradient of these two."""
+    """The loss over two samples of each process, and its gradient for the samples of this one."""
     x, y = (t[2 * rank : 2 * rank + 2] for t in batch())
     x.requires_grad_()
     loss = SquaredDiceLoss(torch.sigmoid, ddp=True)(x, y)
@@ -53,7 +55,7 @@ def pooled_dice(rank):
 
 
 def encoder_after_start(rank):
-    """Weights of an encoder that started at random, differently in each process."""
+    """Weights of an encoder whose random initialisation differs between the processes, after the start of training."""
     torch.manual_seed(rank)
     encoder = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
     trainer = SimpleNamespace(
@@ -66,7 +68,7 @@ def encoder_after_start(rank):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The folder in which both processes leave what they found."""
+    """The folder in which both processes save their results."""
     folder = tmp_path_factory.mktemp("ddp")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -91,11 +93,11 @@ def test_dice_is_pooled_over_the_processes(results):
     for rank in (0, 1):
         loss, gradient = torch.load(results / f"dice_{rank}.pt")
         torch.testing.assert_close(loss, expected.detach())
-        # DistributedDataParallel averages over the two processes, where the pooled loss would add
+        # DistributedDataParallel averages the gradients of the two processes; the pooled loss needs their sum
         torch.testing.assert_close(gradient / 2, x.grad[2 * rank : 2 * rank + 2])
 
 
-def test_both_encoders_start_from_the_first_ones_weights(results):
+def test_both_encoders_start_from_the_weights_of_rank_0(results):
     first, second = (torch.load(results / f"encoder_{rank}.pt") for rank in (0, 1))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
