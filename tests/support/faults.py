@@ -13,6 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 
 from . import downloads
+from .label_maps import damage as truncate
 
 _RNG = np.random.default_rng(0)
 GREY = _RNG.integers(0, 256, (32, 32), np.uint8)
@@ -78,10 +79,6 @@ def image(source, n, ending="png"):
 
 def mask(source, n, ending="png"):
     return source / "masks" / f"{n}.{ending}"
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def change_byte(path):

@@ -1,4 +1,4 @@
-"""Folders of label maps as nnU-Net has them, written without nnU-Net."""
+"""Write folders of label maps as nnU-Net does, without nnU-Net."""
 
 import json
 
@@ -10,7 +10,7 @@ LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
 
 def write_label_map(path, array, spacing=None):
-    """`spacing` is along the axes of the array; ITK has them the other way round."""
+    """Write a label map with the given spacing along the axes of the array, which ITK has in reverse order."""
     if path.name.endswith(".png"):
         Image.fromarray(np.asarray(array, np.uint8)).save(path)
         return path
@@ -29,7 +29,14 @@ def write_dataset_json(folder, labels=LABELS, ending=".nii.gz", **others):
 
 
 def write_folders(root, cases, spacing=None, labels=LABELS, ending=".nii.gz", **others):
-    """The two folders of `cases`, name -> (prediction, reference), None for no file; dataset.json lies above both."""
+    """Write the folders of predictions and references, and dataset.json beside them.
+
+    Args:
+        root: the folder for all of them.
+        cases: (prediction, reference) by case name; None writes no file.
+        spacing: spacing along the axes of the arrays.
+        labels, ending, others: entries of dataset.json.
+    """
     folders = root / "predictions", root / "labelsTs"
     for folder in folders:
         folder.mkdir(parents=True)
@@ -42,12 +49,12 @@ def write_folders(root, cases, spacing=None, labels=LABELS, ending=".nii.gz", **
 
 
 def voxel(shape, at, value=1):
-    """Zeros but for one voxel."""
+    """A label map that is 0 except for one voxel."""
     array = np.zeros(shape, np.uint8)
     array[at] = value
     return array
 
 
 def damage(path):
-    """Leave the first half of a file."""
+    """Truncate a file to its first half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -1,4 +1,4 @@
-"""Pairs of masks, the degenerate among them, and the scores by their equations, without the package's libraries."""
+"""Pairs of masks, including degenerate ones, and their scores by the equations, without the package's libraries."""
 
 from fractions import Fraction
 
@@ -7,25 +7,26 @@ from scipy.ndimage import gaussian_filter
 
 SPACINGS = {
     "1": ((1, 1, 1), 1),
-    "binary": ((3, "0.75", "0.5"), "1.5"),  # multiples of these meet their tolerance exactly
+    "binary": ((3, "0.75", "0.5"), "1.5"),  # some distances are exactly the tolerance
     "decimal": (("2.7", "0.7", "0.9"), "1.3"),
 }
-"""Spacing and tolerance by name."""
+"""Spacing and tolerance of the surface Dice, by name."""
 
 
 def blobs(shape, seed):
-    """Two random masks that overlap."""
+    """Two random smooth masks that overlap."""
     rng = np.random.default_rng(seed)
     common, a, b = (gaussian_filter(rng.normal(size=shape), 1.5) for _ in range(3))
     return common + 0.6 * a > 0.05, common + 0.6 * b > 0.05
 
 
 def noise(shape, seed):
+    """Two random masks without structure."""
     return tuple(np.random.default_rng(seed).random((2, *shape)) > 0.7)
 
 
 def box(shape, *corners):
-    """What lies at these indices, or between these pairs of indices."""
+    """A mask of boxes: each has an index or a (start, stop) pair per axis."""
     mask = np.zeros(shape, bool)
     for corner in corners:
         mask[tuple(slice(*c) if isinstance(c, tuple) else c for c in corner)] = True
@@ -63,20 +64,20 @@ PAIRS = {
 
 
 def spacing_of(name, mask):
-    """Spacing along every axis of a mask and tolerance, exactly."""
+    """Spacing along every axis of a mask, and the tolerance, as fractions."""
     spacing, tolerance = SPACINGS[name]
     return [Fraction(s) for s in spacing][-mask.ndim :], Fraction(tolerance)
 
 
 def surface(mask):
-    """Indices of the voxels of a mask with a neighbour across a face that is not in it, or outside the array."""
+    """Indices of the voxels of a mask that have a face in common with a voxel outside of the mask or of the array."""
     inside = {tuple(map(int, p)) for p in np.argwhere(mask)}
     steps = [(axis, step) for axis in range(mask.ndim) for step in (-1, 1)]
     return np.array([p for p in sorted(inside) if any((*p[:a], p[a] + s, *p[a + 1 :]) not in inside for a, s in steps)])
 
 
 def squared_distances(a, b, spacing):
-    """From every surface voxel of `a` the squared distance to the nearest of `b`: whole numbers, and their unit."""
+    """The squared distance from every surface voxel of `a` to the nearest one of `b`: integers, and their unit."""
     unit = Fraction(1, int(np.lcm.reduce([s.denominator for s in spacing])))
     steps = np.array([int(s / unit) for s in spacing])
     p, q = (surface(mask) * steps for mask in (a, b))
@@ -84,12 +85,13 @@ def squared_distances(a, b, spacing):
 
 
 def distances(a, b, spacing):
+    """The distance from every surface voxel of `a` to the nearest one of `b`."""
     squared, unit = squared_distances(a, b, spacing)
     return np.sqrt(squared * float(unit))
 
 
 def percentile(values, percent):
-    """Linear between the two closest ranks."""
+    """The percentile with linear interpolation between the two closest ranks."""
     values = sorted(values)
     rank = percent / 100 * (len(values) - 1)
     low = int(rank)
@@ -97,17 +99,17 @@ def percentile(values, percent):
 
 
 def scores(a, b, spacing, tolerance):
-    """Those of the protocol `default` for two masks that are not empty."""
+    """The scores of the protocol `default` for two masks that are not empty."""
     spacing = [s for s, size in zip(spacing, a.shape, strict=True) if size > 1]
     a, b = a.squeeze(), b.squeeze()
-    there, back = distances(a, b, spacing), distances(b, a, spacing)
-    both = [*there, *back]
+    forward, backward = distances(a, b, spacing), distances(b, a, spacing)
+    both = [*forward, *backward]
     within = sum(int((d <= tolerance**2 / unit).sum()) for d, unit in (
         squared_distances(a, b, spacing), squared_distances(b, a, spacing)))  # fmt: skip
     return {
         "dice": 2 * int((a & b).sum()) / int(a.sum() + b.sum()),
         "iou": int((a & b).sum()) / int((a | b).sum()),
-        "hd95": max(percentile(there, 95), percentile(back, 95)),
+        "hd95": max(percentile(forward, 95), percentile(backward, 95)),
         "assd": sum(both) / len(both),
         "surface_dice": within / len(both),
     }

@@ -28,6 +28,7 @@ _SPLIT_FOLDERS = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this layout."""
     parser.add_argument(
         "--images", metavar="NAME", help="name of the folder of the images (default: images, image, imgs, original)"
     )
@@ -70,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
+    """Make the plan of a source with this layout; see `Layout`."""
     usable = [file for file in files if file.ending in (*IMAGE_ENDINGS, *VOLUME_ENDINGS)]
     image_files, mask_files = _tell_apart(usable, arguments)
     image_suffix, mask_suffix = arguments.image_suffix, arguments.mask_suffix

@@ -18,10 +18,11 @@ _MASK_SUFFIX = "_segmentation"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    pass
+    """Add nothing: the layout has no options of its own."""
 
 
 def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
+    """Make the plan of a source with this layout; see `Layout`."""
     from ..images import CHANNEL_NAMES, ImageReader
     from ..labels import BinaryMask
 

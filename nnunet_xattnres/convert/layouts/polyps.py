@@ -59,6 +59,7 @@ def _make_layout(title: str, list_name: str, layouts: str) -> Layout:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this layout."""
     parser.add_argument(
         "--seed", type=int, default=0,
         help="seed of the random 8:1:1 split of frames that are not on the published list (default: %(default)s)",

@@ -39,6 +39,7 @@ _NOT_LISTED = "the case is not one of the 30 on the published list"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this layout."""
     parser.add_argument(
         "--organs", type=int, choices=[8, 13], default=8,
         help="keep the paper's 8 organs, or all 13 organs of BTCV (default: %(default)s)",
@@ -60,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
+    """Make the plan of a source with this layout; see `Layout`."""
     nifti = [f for f in files if f.ending in VOLUME_ENDINGS and (_IMAGE.fullmatch(f.stem) or _LABEL.fullmatch(f.stem))]
     slices = [f for f in files if f.ending == ".npz" and _SLICE.fullmatch(f.stem)]
     volumes = [f for f in files if f.ending in (".npy.h5", ".h5") and _VOLUME.fullmatch(f.stem)]

@@ -12,11 +12,13 @@ from support import converted, downloads, faults
 
 
 def save(array, path):
+    """Save an image, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
 
 
 def classes(n, values=(0, 128, 255)):
+    """A random mask with these values."""
     return np.random.default_rng(n).choice(np.array(values, np.uint8), (12, 10))
 
 
@@ -27,9 +29,9 @@ def test_nuclei(convert, real_preview, tmp_path):
     assert dataset.name == "Dataset007_Nuclei"
     assert description["labels"] == {"background": 0, "nucleus": 1}
     assert description["channel_names"] == {"0": "R", "1": "G", "2": "B"}
-    parts = converted.cases_by_split(dataset)
-    assert {name: len(cases) for name, cases in parts.items()} == {"train": 16, "val": 2, "test": 2}
-    for part, names in (("Tr", parts["train"] | parts["val"]), ("Ts", parts["test"])):
+    splits = converted.cases_by_split(dataset)
+    assert {name: len(cases) for name, cases in splits.items()} == {"train": 16, "val": 2, "test": 2}
+    for part, names in (("Tr", splits["train"] | splits["val"]), ("Ts", splits["test"])):
         for name in names:
             image = converted.read_array(dataset / f"images{part}" / f"{name}_0000.png")
             np.testing.assert_array_equal(image, io.imread(source / "images" / f"{name}.png"))
@@ -54,7 +56,8 @@ def test_grey_images_beside_their_masks_with_a_label_map(convert, tmp_path):
     names = converted.case_names(dataset / "labelsTr")
     assert names < {f"scan{n}" for n in range(10)}
     for name in names:
-        expected = np.select([(source := classes(int(name[4:]))) == 255, source == 128], [1, 2], 0)
+        source = classes(int(name[4:]))
+        expected = np.select([source == 255, source == 128], [1, 2], 0)
         np.testing.assert_array_equal(converted.read_array(dataset / "labelsTr" / f"{name}.png"), expected)
 
 
@@ -63,9 +66,8 @@ def test_values_with_the_same_name_become_one_class(convert, tmp_path):
         save(classes(n), tmp_path / "s" / "imgs" / f"{n}.png")
         save(classes(n, (0, 1, 2, 7)), tmp_path / "s" / "gt" / f"{n}.png")
     dataset = convert("folder", tmp_path / "s", "--labels", "1=cell", "2=cell", "7=wall")
-    label = converted.read_array(
-        dataset / "labelsTr" / f"{(name := min(converted.case_names(dataset / 'labelsTr')))}.png"
-    )
+    name = min(converted.case_names(dataset / "labelsTr"))
+    label = converted.read_array(dataset / "labelsTr" / f"{name}.png")
     source = classes(int(name), (0, 1, 2, 7))
     np.testing.assert_array_equal(label, np.select([(source == 1) | (source == 2), source == 7], [1, 2], 0))
 
@@ -73,20 +75,22 @@ def test_values_with_the_same_name_become_one_class(convert, tmp_path):
 @pytest.mark.parametrize("form", ["csv", "csv without header", "json"])
 def test_split_file(convert, tmp_path, form):
     source = downloads.nuclei(tmp_path, 6)
-    parts = {"train": ["1", "4"], "val": ["2"], "test": ["3", "5", "6"]}
+    splits = {"train": ["1", "4"], "val": ["2"], "test": ["3", "5", "6"]}
     file = tmp_path / f"split.{form[:4].strip()}"
-    lines = [f"{name},{split}" for split, names in parts.items() for name in names]
+    lines = [f"{name},{split}" for split, names in splits.items() for name in names]
     header = ["case,split"] if form == "csv" else []
-    file.write_text(json.dumps(parts) if form == "json" else "\n".join(header + lines))
-    assert converted.cases_by_split(convert("folder", source, "--split", file)) == {k: set(v) for k, v in parts.items()}
+    file.write_text(json.dumps(splits) if form == "json" else "\n".join(header + lines))
+    assert converted.cases_by_split(convert("folder", source, "--split", file)) == {
+        k: set(v) for k, v in splits.items()
+    }
 
 
 def test_folders_named_after_the_split(convert, tmp_path):
     for n, part in enumerate(["train", "train", "valid", "test"]):
         for kind in ("Images", "Masks"):
             save(classes(n, (0, 255)), tmp_path / "s" / part / kind / f"{n}.png")
-    parts = converted.cases_by_split(convert("folder", tmp_path / "s"))
-    assert parts == {"train": {"0", "1"}, "val": {"2"}, "test": {"3"}}
+    splits = converted.cases_by_split(convert("folder", tmp_path / "s"))
+    assert splits == {"train": {"0", "1"}, "val": {"2"}, "test": {"3"}}
 
 
 def test_only_some_folders_are_named_after_a_split(convert, refuse_line, tmp_path):
@@ -101,8 +105,8 @@ def test_only_some_folders_are_named_after_a_split(convert, refuse_line, tmp_pat
 
 def test_ratio(convert, tmp_path):
     source = downloads.nuclei(tmp_path, 10)
-    parts = converted.cases_by_split(convert("folder", source, "--split", "3:0:2"))
-    assert {name: len(cases) for name, cases in parts.items()} == {"train": 6, "val": 0, "test": 4}
+    splits = converted.cases_by_split(convert("folder", source, "--split", "3:0:2"))
+    assert {name: len(cases) for name, cases in splits.items()} == {"train": 6, "val": 0, "test": 4}
 
 
 def test_volumes(convert, tmp_path):

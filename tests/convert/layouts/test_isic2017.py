@@ -14,7 +14,7 @@ def isic(tmp_path_factory):
     return downloads.isic2017(tmp_path_factory.mktemp("isic"))
 
 
-PARTS = {
+SPLITS = {
     "train": {f"ISIC_{n:07d}" for n in range(6)},
     "val": {"ISIC_0000006", "ISIC_0000007"},
     "test": {f"ISIC_{n:07d}" for n in range(8, 11)},
@@ -23,7 +23,7 @@ PARTS = {
 
 def test_folders(convert, isic):
     dataset = convert("isic2017", isic)
-    assert converted.cases_by_split(dataset) == PARTS
+    assert converted.cases_by_split(dataset) == SPLITS
     for part, official, case in (("Tr", "Training", 0), ("Tr", "Validation", 7), ("Ts", "Test_v2", 10)):
         name = f"ISIC_{case:07d}"
         image = converted.read_array(dataset / f"images{part}" / f"{name}_0000.png")
@@ -38,7 +38,7 @@ def test_folders(convert, isic):
 def test_archives_as_downloaded(convert, isic, tmp_path):
     archives = [downloads.zipped(f, tmp_path / f"{f.name}.zip") for f in sorted(isic.iterdir())]
     dataset = convert("isic2017", *archives, "--size", 32)
-    assert converted.cases_by_split(dataset) == PARTS
+    assert converted.cases_by_split(dataset) == SPLITS
     assert converted.read_array(dataset / "imagesTs" / "ISIC_0000009_0000.png").shape == (32, 32, 3)
     source = converted.records(dataset)["ISIC_0000009"]["source"]
     test = "ISIC-2017_Test_v2"
@@ -50,7 +50,7 @@ def test_archives_as_downloaded(convert, isic, tmp_path):
 
 def test_archives_without_a_top_folder(convert, isic, tmp_path):
     archives = [shutil.make_archive(str(tmp_path / f.name), "zip", f) for f in sorted(isic.iterdir())]
-    assert converted.cases_by_split(convert("isic2017", *archives)) == PARTS
+    assert converted.cases_by_split(convert("isic2017", *archives)) == SPLITS
 
 
 def test_a_part_of_the_downloads(convert, isic, tmp_path):
@@ -59,7 +59,7 @@ def test_a_part_of_the_downloads(convert, isic, tmp_path):
     shutil.copytree(isic / "ISIC-2017_Training_Part1_GroundTruth", source / "ISIC-2017_Training_Part1_GroundTruth")
     shutil.copytree(isic / "ISIC-2017_Test_v2_Data", source / "ISIC-2017_Test_v2_Data")
     dataset = convert("isic2017", source)
-    assert converted.cases_by_split(dataset) == PARTS | {"val": set()}
+    assert converted.cases_by_split(dataset) == SPLITS | {"val": set()}
     assert not list((dataset / "labelsTs").iterdir())
     assert not (dataset / "splits_final.json").exists()
 

@@ -57,14 +57,14 @@ def test_all_frames_of_clinicdb(convert, tmp_path, form):
 def test_colondb(convert, tmp_path):
     source = downloads.colondb(tmp_path)
     dataset = convert("colondb", source)
-    parts = converted.cases_by_split(dataset)
-    entries = published_list("colondb")
-    listed = {split: {n for n, entry in entries.items() if entry.split == split} for split in parts}
+    splits = converted.cases_by_split(dataset)
+    listed_cases = published_list("colondb")
+    listed = {split: {n for n, case in listed_cases.items() if case.split == split} for split in splits}
     assert {name: len(cases) for name, cases in listed.items()} == {"train": 303, "val": 38, "test": 38}
-    # the list names 379 of the 380 frames; the last one may not change what is tested
-    assert parts == listed | {"train": listed["train"] | {"380"}}
+    # the list names 379 of the 380 frames; the other one must not change the test frames
+    assert splits == listed | {"train": listed["train"] | {"380"}}
     for name in ("380", "10", "83", "48"):
-        compare(dataset, source, "images", "masks", "png", name, "Ts" if name in parts["test"] else "Tr")
+        compare(dataset, source, "images", "masks", "png", name, "Ts" if name in splits["test"] else "Tr")
 
 
 def test_frames_of_other_names_are_split_by_seed(convert, tmp_path):
@@ -72,14 +72,14 @@ def test_frames_of_other_names_are_split_by_seed(convert, tmp_path):
     for folder in ("images", "masks"):
         for file in (source / folder).iterdir():
             file.rename(file.with_name(f"frame_{file.name}"))
-    parts = [
+    splits = [
         converted.cases_by_split(convert("colondb", source, "--seed", seed, "--name", f"S{k}", number=8 + k))
         for k, seed in enumerate((0, 0, 1))
     ]
-    assert [{split: len(cases) for split, cases in p.items()} for p in parts] == [
+    assert [{split: len(cases) for split, cases in p.items()} for p in splits] == [
         {"train": 32, "val": 4, "test": 4}
     ] * 3
-    assert parts[0] == parts[1] != parts[2]
+    assert splits[0] == splits[1] != splits[2]
 
 
 def test_numbers_with_leading_zeros_are_on_the_list(convert, tmp_path):

@@ -11,11 +11,11 @@ from support import converted, downloads, faults
 
 from nnunet_xattnres.convert.splits import published_list
 
-TEST = {f"case{n:04d}" for n in (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)}
+TEST_CASES = {f"case{n:04d}" for n in (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)}
 NINE_CLASSES = {**{v: v for v in range(9)}, 5: 0, 9: 0, 10: 0, 11: 5, 12: 0, 13: 0}
 """EMCAD's map of BTCV's labels."""
 
-EIGHT = ["spleen", "right kidney", "left kidney", "gallbladder", "pancreas", "liver", "stomach", "aorta"]
+PAPER_ORGANS = ["spleen", "right kidney", "left kidney", "gallbladder", "pancreas", "liver", "stomach", "aorta"]
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,9 @@ def btcv(tmp_path_factory):
     return downloads.btcv(tmp_path_factory.mktemp("btcv"))
 
 
-def source_arrays(btcv, case):
-    files = (
-        btcv / "Training" / kind / f"{name}{case[4:]}.nii.gz" for kind, name in (("img", "img"), ("label", "label"))
-    )
-    return [nibabel.load(file) for file in files]
+def source_files(btcv, case):
+    """Image and label map of a case."""
+    return [nibabel.load(btcv / "Training" / kind / f"{kind}{case[4:]}.nii.gz") for kind in ("img", "label")]
 
 
 def map_labels(labels, table):
@@ -35,22 +33,21 @@ def map_labels(labels, table):
 
 
 def written_files(dataset, case):
-    part = "Ts" if case in TEST else "Tr"
+    """Image and label map of a case in the dataset."""
+    part = "Ts" if case in TEST_CASES else "Tr"
     return dataset / f"images{part}" / f"{case}_0000.nii.gz", dataset / f"labels{part}" / f"{case}.nii.gz"
 
 
 def test_nifti(convert, btcv):
     dataset = convert("synapse", btcv)
-    parts = converted.cases_by_split(dataset)
-    assert parts["test"] == TEST and not parts["val"] and len(parts["train"]) == 18
+    splits = converted.cases_by_split(dataset)
+    assert splits["test"] == TEST_CASES and not splits["val"] and len(splits["train"]) == 18
     assert not (dataset / "splits_final.json").exists()  # nnU-Net makes its own five folds
     labels = json.loads((dataset / "dataset.json").read_text())["labels"]
-    assert labels == {"background": 0} | {name: value for value, name in enumerate(EIGHT, 1)}
-    for case in sorted(parts["train"] | TEST):
-        (image, label), (new_image, new_label) = (
-            source_arrays(btcv, case),
-            map(nibabel.load, written_files(dataset, case)),
-        )
+    assert labels == {"background": 0} | {name: value for value, name in enumerate(PAPER_ORGANS, 1)}
+    for case in sorted(splits["train"] | TEST_CASES):
+        image, label = source_files(btcv, case)
+        new_image, new_label = map(nibabel.load, written_files(dataset, case))
         np.testing.assert_array_equal(new_image.dataobj, np.clip(image.dataobj, -125, 275))
         np.testing.assert_array_equal(new_label.dataobj, map_labels(np.asarray(label.dataobj), NINE_CLASSES))
         for new in (new_image, new_label):
@@ -68,7 +65,7 @@ def test_thirteen_organs_and_all_hu_from_the_archive(convert, btcv, tmp_path):
     labels = json.loads((dataset / "dataset.json").read_text())["labels"]
     assert list(labels.values()) == list(range(14))
     assert (labels["esophagus"], labels["pancreas"], labels["left adrenal gland"]) == (5, 11, 13)
-    image, label = source_arrays(btcv, "case0007")
+    image, label = source_files(btcv, "case0007")
     new_image, new_label = map(nibabel.load, written_files(dataset, "case0007"))
     np.testing.assert_array_equal(new_image.dataobj, image.dataobj)
     np.testing.assert_array_equal(new_label.dataobj, label.dataobj)
@@ -81,10 +78,10 @@ def test_thirteen_organs_and_all_hu_from_the_archive(convert, btcv, tmp_path):
 def test_arrays(convert, tmp_path, order):
     source = downloads.transunet(tmp_path, order)
     dataset = convert("synapse", source, "--source-labels", order, "--spacing", 0.75, 0.75, 3)
-    parts = converted.cases_by_split(dataset)
-    assert parts["test"] == TEST and len(parts["train"]) == 18
-    names = {"paper": EIGHT, "transunet": sorted(EIGHT, key=lambda n: n.split()[::-1])}.get(order)
-    table = {0: 0} | ({v: EIGHT.index(n) + 1 for v, n in enumerate(names, 1)} if names else NINE_CLASSES)
+    splits = converted.cases_by_split(dataset)
+    assert splits["test"] == TEST_CASES and len(splits["train"]) == 18
+    names = {"paper": PAPER_ORGANS, "transunet": sorted(PAPER_ORGANS, key=lambda n: n.split()[::-1])}.get(order)
+    table = {0: 0} | ({v: PAPER_ORGANS.index(n) + 1 for v, n in enumerate(names, 1)} if names else NINE_CLASSES)
     volume = h5py.File(source / "test_vol_h5" / "case0022.npy.h5")
     slices = [np.load(source / "train_npz" / f"case0040_slice{n:03d}.npz") for n in range(195)]
     with volume:
@@ -101,9 +98,9 @@ def test_arrays(convert, tmp_path, order):
 
 
 def test_published_lists():
-    entries = published_list("synapse")
-    assert {case for case, entry in entries.items() if entry.split == "test"} == TEST
-    slices = {int(case[4:]): entry.slices for case, entry in entries.items() if entry.split == "train"}
+    listed_cases = published_list("synapse")
+    assert {case for case, listed in listed_cases.items() if listed.split == "test"} == TEST_CASES
+    slices = {int(case[4:]): listed.slices for case, listed in listed_cases.items() if listed.split == "train"}
     assert slices == downloads.TRANSUNET_SLICES and sum(slices.values()) == 2211
 
 
