@@ -43,10 +43,10 @@ print(len(compiled.asm["cubin"]))
         ("backward_kernel", "fp16", 3),
         ("rows_kernel", "fp16", 3),
         ("finish_kernel", "fp16", 3),
-        ("forward_kernel", "bf16", 7),
-        ("backward_kernel", "fp32", 7),
-        ("rows_kernel", "fp32", 7),
-        ("rows_kernel", "fp64", 3),
+        pytest.param("forward_kernel", "bf16", 7, marks=pytest.mark.slow),
+        pytest.param("backward_kernel", "fp32", 7, marks=pytest.mark.slow),
+        pytest.param("rows_kernel", "fp32", 7, marks=pytest.mark.slow),
+        pytest.param("rows_kernel", "fp64", 3, marks=pytest.mark.slow),
     ],
 )
 def test_compiles_for_a_gpu(kernel, feature, axes, tmp_path):
