@@ -1,12 +1,12 @@
-"""xattnres table: the paper's networks in numbers, this code's beside the printed ones.
+"""xattnres table: print the sizes of the paper's networks beside the published figures.
 
-Parameters and multiply-adds at 256x256 of every network of the paper, as built here, the paper's own figures and the
-difference. With --published, its accuracy tables as data instead.
+It prints the parameters and the multiply-adds at 256x256 of every network of the paper as implemented here, the
+published figures and the difference. With --published it prints the accuracy tables of the paper instead.
 
 examples:
-  xattnres table                      sizes as text, with what counts what
+  xattnres table                      sizes as text, with remarks on how they are counted
   xattnres table --csv > sizes.csv    for a spreadsheet
-  xattnres table --published --json   Tables 1 to 5 of the paper, one figure an entry
+  xattnres table --published --json   Tables 1 to 5 of the paper, one entry per figure
 """
 
 import argparse
@@ -20,10 +20,10 @@ from ..utils.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--published", action="store_true", help="the accuracy tables of the paper instead")
+    parser.add_argument("--published", action="store_true", help="print the accuracy tables of the paper instead")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument("--csv", action="store_true", help="as comma-separated values")
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print comma-separated values")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def _published() -> str:
         methods = dict.fromkeys(f.method for f in figures)
         rows = [["", *metrics], *([m, *(values.get((m, metric), "") for metric in metrics)] for m in methods)]
         blocks.append(f"Table {number}: {title}\n{format_table(rows)}")
-    remark = "DSC and mIoU in %. HD95: printed as mm, computed without the spacing, so voxels."
+    remark = "DSC and mIoU are in %. The paper prints HD95 in mm but ignores the spacing, so it is in voxels."
     return "\n\n".join([*blocks, remark])
 
 

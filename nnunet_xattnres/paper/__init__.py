@@ -1,4 +1,4 @@
-"""What the XAttnRes paper (arXiv 2604.03297) prints: accuracies as data, and sizes beside those of this code."""
+"""Figures of the XAttnRes paper (arXiv 2604.03297): its accuracy tables as data, and network sizes for comparison."""
 
 from .accuracy import Published, published
 

@@ -9,16 +9,16 @@ TITLES = {
     2: "binary sets, with sizes",
     3: "skip connections against XAttnRes",
     4: "where XAttnRes is applied, U-Net",
-    5: "start of the pseudo-query, U-Net",
+    5: "initialisation of the pseudo-query, U-Net",
 }
-"""What the tables show, by their number."""
+"""Titles of the tables by their number."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One printed figure; Dice (DSC) and mIoU in %.
+    """One published figure; Dice (DSC) and mIoU are in %.
 
-    HD95 is printed as mm but follows a protocol that leaves the spacing out, so it is in voxels.
+    The paper prints HD95 in mm, but its protocol ignores the voxel spacing, so the unit is voxels.
     """
 
     table: int
@@ -28,7 +28,11 @@ class Published:
 
 
 def published(table: int | None = None) -> list[Published]:
-    """Every figure of Tables 1 to 5 of arXiv 2604.03297, or of one of them, row by row; gaps are left out."""
+    """The figures of Tables 1 to 5 of arXiv 2604.03297, row by row, without empty cells.
+
+    Args:
+        table: number of one table, None for all.
+    """
     return [
         Published(number, row["method"], metric, float(value))
         for number in ([table] if table else TITLES)

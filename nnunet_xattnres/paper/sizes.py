@@ -1,7 +1,8 @@
-"""Parameters and operations of the paper's networks as built here, beside the printed ones (Table 2)."""
+"""Parameters and multiply-adds of the paper's networks as implemented here, and the published ones (Table 2)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -13,9 +14,9 @@ from ..networks.paper_unet import PaperUNet
 from .accuracy import published
 
 SIDE = 256
-"""Side of the image, in pixels, at which operations are counted; the paper's are at this side, too."""
+"""Height and width of the image, in pixels, for which operations are counted, as in the paper."""
 
-# EMCAD's own count is of one input channel, which it maps to three
+# input channels and constructor; the EMCAD paper counts its network with one input channel
 _NETWORKS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "U-Net": (3, lambda: PaperUNet(3, 1, encoder=False, decoder=False)),
     "U-Net (no skip)": (3, lambda: PaperUNet(3, 1, skip=False, encoder=False, decoder=False)),
@@ -43,15 +44,15 @@ REMARKS = (
     "The paper prints FLOPs and names no counter. thop, which adds normalisation, pooling and interpolation and leaves "
     "the products inside attention out, gives 2.50 for the U-Net, as printed, and 5.58 for EMCAD.",
     "EMCAD + XAttnRes is printed as EMCAD + 1.33 M. No reading of the paper's text gives that: one 1x1 projection for "
-    "every history entry of another width, in the four decoder stages, is what stands here.",
+    "every history entry of another width, in the four decoder stages, is what is counted here.",
     "One class; U-Net with 3 input channels, EMCAD with 1, as its paper counts it. XAttnRes's projections have biases.",
 )
-"""What the figures are."""
+"""How the figures are counted, and where they differ from the published ones."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A network's size: ours, and the paper's where it prints one; MACs at SIDE x SIDE."""
+    """Size of a network as implemented here, and as published if the paper has it; multiply-adds at SIDE x SIDE."""
 
     network: str
     parameters: int
@@ -62,35 +63,36 @@ class Size:
 
     @property
     def parameters_difference_m(self) -> float | None:
-        """Ours minus the paper's, in millions."""
+        """Parameters here minus those of the paper, in millions."""
         return None if self.paper_parameters_m is None else self.parameters / 1e6 - self.paper_parameters_m
 
     @property
     def gmacs_difference(self) -> float | None:
-        """Ours minus the paper's, in 1e9 multiply-adds."""
+        """Multiply-adds here minus those of the paper, in 1e9."""
         return None if self.paper_gmacs is None else self.macs / 1e9 - self.paper_gmacs
 
 
 def sizes() -> list[Size]:
-    """Count every network of the paper; some seconds on a CPU."""
-    printed = {(p.method, p.metric): p.value for p in published(2)}
-    found = []
-    for name, (channels, build) in _NETWORKS.items():
-        network = build().eval()
-        # of the attention operators, some versions of PyTorch count the plain one alone
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, channels, SIDE, SIDE))
-        flops = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
-        attention = sum(count for operation, count in flops.items() if "attention" in operation or "bmm" in operation)
-        method = _PRINTED_AS.get(name)
-        found.append(
-            Size(
-                name,
-                sum(p.numel() for p in network.parameters()),
-                (sum(flops.values()) - attention) // 2,
-                attention // 2,
-                printed.get((method, "parameters (M)")),
-                printed.get((method, "GFLOPs")),
-            )
-        )
-    return found
+    """Count every network of the paper."""
+    return [_count(name) for name in _NETWORKS]
+
+
+@cache
+def _count(name: str) -> Size:
+    channels, build = _NETWORKS[name]
+    with torch.device("meta"):  # shapes without values: nothing is computed
+        network, image = build().eval(), torch.zeros(1, channels, SIDE, SIDE)
+    # some versions of PyTorch count the operations of this attention backend only
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    flops = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
+    attention = sum(count for operation, count in flops.items() if "attention" in operation or "bmm" in operation)
+    printed = {p.metric: p.value for p in published(2) if p.method == _PRINTED_AS.get(name)}
+    return Size(
+        name,
+        sum(p.numel() for p in network.parameters()),
+        (sum(flops.values()) - attention) // 2,
+        attention // 2,
+        printed.get("parameters (M)"),
+        printed.get("GFLOPs"),
+    )

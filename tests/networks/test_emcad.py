@@ -1,9 +1,9 @@
-"""EMCAD: its published size, its flow against the formulas written out here, and what XAttnRes adds to it."""
+"""EMCAD: its published size, its output against the formulas written out here, and what XAttnRes adds to it."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support.emcad import build
+from support.emcad import build, small_encoder
 from torch import nn
 
 from nnunet_xattnres.networks.emcad import EMCAD
@@ -12,6 +12,13 @@ from nnunet_xattnres.networks.emcad_blocks import ChannelAttention
 
 def count(module):
     return sum(p.numel() for p in module.parameters())
+
+
+@pytest.fixture
+def small():
+    """For tests in which the encoder's size does not matter."""
+    with small_encoder():
+        yield
 
 
 def test_published_size():
@@ -86,7 +93,7 @@ def literal(network, x, skip, xattnres):
 
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("xattnres", [True, False])
-def test_it_computes_the_formulas(skip, xattnres):
+def test_it_computes_the_formulas(small, skip, xattnres):
     torch.manual_seed(0)
     network = build(3, 2, skip=skip, decoder=xattnres)
     x = torch.randn(2, 3, 64, 96)
@@ -95,7 +102,7 @@ def test_it_computes_the_formulas(skip, xattnres):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_finest_head_alone():
+def test_the_finest_head_alone(small):
     network = build(3, 2)
     x = torch.randn(1, 3, 64, 64)
     all_heads = network(x)
@@ -104,7 +111,7 @@ def test_the_finest_head_alone():
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_any_number_of_channels_and_any_size(channels):
+def test_any_number_of_channels_and_any_size(small, channels):
     network = build(channels, 4)
     assert isinstance(network.stem, nn.Identity) == (channels == 3)
     x = torch.randn(1, channels, 40, 71)
@@ -115,9 +122,9 @@ def test_any_number_of_channels_and_any_size(channels):
             assert torch.equal(ours, expected[:, :, :40, :71])
 
 
-def test_every_parameter_is_used():
+def test_every_parameter_is_used(small):
     network = build(1, 2, init="normal").train()
-    # at the end of the encoder's branches, which timm may drop
+    # timm drops branches of the encoder at random
     for module in network.modules():
         if type(module).__name__ == "DropPath":
             module.drop_prob = 0.0
@@ -147,12 +154,12 @@ def test_channel_attention_narrows_by_16():
     assert ChannelAttention(64).mlp[0].out_channels == 4
 
 
-def test_wrong_input():
-    with pytest.raises(ValueError, match=r"EMCAD: input must be 4-D \(B, C, H, W\), got shape \(1, 3, 8, 8, 8\)"):
+def test_wrong_input(small):
+    with pytest.raises(ValueError, match=r"^EMCAD: .*\(B, C, H, W\).*\(1, 3, 8, 8, 8\)"):
         build(3, 1)(torch.zeros(1, 3, 8, 8, 8))
 
 
-def test_it_compiles_to_one_graph():
+def test_it_compiles_to_one_graph(small):
     network, x = build(3, 2), torch.randn(1, 3, 64, 72)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
