@@ -191,8 +191,8 @@ def status(benchmark: Benchmark) -> int:
 
 def report(benchmark: Benchmark, processes: int) -> int:
     """Score what is finished and write the report; returns 1 if anything is missing."""
-    from .report.report_data import analyse
-    from .report.results import read_results
+    from .report.analysis import analyse
+    from .report.read import read_results
     from .report.write import write_report
 
     benchmark.save_grid(overwrite=False)
@@ -200,7 +200,7 @@ def report(benchmark: Benchmark, processes: int) -> int:
     content = analyse(benchmark.grid, benchmark.folders, results)
     page = write_report(content, benchmark.out / "report")
     for paired in content.primary:
-        print(f"{paired.results.experiment}: {paired.in_words()}")
+        print(f"{paired.results.experiment}: {paired.describe()}")
     for kind in ("missing", "warning"):
         for found in results:
             for line in found.missing if kind == "missing" else found.warnings:

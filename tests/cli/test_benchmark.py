@@ -16,7 +16,7 @@ from support.label_maps import damage
 from support.trees import snapshot
 
 from nnunet_xattnres.benchmark.grid import from_options
-from nnunet_xattnres.benchmark.report import figures, sections, statistics
+from nnunet_xattnres.benchmark.report import figures, statistics
 from nnunet_xattnres.cli import benchmark
 from nnunet_xattnres.cli.main import main
 
@@ -45,9 +45,8 @@ def finished(kept, tmp_path, monkeypatch) -> Finished:
 def quick(monkeypatch):
     """Few resamples, and empty pictures: their content is tested in tests/benchmark/report."""
     monkeypatch.setattr(statistics, "RESAMPLES", 200)
-    for kind in ("differences", "boxes", "learning_curves"):
-        monkeypatch.setattr(figures, kind, lambda what, path: path.touch())
-    monkeypatch.setattr(sections, "draw_cases", lambda paired, folders, path: path.touch())
+    for kind in ("differences", "boxes", "learning_curves", "cases"):
+        monkeypatch.setattr(figures, f"draw_{kind}", lambda *arguments: arguments[-1].touch())
 
 
 @pytest.fixture

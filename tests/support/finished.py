@@ -1,4 +1,4 @@
-"""A finished benchmark as nnU-Net's commands leave it, with label maps that no network has predicted."""
+"""Writes the files of a finished benchmark as nnU-Net's commands do, with synthetic predictions."""
 
 import contextlib
 import io
@@ -18,26 +18,25 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
 
 from nnunet_xattnres.benchmark.folders import NnUNetFolders
 from nnunet_xattnres.benchmark.grid import ExperimentKey, Grid, Run
-from nnunet_xattnres.benchmark.log import Debug, Log
-from nnunet_xattnres.benchmark.report.results import Results, Trained, read_results
+from nnunet_xattnres.benchmark.report.read import read_results
+from nnunet_xattnres.benchmark.report.results import Results
 
 from .label_maps import write_dataset_json, write_label_map
 from .plans import arch_kwargs
 from .plans_file import plans_dict
+from .results import BASELINE, OTHER
 
-BASELINE, OTHER = "nnUNetTrainer", "nnUNetTrainerXAttnRes"
 SHORT = (f"{BASELINE}_1epoch", f"{OTHER}_1epoch")
 LABELS = {"background": 0, "nucleus": 1, "cell wall": 2}
 SPACING = (3.0, 0.5, 0.75)
 CASES = tuple(f"case_{number:02d}" for number in range(15))
-"""More than 13, below which SciPy tries all signs of tied differences one by one, for seconds."""
 TEST_CASES = ("test_0", "test_1", "test_2")
 EPOCH_SECONDS = {BASELINE: (10.0, 12.0), OTHER: (15.0, 18.0)}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Where it lies and what it compares."""
+    """The folders and the grid of a finished benchmark."""
 
     root: Path
     folders: NnUNetFolders
@@ -77,7 +76,7 @@ class Finished:
         return results
 
     def copy(self, root: Path) -> "Finished":
-        """The same elsewhere, with the times of its files."""
+        """A copy with the same modification times."""
         root.mkdir(exist_ok=True)
         folders = [getattr(self.folders, name) for name in ("raw", "preprocessed", "results")]
         for folder in folders:
@@ -85,7 +84,7 @@ class Finished:
         return replace(self, root=root, folders=NnUNetFolders(*(root / folder.name for folder in folders)))
 
     def use(self, monkeypatch) -> None:
-        """Let nnU-Net's variables name these folders."""
+        """Set nnU-Net's environment variables to these folders."""
         monkeypatch.delenv("nnUNet_extTrainer", raising=False)
         for variable, value in self.folders.environment().items():
             monkeypatch.setenv(variable, value)
@@ -102,12 +101,12 @@ def write_finished(
     repeats: int = 1,
     tested: bool = False,
 ) -> Finished:
-    """Write it: 15 cases; the later a trainer stands among `trainers`, the better are its label maps.
+    """Write a benchmark with 15 cases; later entries of `trainers` have better predictions.
 
     Args:
-        root: gets nnU-Net's three folders.
+        root: nnU-Net's three folders are created here.
         dataset, labels, trainers: names.
-        ending: ".png" makes pictures and the configuration 2d, ".nii.gz" anisotropic volumes and 3d_fullres.
+        ending: ".png" for images and configuration 2d, ".nii.gz" for anisotropic volumes and 3d_fullres.
         folds, repeats: trainings of every trainer.
         tested: whether there are test cases, predicted by all folds.
     """
@@ -134,7 +133,7 @@ def _spacing(ending: str) -> Sequence[float] | None:
 
 
 def reference(number: int, ending: str) -> np.ndarray:
-    """An ellipse, or ellipsoid, in two halves of label 1 and 2, far from the border."""
+    """An ellipse or ellipsoid far from the border; its halves have labels 1 and 2."""
     shape = (24, 28) if ending == ".png" else (7, 20, 22)
     rng = np.random.default_rng(number)
     centre = np.array(shape) / 2 + rng.uniform(-1, 1, len(shape))
@@ -145,7 +144,7 @@ def reference(number: int, ending: str) -> np.ndarray:
 
 
 def prediction(finished: Finished, run: Run, number: int) -> np.ndarray:
-    """The reference, moved: the less the better the trainer."""
+    """The reference, shifted by fewer pixels for a better trainer."""
     best = len(finished.grid.trainers) - 1
     steps = 1 + 2 * (best - finished.grid.trainers.index(run.trainer)) - (number + run.repeat) % 2
     return np.roll(reference(number, finished.ending), steps, axis=-1)
@@ -216,10 +215,10 @@ def summarise(finished: Finished, run: Run) -> None:
 
 
 def debug(plans: Mapping, **others: str) -> dict[str, str]:
-    """Some of nnU-Net's debug.json; all of it is text."""
-    said = {"batch_size": "2", "configuration_manager": str(plans), "device": "cpu", "hostname": "node7"}
-    said |= {"num_epochs": "2", "num_iterations_per_epoch": "250", "torch_version": "2.7.0"}
-    return said | others
+    """Some entries of nnU-Net's debug.json, where all values are strings."""
+    entries = {"batch_size": "2", "configuration_manager": str(plans), "device": "cpu", "hostname": "node7"}
+    entries |= {"num_epochs": "2", "num_iterations_per_epoch": "250", "torch_version": "2.7.0"}
+    return entries | others
 
 
 def change_debug(fold: Path, **others: str) -> None:
@@ -228,7 +227,7 @@ def change_debug(fold: Path, **others: str) -> None:
 
 
 def write_log(fold: Path, seconds: Iterable[float], start: int = 0, day: int = 1, loss: float = -0.25) -> Path:
-    """One of nnU-Net's logs: an epoch for each of the seconds, the first is `start`; without any, of a validation."""
+    """A log file of nnU-Net with one epoch for each entry of `seconds`, from `start` on, and a validation."""
     lines = ["", "#" * 71, "Please cite the following paper when using nnU-Net:", "#" * 71, " "]
     time = f"2026-01-{day:02d} 09:00:00.123456"
     lines += [f"{time}: do_dummy_2d_data_aug: False ", "", "This is the configuration used by this training:"]
@@ -243,25 +242,3 @@ def write_log(fold: Path, seconds: Iterable[float], start: int = 0, day: int = 1
     path = fold / f"training_log_2026_1_{day}_09_00_00.txt"
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-def row(dice: float | None, hd95: float | None = 1.0) -> dict[str, float | None]:
-    """Scores of a label, without a file."""
-    iou = None if dice is None else dice / (2 - dice)
-    return {"dice": dice, "iou": iou, "hd95": hd95, "assd": hd95, "surface_dice": dice}
-
-
-def in_memory(
-    trainings: Mapping[tuple, Mapping[str, Mapping[str, Mapping]]],
-    experiment: ExperimentKey = ExperimentKey("Dataset007_Cells", "2d", "nnUNetPlans"),
-    trainers: Sequence[str] | None = None,
-    log: Log | None = None,
-    debug: Debug | None = None,
-    unit: str = "mm",
-) -> Results:
-    """Results with the scores by (trainer, fold) or (trainer, fold, repeat), case and label."""
-    trainers = trainers or tuple(dict.fromkeys(trainer for trainer, *_ in trainings))
-    trained = [
-        Trained(Run(experiment, *run), scores, log or Log(), debug or Debug(), []) for run, scores in trainings.items()
-    ]
-    return Results(experiment, trainers, trainers[0], trained, unit=unit)

@@ -1,1 +1,1 @@
-"""What may be said of finished trainings: scores, paired statistics, tables, pictures and pages."""
+"""The report of a benchmark: results, scores, paired statistics, tables, figures and pages."""

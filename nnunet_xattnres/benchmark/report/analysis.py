@@ -1,37 +1,35 @@
-"""From scores to what is said of them: means of a trainer, paired comparisons with the baseline."""
+"""Compares every trainer with the baseline and averages scores."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ...evaluation.protocols import Scores
+import pandas as pd
+
+from ...evaluation.metrics import METRICS
 from ...evaluation.report import OVERLAP_METRICS, Report
+from ...utils.errors import UserError
+from ..folders import NnUNetFolders
+from ..grid import ExperimentKey, Grid
+from .costs import NetworkSize, measure_network
 from .results import Results
 from .scores import CaseScores
-from .statistics import Comparison, compare, holm, in_words, verdict
+from .statistics import Comparison, compare, holm
+from .verdict import Verdict, decide, describe
 
 
-@dataclass(frozen=True)
-class PairedScores:
-    """Scores of the same cases by two trainers, in one order; see `compare`."""
-
-    a: list[float]
-    b: list[float]
-    cases: list[str]
-    trainings: list[tuple[int, int]]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairedComparison:
-    """A trainer against the baseline in one metric.
+    """A trainer compared with the baseline in one metric.
 
     Attributes:
-        results: dataset, configuration and plans.
+        results: the experiment.
         trainer: compared with `results.baseline`.
         metric: a key of `METRICS`.
-        region: its name, or None for the mean over regions of each case.
-        comparison: of trainer - baseline.
-        adjusted_p, adjusted_both: by Holm, over everything that is compared in this metric and sort.
-        pairs: what was compared.
+        region: name of a label or region; None for the mean over all of them.
+        comparison: statistics of trainer - baseline.
+        adjusted_p, adjusted_both: `p` and `p_both`, corrected (Holm) over all trainers, experiments and regions.
+        pairs: the scores, see `pair_scores`.
     """
 
     results: Results
@@ -41,116 +39,109 @@ class PairedComparison:
     comparison: Comparison
     adjusted_p: float
     adjusted_both: float
-    pairs: PairedScores
+    pairs: pd.DataFrame
 
     @property
-    def verdict(self) -> str:
-        return verdict(self.comparison, self.adjusted_p, self.adjusted_both)
+    def experiment(self) -> ExperimentKey:
+        return self.results.experiment
 
-    def in_words(self) -> str:
+    @property
+    def verdict(self) -> Verdict:
+        return decide(self.comparison, self.adjusted_p, self.adjusted_both)
+
+    def describe(self) -> str:
         p = self.adjusted_p, self.adjusted_both
-        return in_words(self.comparison, *p, self.trainer, self.results.baseline)
+        return describe(self.comparison, *p, self.trainer, self.results.baseline)
 
 
-def find_pairs(results: Results, trainer: str, metric: str, region: str | None = None) -> PairedScores:
-    """Scores of the baseline and a trainer for the cases of the folds that both have finished.
+@dataclass
+class ReportData:
+    """All content of a report.
 
-    Where the reference lacks a label, one of the two leaves it empty and the other does not, an overlap counts 1 for
-    the first and 0 for the second; where both leave it empty, it is not counted.
+    Attributes:
+        grid, folders: of the benchmark.
+        results: the experiments.
+        primary: comparisons of the mean Dice over labels, which verdicts are based on.
+        secondary: comparisons of single labels in Dice and HD95, for exploration.
+        sizes: size of the network by experiment and trainer, or why it is unknown.
     """
-    pairs = PairedScores([], [], [], [])
-    theirs = {(t.run.repeat, t.run.fold): t.scores for t in results.of(trainer)}
-    for ours in results.of(results.baseline):
-        key = ours.run.repeat, ours.run.fold
-        for case in sorted(ours.scores.keys() & theirs.get(key, {}).keys()):
-            pair = _pair(ours.scores[case], theirs[key][case], metric, region)
-            if pair:
-                pairs.a.append(pair[0])
-                pairs.b.append(pair[1])
-                pairs.cases.append(case)
-                pairs.trainings.append(key)
-    return pairs
+
+    grid: Grid
+    folders: NnUNetFolders
+    results: Sequence[Results]
+    primary: list[PairedComparison] = field(default_factory=list)
+    secondary: list[PairedComparison] = field(default_factory=list)
+    sizes: dict[tuple[ExperimentKey, str], NetworkSize | str] = field(default_factory=dict)
 
 
-def _pair(a: dict[str, Scores], b: dict[str, Scores], metric: str, region: str | None) -> tuple[float, float] | None:
-    values = []
-    for name in [region] if region else sorted(a.keys() & b.keys()):
-        x, y = a[name][metric], b[name][metric]
-        if metric in OVERLAP_METRICS and (x is None) != (y is None):
-            x, y = (1.0 if value is None else value for value in (x, y))
-        if x is not None and y is not None:
-            values.append((x, y))
-    if not values:
-        return None
-    return sum(x for x, _ in values) / len(values), sum(y for _, y in values) / len(values)
+def analyse(grid: Grid, folders: NnUNetFolders, results: Sequence[Results]) -> ReportData:
+    """Compare every trainer with the baseline, and measure the networks."""
+    data = ReportData(grid, folders, results, primary=compare_all(results))
+    for metric in ("dice", "hd95"):
+        data.secondary += compare_all(results, metric, by_region=True)
+    for experiment, trainer in [(r.experiment, trainer) for r in results for trainer in r.finished_trainers]:
+        try:
+            data.sizes[experiment, trainer] = measure_network(experiment, trainer, folders)
+        except UserError as error:
+            data.sizes[experiment, trainer] = str(error)
+    return data
+
+
+def pair_scores(results: Results, trainer: str, metric: str, region: str | None = None) -> pd.DataFrame:
+    """Scores of the baseline (column a) and a trainer (b) for every repeat, fold and case that both have.
+
+    If the reference lacks a label, the overlap of an empty prediction is undefined: it counts as 1 if the other trainer
+    predicts the label (and scores 0), and is left out if both predictions are empty.
+
+    Args:
+        region: None for the mean over regions.
+    """
+    table, keys = results.validation, ["repeat", "fold", "case"]
+    if region is not None:
+        table = table[table["region"] == region]
+    a, b = (table[table["trainer"] == name] for name in (results.baseline, trainer))
+    pairs = a.merge(b, on=[*keys, "region"], suffixes=("_a", "_b"))
+    pairs = pairs.rename(columns={f"{metric}_a": "a", f"{metric}_b": "b"})[[*keys, "a", "b"]]
+    if metric in OVERLAP_METRICS:
+        one_empty = pairs["a"].isna() != pairs["b"].isna()
+        pairs.loc[one_empty, ["a", "b"]] = pairs.loc[one_empty, ["a", "b"]].fillna(1.0)
+    return pairs.dropna().groupby(keys, as_index=False).mean()
 
 
 def compare_all(everything: Sequence[Results], metric: str = "dice", by_region: bool = False) -> list[PairedComparison]:
-    """Every trainer against the baseline, p-values corrected over all of them together."""
+    """Compare every trainer of every experiment with the baseline; p-values are corrected over all of them."""
     found = []
     for results in everything:
-        for trainer in results.trainers:
-            if trainer == results.baseline:
-                continue
-            for region in regions(results) if by_region else [None]:
-                pairs = find_pairs(results, trainer, metric, region)
-                if pairs.a:
-                    folds = [fold for _, fold in pairs.trainings]
-                    comparison = compare(pairs.a, pairs.b, pairs.cases, folds)
+        for trainer in [name for name in results.trainers if name != results.baseline]:
+            for region in results.regions if by_region else [None]:
+                pairs = pair_scores(results, trainer, metric, region)
+                if len(pairs):
+                    comparison = compare(pairs["a"], pairs["b"], list(pairs["case"]), list(pairs["fold"]))
                     found.append((results, trainer, region, comparison, pairs))
-    adjusted, both = (holm([getattr(comparison, name) for *_, comparison, _ in found]) for name in ("p", "p_both"))
+    adjusted_p = holm([comparison.p for *_, comparison, _ in found])
+    adjusted_both = holm([comparison.p_both for *_, comparison, _ in found])
     return [
-        PairedComparison(results, trainer, metric, region, comparison, *p, pairs)
-        for (results, trainer, region, comparison, pairs), *p in zip(found, adjusted, both, strict=True)
+        PairedComparison(results, trainer, metric, region, comparison, p, both, pairs)
+        for (results, trainer, region, comparison, pairs), p, both in zip(found, adjusted_p, adjusted_both, strict=True)
     ]
 
 
-def regions(results: Results) -> list[str]:
-    """Names of the labels or regions that are scored."""
-    for trained in results.trained:
-        for case in trained.scores.values():
-            return list(case)
-    return []
+def shared_scores(results: Results) -> pd.DataFrame:
+    """Validation scores of the folds and cases that all trainers have, so that their means are comparable.
 
-
-def validation_means(results: Results, trainer: str) -> Report:
-    """Means of a trainer over the validation cases that all trainers have, of folds that all have finished.
-
-    A case that several folds have validated counts once, with its mean.
+    A case that several folds validate has the mean of its scores.
     """
-    everyone = [_by_case(results, name) for name in results.trainers if results.of(name)]
-    shared = set.intersection(*map(set, everyone)) if everyone else set()
-    own = _by_case(results, trainer)
-    scores = {f"{repeat}.{case}": _mean(own[repeat, case]) for repeat, case in sorted(own.keys() & shared)}
-    return Report(scores, {"unit": results.unit})
+    table, shared = results.validation, results.shared_folds()
+    table = table[[key in shared for key in zip(table["repeat"], table["fold"], strict=True)]]
+    table = table.groupby(["trainer", "repeat", "case", "region"], sort=False, as_index=False)[list(METRICS)].mean()
+    trainers = table.groupby(["repeat", "case"])["trainer"].transform("nunique")
+    return table[trainers == len(results.finished_trainers)]
 
 
-def _by_case(results: Results, trainer: str) -> dict[tuple[int, str], list[dict[str, Scores]]]:
-    """What each fold that all have finished says of a repeat's case."""
-    shared, found = results.shared(), {}
-    for trained in results.of(trainer):
-        if (trained.run.repeat, trained.run.fold) in shared:
-            for case, scores in trained.scores.items():
-                found.setdefault((trained.run.repeat, case), []).append(scores)
-    return found
-
-
-def _mean(found: list[dict[str, Scores]]) -> dict[str, Scores]:
-    mean = {}
-    for region, of_one in found[0].items():
-        mean[region] = {}
-        for metric in of_one:
-            values = [scores[region][metric] for scores in found if scores[region][metric] is not None]
-            mean[region][metric] = sum(values) / len(values) if values else None
-    return mean
-
-
-def means_of_test(scores: dict[tuple[str, int], CaseScores], trainer: str) -> Report:
-    """Means of a trainer over the test cases, all repeats together."""
-    together = {
-        f"{repeat}.{case}": found
-        for (name, repeat), cases in scores.items()
-        if name == trainer
-        for case, found in cases.items()
-    }
-    return Report(together, {"unit": ""})
+def means(table: pd.DataFrame, trainer: str) -> Report:
+    """Means of a trainer over the cases and repeats in a table of scores."""
+    scores: CaseScores = {}
+    for row in table[table["trainer"] == trainer].to_dict("records"):
+        case = scores.setdefault(f"{row['repeat']}.{row['case']}", {})
+        case[row["region"]] = {metric: None if math.isnan(row[metric]) else row[metric] for metric in METRICS}
+    return Report(scores, {})

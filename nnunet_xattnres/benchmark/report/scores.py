@@ -1,10 +1,11 @@
-"""Scores of every predicted case, computed once and kept beside the predictions."""
+"""Scores of predicted cases, computed once and cached beside the predictions."""
 
 import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ... import __version__
@@ -15,21 +16,21 @@ from ...utils.files import write_atomic
 from ...utils.workers import map_unordered
 
 TOLERANCE = 1.0
-"""Of the surface Dice: mm, or voxels in the published protocol."""
+"""Tolerance of the surface Dice in mm; in voxels for the published protocol."""
 
 CaseScores = dict[str, dict[str, Scores]]
-"""Scores by case, then region."""
+"""Scores by case and region."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A folder of predicted label maps and what belongs to it.
+    """A folder of predicted label maps and what is needed to score them.
 
     Attributes:
-        folder: of the predictions.
+        folder: the predicted label maps.
         references: folder of the reference label maps.
-        dataset_json: says the labels.
-        cases: to be scored.
+        dataset_json: file that defines the labels.
+        cases: names of the cases to score.
         protocol: a name in `PROTOCOLS`.
     """
 
@@ -43,75 +44,68 @@ class Predictions:
         labels = read_labels(self.dataset_json)
         return CaseEvaluator(self.folder, self.references, labels, labels.regions, self.protocol, TOLERANCE)
 
-    def cache(self) -> Path:
-        # not in the folder itself, which is nnU-Net's
+    def cache_file(self) -> Path:
+        # beside the folder: the folder itself belongs to nnU-Net
         return self.folder.parent / f"{self.folder.name}_scores_{self.protocol}.json"
 
-    def key(self) -> str:
-        """Changes whenever a file or what is made of it does."""
-        evaluation = self.evaluation()
-        labels = evaluation.labels
-        said = [repr((__version__, labels.regions, labels.ignore, labels.reader, self.protocol, TOLERANCE, self.cases))]
+    def cache_key(self) -> str:
+        """A hash of everything that the scores depend on: files by size and time, labels, protocol, version."""
+        labels = self.evaluation().labels
+        options = (__version__, labels.regions, labels.ignore, labels.reader, self.protocol, TOLERANCE, self.cases)
+        parts = [repr(options)]
         for folder in (self.folder, self.references):
             for case in self.cases:
-                file = folder / f"{case}{evaluation.labels.ending}"
+                file = folder / f"{case}{labels.ending}"
                 stat = file.stat() if file.exists() else None
-                said.append(f"{file.name} {stat and (stat.st_size, stat.st_mtime_ns)}")
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+                parts.append(f"{file.name} {stat and (stat.st_size, stat.st_mtime_ns)}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class CaseJob:
-    """One case of one folder, for a worker process."""
-
-    folder_index: int
-    case: str
-
-
-@dataclass(frozen=True)
-class CaseScorer:
-    evaluations: tuple[CaseEvaluator, ...]
-
-    def __call__(self, one: CaseJob) -> dict[str, Scores] | Problem:
-        return self.evaluations[one.folder_index](one.case)
-
-
-def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores, list[str]]]:
-    """Scores of every folder, and one line for every case that has none.
+def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores, list[Problem]]]:
+    """Score the cases of every folder, or read their scores from the cache.
 
     Args:
-        folders: what to score.
-        workers: processes.
+        folders: the predictions.
+        workers: number of processes.
+
+    Returns:
+        For every folder, the scores, and the cases that cannot be scored.
 
     Raises:
         UserError: if a dataset.json cannot be read.
     """
-    results: list[tuple[CaseScores, list[str]] | None] = [_read(folder) for folder in folders]
-    todo = [i for i, result in enumerate(results) if result is None]
-    if todo:
-        work = CaseScorer(tuple(folders[i].evaluation() for i in todo))
-        keys = [folders[i].key() for i in todo]  # of what is read now, whatever lies there afterwards
-        ones = [CaseJob(index, case) for index, i in enumerate(todo) for case in folders[i].cases]
-        found = dict(map_unordered(work, ones, workers, "scoring"))
-        for index, i in enumerate(todo):
-            answers = {case: found[CaseJob(index, case)] for case in folders[i].cases}
-            scores = {case: answer for case, answer in answers.items() if not isinstance(answer, Problem)}
-            problems = [str(answer) for answer in answers.values() if isinstance(answer, Problem)]
-            results[i] = scores, problems
-            if not problems:  # which may pass without a file's change
-                _write(folders[i], keys[index], scores)
-    return results
+    cached = {folder: _read_cache(folder) for folder in folders}
+    results: dict[Predictions, tuple[CaseScores, list[Problem]]]
+    results = {folder: (scores, []) for folder, scores in cached.items() if scores is not None}
+    todo = [folder for folder in folders if folder not in results]
+    keys = [folder.cache_key() for folder in todo]  # before scoring: files may be replaced while they are scored
+    jobs = [(index, case) for index, folder in enumerate(todo) for case in folder.cases]
+    score_case = partial(_score_case, tuple(folder.evaluation() for folder in todo))
+    outcomes = dict(map_unordered(score_case, jobs, workers, "scoring")) if jobs else {}
+    for index, (folder, key) in enumerate(zip(todo, keys, strict=True)):
+        by_case = {case: outcomes[index, case] for case in folder.cases}
+        scores = {case: outcome for case, outcome in by_case.items() if not isinstance(outcome, Problem)}
+        problems = [outcome for outcome in by_case.values() if isinstance(outcome, Problem)]
+        results[folder] = scores, problems
+        if not problems:  # a problem such as missing permissions may be solved without a change of the files
+            _write_cache(folder, key, scores)
+    return [results[folder] for folder in folders]
 
 
-def _read(folder: Predictions) -> tuple[CaseScores, list[str]] | None:
+def _score_case(evaluations: Sequence[CaseEvaluator], job: tuple[int, str]) -> dict[str, Scores] | Problem:
+    index, case = job
+    return evaluations[index](case)
+
+
+def _read_cache(folder: Predictions) -> CaseScores | None:
     try:
-        kept = json.loads(folder.cache().read_text())
-        return (kept["scores"], []) if kept["key"] == folder.key() else None
+        cache = json.loads(folder.cache_file().read_text())
+        return cache["scores"] if cache["key"] == folder.cache_key() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write(folder: Predictions, key: str, scores: Mapping) -> None:
-    content = {"protocol": folder.protocol, "key": key, "scores": scores}
-    with contextlib.suppress(UserError):  # results that may only be read are scored again next time
-        write_atomic(folder.cache(), json.dumps(content, indent=1) + "\n")
+def _write_cache(folder: Predictions, key: str, scores: Mapping) -> None:
+    cache = {"protocol": folder.protocol, "key": key, "scores": scores}
+    with contextlib.suppress(UserError):  # without write access, cases are scored again next time
+        write_atomic(folder.cache_file(), json.dumps(cache, indent=1) + "\n")

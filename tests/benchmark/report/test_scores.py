@@ -1,4 +1,4 @@
-"""Scores are nnU-Net's, computed once, and once more after anything they rest on has changed."""
+"""Scores are nnU-Net's; they are computed once, and again after anything that they depend on has changed."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from PIL import Image
-from support.finished import BASELINE, LABELS, OTHER, SPACING, Finished, summarise, write_finished
+from support.finished import BASELINE, LABELS, OTHER, SPACING, Finished, summarise
 from support.label_maps import damage, write_dataset_json, write_label_map
 from support.trees import snapshot
 
@@ -25,26 +25,40 @@ from nnunet_xattnres.utils.errors import UserError
 REGIONS = {"nucleus": (1,), "cell wall": (2,)}
 
 
-@pytest.fixture(scope="module", params=[".png", ".nii.gz"])
-def either(request, tmp_path_factory) -> Finished:
-    return write_finished(tmp_path_factory.mktemp("either"), ending=request.param)
+@pytest.fixture
+def finished(finished_png, tmp_path) -> Finished:
+    return finished_png.copy(tmp_path / "copy")
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Finished:
-    return write_finished(tmp_path_factory.mktemp("pictures"))
+@pytest.fixture(params=["finished_png", "finished_nifti"])
+def either(request, tmp_path) -> Finished:
+    return request.getfixturevalue(request.param).copy(tmp_path / "copy")
 
 
 @pytest.fixture
-def finished(pictures, tmp_path) -> Finished:
-    return pictures.copy(tmp_path / "copy")
+def predictions(finished) -> Predictions:
+    return predictions_of(finished)
 
 
-def predictions(finished: Finished, trainer: str = OTHER, fold: int = 0, protocol: str = "default") -> Predictions:
+@pytest.fixture
+def scored_cases(monkeypatch) -> list[str]:
+    """The cases whose files have been read."""
+    cases = []
+    original = CaseEvaluator.__call__
+
+    def evaluate(evaluation, case):
+        cases.append(case)
+        return original(evaluation, case)
+
+    monkeypatch.setattr(CaseEvaluator, "__call__", evaluate)
+    return cases
+
+
+def predictions_of(finished: Finished, trainer: str = OTHER, fold: int = 0, protocol: str = "default") -> Predictions:
     run = finished.run(trainer, fold)
     folder, references = finished.folders.validation(run), finished.folders.references(finished.experiment)
-    cases = tuple(finished.validated[fold])
-    return Predictions(folder, references, finished.folders.model(run) / "dataset.json", cases, protocol)
+    dataset_json = finished.folders.model(run) / "dataset.json"
+    return Predictions(folder, references, dataset_json, tuple(finished.validated[fold]), protocol)
 
 
 def read(path: Path) -> np.ndarray:
@@ -54,160 +68,133 @@ def read(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
-def without(label: int, finished: Finished, *paths: Path) -> None:
+def remove_label(label: int, finished: Finished, *paths: Path) -> None:
     for path in paths:
         array = read(path)
         write_label_map(path, np.where(array == label, 0, array), None if finished.ending == ".png" else SPACING)
 
 
-def compare_files(folder: Predictions, case: str, ending: str) -> dict:
-    maps = [read(source / f"{case}{ending}").astype(int) for source in (folder.folder, folder.references)]
+def expected_scores(folder: Predictions, ending: str = ".png") -> dict:
     spacing = (1, 1) if ending == ".png" else SPACING
-    return compare(*maps, REGIONS, spacing, PROTOCOLS[folder.protocol], TOLERANCE)
+    scores = {}
+    for case in folder.cases:
+        maps = [read(path / f"{case}{ending}").astype(int) for path in (folder.folder, folder.references)]
+        scores[case] = compare(*maps, REGIONS, spacing, PROTOCOLS[folder.protocol], TOLERANCE)
+    return scores
 
 
-def test_overlaps_are_those_of_nnunet(either, tmp_path):
-    """With labels that one map lacks, or both: nnU-Net has NaN for the latter."""
-    finished = either.copy(tmp_path / "copy")
-    first, second, third, *_ = finished.validated[0]
-    without(2, finished, finished.predicted(OTHER, first))
-    without(2, finished, finished.reference(second))
-    without(1, finished, finished.predicted(OTHER, third), finished.reference(third))
-    run = finished.run(OTHER, 0)
-    summarise(finished, run)
-    theirs = load_summary_json(str(finished.folders.validation(run) / "summary.json"))["metric_per_case"]
-    ((ours, problems),) = score([predictions(finished)], 1)
-    assert problems == [] and len(ours) == len(theirs) == 5
-    empty = 0
-    for entry in theirs:
-        case = Path(entry["prediction_file"]).name.removesuffix(finished.ending)
-        for region, value in LABELS.items():
-            if value:
-                for name, metric in (("Dice", "dice"), ("IoU", "iou")):
-                    expected, found = entry["metrics"][value][name], ours[case][region][metric]
-                    empty += found is None
-                    assert found == pytest.approx(expected, rel=1e-12) if found is not None else np.isnan(expected)
-    assert empty == 2
+def score_one(folder: Predictions) -> dict:
+    """Scores of a folder without problems."""
+    ((scores, problems),) = score([folder], 1)
+    assert problems == []
+    return scores
+
+
+def test_overlaps_are_those_of_nnunet(either):
+    """With labels that one label map lacks, or both: nnU-Net has NaN for the latter."""
+    first, second, third, *_ = either.validated[0]
+    remove_label(2, either, either.predicted(OTHER, first))
+    remove_label(2, either, either.reference(second))
+    remove_label(1, either, either.predicted(OTHER, third), either.reference(third))
+    run = either.run(OTHER, 0)
+    summarise(either, run)
+    nnunet = load_summary_json(str(either.folders.validation(run) / "summary.json"))["metric_per_case"]
+    ours = score_one(predictions_of(either))
+    assert len(ours) == len(nnunet) == 5
+    undefined = 0
+    for entry in nnunet:
+        case = Path(entry["prediction_file"]).name.removesuffix(either.ending)
+        for region, value in [(region, value) for region, value in LABELS.items() if value]:
+            for name, metric in (("Dice", "dice"), ("IoU", "iou")):
+                expected, actual = entry["metrics"][value][name], ours[case][region][metric]
+                undefined += actual is None
+                assert np.isnan(expected) if actual is None else actual == pytest.approx(expected, rel=1e-12)
+    assert undefined == 2
     assert [ours[case]["cell wall"]["dice"] for case in (first, second)] == [0, 0]
 
 
 @pytest.mark.parametrize("protocol", ["default", "published"])
-def test_all_scores_are_those_of_the_label_maps(either, tmp_path, protocol):
-    """In mm of the volumes' spacing, and in voxels of pictures."""
-    finished = either.copy(tmp_path / "copy")
-    first, second, *_ = finished.validated[0]
-    without(2, finished, finished.predicted(OTHER, first))
-    without(1, finished, finished.predicted(OTHER, second), finished.reference(second))
-    folder = predictions(finished, protocol=protocol)
-    ((found, problems),) = score([folder], 1)
-    assert problems == []
-    assert list(found) == finished.validated[0]
-    assert found == {case: compare_files(folder, case, finished.ending) for case in found}
+def test_all_scores_are_those_of_the_label_maps(either, protocol):
+    """In mm for volumes, in pixels for natural images."""
+    first, second, *_ = either.validated[0]
+    remove_label(2, either, either.predicted(OTHER, first))
+    remove_label(1, either, either.predicted(OTHER, second), either.reference(second))
+    folder = predictions_of(either, protocol=protocol)
+    scores = score_one(folder)
+    assert list(scores) == either.validated[0]
+    assert scores == expected_scores(folder, either.ending)
 
 
-def test_regions(finished):
-    """By hand, of nnU-Net's regions and its label to ignore."""
-    folder = replace(predictions(finished), cases=(finished.validated[0][0],))
+def test_regions_and_ignore_label(finished):
+    folder = replace(predictions_of(finished), cases=(finished.validated[0][0],))
     labels = {"background": 0, "whole": [1, 2], "wall": [2], "ignore": 3}
     write_dataset_json(folder.dataset_json.parent, labels, ".png")
     case = folder.cases[0]
     reference, prediction = read(finished.reference(case)), read(folder.folder / f"{case}.png")
     reference[:, :14] = 3
     write_label_map(finished.reference(case), reference)
-    ((found, _),) = score([folder], 1)
     expected = {}
     for region, values in {"whole": (1, 2), "wall": (2,)}.items():
         a, b = (np.isin(array, values) & (reference != 3) for array in (prediction, reference))
         expected[region] = 2 * (a & b).sum() / (a.sum() + b.sum())
-    assert {region: s["dice"] for region, s in found[case].items()} == pytest.approx(expected)
+    scores = score_one(folder)[case]
+    assert {region: values["dice"] for region, values in scores.items()} == pytest.approx(expected)
     assert 0 < expected["wall"] < 1
 
 
-def test_every_folder_has_its_own(finished):
-    folders = [predictions(finished, t, f, p) for t, f, p in (
-        (OTHER, 1, "default"), (BASELINE, 0, "default"), (BASELINE, 0, "published"))]  # fmt: skip
-    together = score(folders, 1)
-    for folder, (found, _) in zip(folders, together, strict=True):
-        assert found == {case: compare_files(folder, case, ".png") for case in folder.cases}
-    assert together == score(folders, 1)
-    assert together[::-1] == score(folders[::-1], 1)
+def test_several_folders_and_worker_processes(finished, monkeypatch):
+    """Work is pickled for worker processes, which return the cases in any order."""
 
-
-def test_worker_processes_can_have_it(finished, monkeypatch):
-    """They get everything pickled, and return their cases in any order."""
-
-    def elsewhere(function, items, workers, title):
+    def map_unordered(function, items, workers, title):
         assert workers == 3
         for item in reversed(items):
-            work, one = pickle.loads(pickle.dumps((function, item)))
-            yield item, work(one)
+            loaded, job = pickle.loads(pickle.dumps((function, item)))
+            yield item, loaded(job)
 
-    expected = score([predictions(finished, BASELINE), predictions(finished)], 1)
-    for folder in (predictions(finished, BASELINE), predictions(finished)):
-        folder.cache().unlink()
-    monkeypatch.setattr(module, "map_unordered", elsewhere)
-    found = score([predictions(finished, BASELINE), predictions(finished)], 3)
-    assert found == expected
-    assert [list(scores) for scores, _ in found] == [finished.validated[0]] * 2
+    options = ((OTHER, 1), (BASELINE,), (BASELINE, 0, "published"))
+    folders = [predictions_of(finished, *arguments) for arguments in options]
+    monkeypatch.setattr(module, "map_unordered", map_unordered)
+    scored = score(folders, 3)
+    assert scored == [(expected_scores(folder), []) for folder in folders]
+    assert [list(scores) for scores, _ in scored] == [list(folder.cases) for folder in folders]
+    assert score(folders[::-1], 3) == scored[::-1]
 
 
-class TestKept:
-    @pytest.fixture
-    def looked_at(self, monkeypatch) -> list[str]:
-        """The cases whose files were looked at."""
-        cases = []
-
-        def look(evaluation, case, by_name=CaseEvaluator.__call__):
-            cases.append(case)
-            return by_name(evaluation, case)
-
-        monkeypatch.setattr(CaseEvaluator, "__call__", look)
-        return cases
-
+class TestCache:
     @pytest.mark.parametrize("protocol", ["default", "published"])
-    def test_computed_once(self, finished, looked_at, protocol):
-        folder = predictions(finished, protocol=protocol)
-        first = score([folder], 1)
-        assert looked_at == list(folder.cases)
-        assert score([folder], 1) == first
-        assert len(looked_at) == len(folder.cases)
+    def test_computed_once(self, finished, scored_cases, protocol):
+        folder = predictions_of(finished, protocol=protocol)
+        assert score_one(folder) == score_one(folder)
+        assert scored_cases == list(folder.cases)
 
-    def test_beside_the_folder_which_stays_as_nnunet_left_it(self, finished):
-        before, beside = snapshot(finished.fold(OTHER, 0) / "validation"), set(finished.fold(OTHER, 0).iterdir())
-        for protocol in ("default", "published"):
-            score([predictions(finished, protocol=protocol)], 1)
-        assert snapshot(finished.fold(OTHER, 0) / "validation") == before
-        added = set(finished.fold(OTHER, 0).iterdir()) - beside
-        assert {file.name for file in added} == {f"validation_scores_{p}.json" for p in ("default", "published")}
-
-    def test_protocols_are_kept_apart(self, finished):
-        without(2, finished, finished.reference(finished.validated[0][0]))
-        scores = [score([predictions(finished, protocol=p)], 1) for p in ("default", "published", "default")]
+    def test_files(self, finished):
+        """They are beside nnU-Net's folder, which stays as it was, one for every protocol."""
+        fold = finished.fold(OTHER, 0)
+        before, beside = snapshot(fold / "validation"), set(fold.iterdir())
+        remove_label(2, finished, finished.reference(finished.validated[0][0]))
+        scores = [score_one(predictions_of(finished, protocol=p)) for p in ("default", "published", "default")]
         assert scores[0] == scores[2] != scores[1]
+        assert snapshot(fold / "validation") == before
+        names = {file.name for file in set(fold.iterdir()) - beside}
+        assert names == {f"validation_scores_{protocol}.json" for protocol in ("default", "published")}
 
-    @pytest.mark.parametrize("what", ["prediction", "reference"])
-    def test_a_label_map_that_changes(self, finished, what):
-        folder = predictions(finished)
-        case = folder.cases[1]
-        score([folder], 1)
-        path = finished.predicted(OTHER, case) if what == "prediction" else finished.reference(case)
+    @pytest.mark.parametrize("changed", ["prediction", "reference"])
+    def test_a_label_map_changes(self, finished, predictions, changed):
+        score_one(predictions)
+        case = predictions.cases[1]
+        path = finished.predicted(OTHER, case) if changed == "prediction" else finished.reference(case)
         write_label_map(path, np.where(read(path) == 1, 2, read(path)))
-        ((found, _),) = score([folder], 1)
-        assert found == {c: compare_files(folder, c, ".png") for c in folder.cases}
+        assert score_one(predictions) == expected_scores(predictions)
 
-    def test_a_change_of_the_same_size(self, finished):
-        """Only the time tells."""
-        folder = predictions(finished)
-        path = finished.predicted(OTHER, folder.cases[0])
-        ((before, _),) = score([folder], 1)
+    def test_a_label_map_changes_but_not_its_size(self, finished, predictions):
+        """Only its time changes."""
+        path = finished.predicted(OTHER, predictions.cases[0])
+        before = score_one(predictions)
         size, array = path.stat().st_size, read(path)
-        other = next(
-            moved for moved in (np.roll(array, steps, 0) for steps in (1, -1, 2, -2))
-            if write_label_map(path, moved).stat().st_size == size
-        )  # fmt: skip
-        ((after, _),) = score([folder], 1)
+        shifted = (np.roll(array, steps, 0) for steps in (1, -1, 2, -2))
+        other = next(moved for moved in shifted if write_label_map(path, moved).stat().st_size == size)
         assert (other != array).any()
-        assert after[folder.cases[0]] == compare_files(folder, folder.cases[0], ".png") != before[folder.cases[0]]
+        assert score_one(predictions) == expected_scores(predictions) != before
 
     @pytest.mark.parametrize(
         ("labels", "regions"),
@@ -218,135 +205,118 @@ class TestKept:
             ({"background": 0, "nucleus": 1, "ignore": 2}, ["nucleus"]),
         ],
     )
-    def test_labels_that_change(self, finished, labels, regions):
-        folder = predictions(finished)
-        ((before, _),) = score([folder], 1)
-        write_dataset_json(folder.dataset_json.parent, labels, ".png")
-        ((after, problems),) = score([folder], 1)
-        assert list(after[folder.cases[0]]) == regions
-        assert after != before and not problems
+    def test_labels_change(self, predictions, labels, regions):
+        before = score_one(predictions)
+        write_dataset_json(predictions.dataset_json.parent, labels, ".png")
+        after = score_one(predictions)
+        assert list(after[predictions.cases[0]]) == regions
+        assert after != before
 
-    def test_a_reader_that_changes(self, tmp_path, looked_at):
-        """Another reader may see another spacing."""
-        finished = write_finished(tmp_path, ending=".nii.gz")
-        folder = predictions(finished)
-        score([folder], 1)
+    def test_the_reader_changes(self, finished_nifti, tmp_path, scored_cases):
+        """Another reader may read another spacing."""
+        folder = predictions_of(finished_nifti.copy(tmp_path / "copy"))
+        score_one(folder)
         write_dataset_json(folder.dataset_json.parent, LABELS, ".nii.gz", overwrite_image_reader_writer="NibabelIO")
-        score([folder], 1)
-        assert looked_at == 2 * list(folder.cases)
+        score_one(folder)
+        assert scored_cases == 2 * list(folder.cases)
 
-    def test_cases_that_change(self, finished):
-        folder = predictions(finished)
-        fewer = replace(folder, cases=folder.cases[1:])
-        ((all_of_them, _),) = score([folder], 1)
-        ((some, _),) = score([fewer], 1)
-        assert list(some) == list(fewer.cases)
-        assert score([folder], 1) == [(all_of_them, [])]
+    def test_cases_change(self, predictions):
+        fewer = replace(predictions, cases=predictions.cases[1:])
+        before = score_one(predictions)
+        assert list(score_one(fewer)) == list(fewer.cases)
+        assert score_one(predictions) == before
 
-    def test_a_tolerance_that_changes(self, finished, monkeypatch):
-        folder = predictions(finished, BASELINE)
-        ((before, _),) = score([folder], 1)
+    def test_the_tolerance_changes(self, finished, monkeypatch):
+        folder = predictions_of(finished, BASELINE)
+        before = score_one(folder)
         monkeypatch.setattr(module, "TOLERANCE", 100.0)
-        ((after, _),) = score([folder], 1)
+        after = score_one(folder)
         assert all(region["surface_dice"] == 1 for case in after.values() for region in case.values())
         assert after != before
 
-    def test_another_version_of_the_package(self, finished, looked_at, monkeypatch):
-        """It may compute other scores."""
-        folder = predictions(finished)
-        score([folder], 1)
-        monkeypatch.setattr("nnunet_xattnres.__version__", "99.0")
-        monkeypatch.setattr(module, "__version__", "99.0", raising=False)
-        score([folder], 1)
-        assert looked_at == 2 * list(folder.cases)
+    def test_the_version_of_the_package_changes(self, predictions, scored_cases, monkeypatch):
+        """Another version may compute other scores."""
+        score_one(predictions)
+        monkeypatch.setattr(module, "__version__", "99.0")
+        score_one(predictions)
+        assert scored_cases == 2 * list(predictions.cases)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b'{"key": 1, "scores": {}}'])
-    def test_torn_or_foreign(self, finished, content):
-        folder = predictions(finished)
-        first = score([folder], 1)
-        folder.cache().write_bytes(content)
-        assert score([folder], 1) == first
-        assert json.loads(folder.cache().read_text())["scores"] == first[0][0]
+    def test_a_damaged_cache(self, predictions, content):
+        scores = score_one(predictions)
+        predictions.cache_file().write_bytes(content)
+        assert score_one(predictions) == scores
+        assert json.loads(predictions.cache_file().read_text())["scores"] == scores
 
-    def test_a_label_map_that_is_replaced_meanwhile(self, finished, monkeypatch):
-        """As by nnU-Net's own --val: what was scored is not what lies there afterwards."""
-        folder = predictions(finished)
-        path = finished.predicted(OTHER, folder.cases[0])
+    def test_a_label_map_is_replaced_while_it_is_scored(self, finished, predictions, monkeypatch):
+        """For example by `nnUNetv2_train --val`: the cache must not pass off old scores as those of the new file."""
+        path = finished.predicted(OTHER, predictions.cases[0])
         other = np.where(read(path) == 1, 2, read(path))
+        original = CaseEvaluator.__call__
 
-        def look(evaluation, case, by_name=CaseEvaluator.__call__):
-            found = by_name(evaluation, case)
-            if case == folder.cases[0]:
+        def evaluate(evaluation, case):
+            scores = original(evaluation, case)
+            if case == predictions.cases[0]:
                 write_label_map(path, other)
-            return found
+            return scores
 
         with monkeypatch.context() as patch:
-            patch.setattr(CaseEvaluator, "__call__", look)
-            score([folder], 1)
-        ((found, _),) = score([folder], 1)
-        assert found[folder.cases[0]] == compare_files(folder, folder.cases[0], ".png")
+            patch.setattr(CaseEvaluator, "__call__", evaluate)
+            score_one(predictions)
+        assert score_one(predictions) == expected_scores(predictions)
 
-    def test_where_nothing_can_be_written(self, finished, monkeypatch):
-        """As on results that may only be read."""
-
+    def test_a_read_only_file_system(self, finished, predictions, monkeypatch):
         def refuse(*_, **__):
             raise OSError(errno.EROFS, "Read-only file system")
 
-        folder = predictions(finished)
         before = snapshot(finished.folders.results)
         with monkeypatch.context() as patch:
             patch.setattr(Path, "write_text", refuse)
             patch.setattr(os, "replace", refuse)
-            first = score([folder], 1)
+            scores = score_one(predictions)
         assert snapshot(finished.folders.results) == before
-        assert first == score([folder], 1)
+        assert scores == score_one(predictions)
 
 
 class TestProblems:
-    def test_each_has_a_line_and_the_others_their_scores(self, finished):
-        folder = predictions(finished)
-        torn, gone, foreign, lost, whole = folder.cases
-        damage(finished.predicted(OTHER, torn))
-        finished.predicted(OTHER, gone).unlink()
+    def test_every_problem_is_one_line_and_the_other_cases_are_scored(self, finished, predictions):
+        damaged, absent, foreign, lost, whole = predictions.cases
+        damage(finished.predicted(OTHER, damaged))
+        finished.predicted(OTHER, absent).unlink()
         write_label_map(finished.predicted(OTHER, foreign), np.full((24, 28), 7))
         finished.reference(lost).unlink()
-        for _ in range(2):  # the second time from what was kept
-            ((found, problems),) = score([folder], 1)
-            assert found == {whole: compare_files(folder, whole, ".png")}
-            assert [problem.split(":")[0] for problem in problems] == [torn, gone, foreign, lost]
-            assert " 7" in problems[2]
-            assert str(finished.reference(lost)) in problems[3]
-            assert not any("\n" in problem for problem in problems)
+        for _ in range(2):
+            ((scores, problems),) = score([predictions], 1)
+            assert scores == expected_scores(replace(predictions, cases=(whole,)))
+            assert [problem.case for problem in problems] == [damaged, absent, foreign, lost]
+            assert "7" in problems[2].text
+            assert str(finished.reference(lost)) in problems[3].text
+            assert not any("\n" in str(problem) for problem in problems)
 
-    def test_mended(self, finished):
-        folder = predictions(finished)
-        path = finished.predicted(OTHER, folder.cases[0])
+    def test_a_repaired_file(self, finished, predictions):
+        path = finished.predicted(OTHER, predictions.cases[0])
         whole = path.read_bytes()
         damage(path)
-        score([folder], 1)
+        assert len(score([predictions], 1)[0][1]) == 1
         path.write_bytes(whole)
-        ((found, problems),) = score([folder], 1)
-        assert list(found) == list(folder.cases) and problems == []
+        assert list(score_one(predictions)) == list(predictions.cases)
 
-    def test_what_passes_is_not_kept(self, finished, monkeypatch):
-        """Rights, memory and open files leave the time of a file as it is."""
-        folder = predictions(finished)
+    def test_a_temporary_problem_is_not_cached(self, predictions, monkeypatch):
+        """Missing permissions or memory are solved without a change of the file."""
 
         def fail(*_, **__):
             raise PermissionError(errno.EACCES, "Permission denied")
 
         with monkeypatch.context() as patch:
             patch.setattr("nnunet_xattnres.evaluation.folders.check_nifti", fail)
-            ((found, problems),) = score([folder], 1)
-            assert found == {} and len(problems) == 5
-        ((found, problems),) = score([folder], 1)
-        assert list(found) == list(folder.cases) and problems == []
+            ((scores, problems),) = score([predictions], 1)
+            assert (scores, len(problems)) == ({}, 5)
+        assert list(score_one(predictions)) == list(predictions.cases)
 
     @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"labels": {"background": 0}, "file_ending": ".png"}'])
-    def test_no_labels(self, finished, content):
-        folder = predictions(finished)
-        folder.dataset_json.unlink()
+    def test_unreadable_labels(self, predictions, content):
+        predictions.dataset_json.unlink()
         if content is not None:
-            folder.dataset_json.write_text(content)
-        with pytest.raises(UserError, match=str(folder.dataset_json)):
-            score([folder], 1)
+            predictions.dataset_json.write_text(content)
+        with pytest.raises(UserError, match=str(predictions.dataset_json)):
+            score([predictions], 1)

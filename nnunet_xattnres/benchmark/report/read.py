@@ -1,0 +1,148 @@
+"""Reads the results of a benchmark from nnU-Net's folders and scores the predictions."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...evaluation.folders import Problem, read_labels
+from ...utils.errors import UserError
+from ..folders import NnUNetFolders
+from ..grid import ExperimentKey, Grid, Run
+from ..log import read_debug, read_logs
+from ..state import RECORD, State, read_plans, read_splits, read_state
+from ..tasks import Predict, find_test_cases, predict_tasks
+from .fairness import find_warnings
+from .results import Finding, Results, TrainedRun, score_table
+from .scores import CaseScores, Predictions, score
+
+
+def read_results(grid: Grid, folders: NnUNetFolders, workers: int) -> list[Results]:
+    """Read and score everything that is finished; the rest is listed in `Results.missing`."""
+    everything = []
+    for experiment in grid.experiments():
+        results = Results(experiment, grid.trainers, grid.baseline)
+        _read_validation(results, grid, folders, workers)
+        results.warnings += find_warnings(results)
+        everything.append(results)
+    for results in everything:
+        tasks = [task for task in predict_tasks(grid) if task.runs[0].experiment == results.experiment]
+        _read_test(results, tasks, folders, workers)
+    return everything
+
+
+def _read_validation(results: Results, grid: Grid, folders: NnUNetFolders, workers: int) -> None:
+    experiment, missing = results.experiment, results.missing
+    try:
+        read_plans(experiment, folders)
+        splits = read_splits(experiment, folders)
+    except UserError as error:
+        missing.append(Finding("unreadable", str(error)))
+        return
+    if splits is None:
+        path = folders.preprocessed_dataset(experiment) / "splits_final.json"
+        missing.append(Finding("no splits", f"{path}, which nnU-Net writes when it trains"))
+        return
+    done = []
+    for run in grid.runs(experiment):
+        if run.fold >= len(splits):
+            missing.append(Finding("no such fold", f"{run.short_name}: splits_final.json has {len(splits)} folds"))
+            continue
+        state = read_state(run, folders)
+        missing += [Finding("broken file", f"{run.short_name}: {problem}") for problem in state.problems]
+        if state.stage == "done":
+            done.append(run)
+        else:
+            missing.append(Finding(state.stage, f"{run.short_name}: {_describe(state)}"))
+    dataset_json, references = _dataset_json(experiment, done, folders), folders.references(experiment)
+    predictions = [
+        Predictions(folders.validation(run), references, dataset_json, tuple(sorted(splits[run.fold]["val"])))
+        for run in done
+    ]
+    rows = []
+    for run, (scores, problems) in zip(done, _score(predictions, results, workers), strict=True):
+        missing += [Finding("not scored", f"{run.short_name}: {problem}") for problem in problems]
+        if scores:
+            fold = folders.fold(run)
+            results.trained.append(TrainedRun(run, read_logs(fold), read_debug(fold), read_attempts(fold)))
+            rows.append((run.trainer, run.repeat, run.fold, scores))
+    results.validation = score_table(rows)
+
+
+def _dataset_json(experiment: ExperimentKey, runs: Sequence[Run], folders: NnUNetFolders) -> Path:
+    """One dataset.json for all trainers, so that labels have the same names: the preprocessed one, else a model's."""
+    preprocessed = folders.preprocessed_dataset(experiment) / "dataset.json"
+    for path in (preprocessed, *(folders.model(run) / "dataset.json" for run in runs)):
+        try:
+            read_labels(path)
+            return path
+        except UserError:
+            continue
+    return preprocessed
+
+
+def _score(predictions: list[Predictions], results: Results, workers: int) -> list[tuple[CaseScores, list[Problem]]]:
+    """Like `score`; folders whose labels cannot be read have no scores and are listed in `results.missing`."""
+    readable = []
+    for folder in predictions:
+        try:
+            results.unit = "mm" if folder.evaluation().labels.has_spacing else "voxels"
+            readable.append(folder)
+        except UserError as error:
+            finding = Finding("unreadable", str(error))
+            if finding not in results.missing:
+                results.missing.append(finding)
+    scored = dict(zip(readable, score(readable, workers), strict=True))
+    return [scored.get(folder, ({}, [])) for folder in predictions]
+
+
+def _describe(state: State) -> str:
+    if state.stage == "to train":
+        return "not trained"
+    if state.stage == "to validate":
+        return "trained, but not validated"
+    if state.stage == "different splits":
+        return "left out, because its validation cases differ from those of this fold in splits_final.json"
+    return f"{state.epochs} of {state.num_epochs or 'an unknown number of'} epochs trained"
+
+
+def read_attempts(fold: Path) -> list[dict]:
+    """The records of `xattnres benchmark run` for a fold; lines that a kill has cut off are left out."""
+    attempts = []
+    try:
+        lines = (fold / RECORD).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            attempt = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(attempt, dict):
+            attempts.append(attempt)
+    return attempts
+
+
+def _read_test(results: Results, tasks: Sequence[Predict], folders: NnUNetFolders, workers: int) -> None:
+    references, dataset_json = (folders.raw_dataset(results.experiment) / name for name in ("labelsTs", "dataset.json"))
+    if not references.is_dir():
+        return
+    try:
+        read_labels(dataset_json)
+        cases = tuple(find_test_cases(results.experiment, folders))
+    except UserError as error:
+        results.missing.append(Finding("unreadable", str(error)))
+        return
+    done = [task for task in tasks if cases and task.is_done(folders)]
+    for task in done:
+        if task.is_outdated(folders):
+            text = "test cases were predicted before a fold was trained again; `run --test` repeats the prediction"
+            results.missing.append(Finding("outdated", f"{task.runs[0].trainer}: {text}"))
+    for protocol in ("default", "published"):
+        predictions = [Predictions(task.folder(folders), references, dataset_json, cases, protocol) for task in done]
+        rows = []
+        for task, (scores, problems) in zip(done, _score(predictions, results, workers), strict=True):
+            trainer, repeat = task.runs[0].trainer, task.runs[0].repeat
+            rows.append((trainer, repeat, "together", scores))
+            if protocol == "default":
+                results.missing += [Finding("not scored", f"{trainer}, test: {problem}") for problem in problems]
+        results.test[protocol] = score_table(rows)
