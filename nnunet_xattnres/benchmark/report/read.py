@@ -1,19 +1,19 @@
 """Reads the results of a benchmark from nnU-Net's folders and scores the predictions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ...evaluation.folders import Problem, read_labels
+from ...evaluation.folders import Labels, read_labels
 from ...utils.errors import UserError
 from ..folders import NnUNetFolders
-from ..grid import ExperimentKey, Grid, Run
+from ..grid import Grid
 from ..log import read_debug, read_logs
 from ..state import RECORD, State, read_plans, read_splits, read_state
 from ..tasks import Predict, find_test_cases, predict_tasks
 from .fairness import find_warnings
 from .results import Finding, Results, TrainedRun, score_table
-from .scores import CaseScores, Predictions, score
+from .scores import Predictions, score
 
 
 def read_results(grid: Grid, folders: NnUNetFolders, workers: int) -> list[Results]:
@@ -53,13 +53,21 @@ def _read_validation(results: Results, grid: Grid, folders: NnUNetFolders, worke
             done.append(run)
         else:
             missing.append(Finding(state.stage, f"{run.short_name}: {_describe(state)}"))
-    dataset_json, references = _dataset_json(experiment, done, folders), folders.references(experiment)
+    if not done:
+        return
+    preprocessed, references = folders.preprocessed_dataset(experiment), folders.references(experiment)
+    try:
+        dataset_json, labels = _read_labels(p / "dataset.json" for p in (preprocessed, *map(folders.model, done)))
+    except UserError as error:
+        missing.append(Finding("unreadable", str(error)))
+        return
+    results.unit = "mm" if labels.has_spacing else "voxels"
     predictions = [
         Predictions(folders.validation(run), references, dataset_json, tuple(sorted(splits[run.fold]["val"])))
         for run in done
     ]
     rows = []
-    for run, (scores, problems) in zip(done, _score(predictions, results, workers), strict=True):
+    for run, (scores, problems) in zip(done, score(predictions, workers), strict=True):
         missing += [Finding("not scored", f"{run.short_name}: {problem}") for problem in problems]
         if scores:
             fold = folders.fold(run)
@@ -68,31 +76,19 @@ def _read_validation(results: Results, grid: Grid, folders: NnUNetFolders, worke
     results.validation = score_table(rows)
 
 
-def _dataset_json(experiment: ExperimentKey, runs: Sequence[Run], folders: NnUNetFolders) -> Path:
-    """One dataset.json for all trainers, so that labels have the same names: the preprocessed one, else a model's."""
-    preprocessed = folders.preprocessed_dataset(experiment) / "dataset.json"
-    for path in (preprocessed, *(folders.model(run) / "dataset.json" for run in runs)):
-        try:
-            read_labels(path)
-            return path
-        except UserError:
-            continue
-    return preprocessed
+def _read_labels(paths: Iterable[Path]) -> tuple[Path, Labels]:
+    """The first readable dataset.json and its labels: one for all trainers, so that labels have the same names.
 
-
-def _score(predictions: list[Predictions], results: Results, workers: int) -> list[tuple[CaseScores, list[Problem]]]:
-    """Like `score`; folders whose labels cannot be read have no scores and are listed in `results.missing`."""
-    readable = []
-    for folder in predictions:
+    Raises:
+        UserError: if none is readable; the reason is that of the first one.
+    """
+    errors = []
+    for path in paths:
         try:
-            results.unit = "mm" if folder.evaluation().labels.has_spacing else "voxels"
-            readable.append(folder)
+            return path, read_labels(path)
         except UserError as error:
-            finding = Finding("unreadable", str(error))
-            if finding not in results.missing:
-                results.missing.append(finding)
-    scored = dict(zip(readable, score(readable, workers), strict=True))
-    return [scored.get(folder, ({}, [])) for folder in predictions]
+            errors.append(error)
+    raise errors[0]
 
 
 def _describe(state: State) -> str:
@@ -127,7 +123,7 @@ def _read_test(results: Results, tasks: Sequence[Predict], folders: NnUNetFolder
     if not references.is_dir():
         return
     try:
-        read_labels(dataset_json)
+        results.unit = "mm" if read_labels(dataset_json).has_spacing else "voxels"
         cases = tuple(find_test_cases(results.experiment, folders))
     except UserError as error:
         results.missing.append(Finding("unreadable", str(error)))
@@ -140,7 +136,7 @@ def _read_test(results: Results, tasks: Sequence[Predict], folders: NnUNetFolder
     for protocol in ("default", "published"):
         predictions = [Predictions(task.folder(folders), references, dataset_json, cases, protocol) for task in done]
         rows = []
-        for task, (scores, problems) in zip(done, _score(predictions, results, workers), strict=True):
+        for task, (scores, problems) in zip(done, score(predictions, workers), strict=True):
             trainer, repeat = task.runs[0].trainer, task.runs[0].repeat
             rows.append((trainer, repeat, "together", scores))
             if protocol == "default":

@@ -3,7 +3,6 @@
 import base64
 import html
 import json
-import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -106,7 +105,7 @@ def results_json(data: ReportData) -> dict:
                 "metric": paired.metric, "region": paired.region, "adjusted_p": paired.adjusted_p,
                 "adjusted_both": paired.adjusted_both,
                 "verdict": paired.verdict.value if paired.region is None else None,
-                **_without_infinities(asdict(paired.comparison)),
+                **json.loads(json.dumps(asdict(paired.comparison)), parse_constant=lambda infinity: None),
             }
             for paired in (*data.primary, *data.secondary)
         ],
@@ -123,12 +122,3 @@ def _trainer_json(results: Results, trainer: str, data: ReportData) -> dict:
         "seconds_per_epoch": epoch_seconds(results, trainer),
         "peak_memory_bytes": peak_memory(results, trainer),
     }
-
-
-def _without_infinities(values: dict) -> dict:
-    """Replace infinities, which JSON lacks, by None."""
-    return {
-        key: _without_infinities(value) if isinstance(value, dict)
-        else None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }  # fmt: skip

@@ -179,7 +179,7 @@ class TestCases:
     def test_arrays(self, either, path, monkeypatch):
         """Cases, differences, images and label maps agree with the files."""
         calls = []
-        monkeypatch.setattr(figures, "picture", lambda *arguments: calls.append(arguments))
+        monkeypatch.setattr(figures, "draw_overlays", lambda *arguments: calls.append(arguments))
         draw_cases(either.folders, self.paired(either), path)
         ((rows, columns, labels, target),) = calls
         assert (columns, labels, target) == (["image", "reference", BASELINE, OTHER], LABELS, path)
