@@ -139,7 +139,7 @@ class TestReport:
         code, text, err = call("report", *GRID, "--workers", "1")
         assert (code, err) == (0, "")
         comparison, path = text.splitlines()
-        assert comparison.startswith(f"{finished.experiment}: {THEIRS} is better than {OURS}: +")
+        assert comparison.startswith(f"{finished.experiment}: {THEIRS} is better than {OURS}: ")
         assert path == "Report: xattnres_benchmark/report/report.html"
         out = tmp_path / "here" / "xattnres_benchmark"
         assert {p.name for p in out.iterdir()} == {"benchmark.json", "report"}
@@ -245,7 +245,7 @@ class TestRun:
         before, prepared = results_of(finished), snapshot(finished.folders.preprocessed)
         code, text, err = call("run", *GRID, "--device", "cpu", "--test", "--workers", "1")
         assert (code, err) == (0, "")
-        assert f"{finished.experiment}: {THEIRS} is better than {OURS}: +" in text
+        assert f"{finished.experiment}: {THEIRS} is better than {OURS}: " in text
         assert "$ nnUNetv2" not in text
         assert results_of(finished) == before
         assert snapshot(finished.folders.preprocessed) == prepared

@@ -55,8 +55,9 @@ def score_table(scores: Iterable[tuple[str, int, int | str, CaseScores]]) -> pd.
 
     >>> tumour = {"dice": 0.5, "iou": 1 / 3, "hd95": None, "assd": None, "surface_dice": 0.5}
     >>> table = score_table([("nnUNetTrainer", 0, 2, {"case_1": {"tumour": tumour}})])
-    >>> table.loc[0, ["fold", "case", "region", "dice", "hd95"]].tolist()
-    [2, 'case_1', 'tumour', 0.5, nan]
+    >>> print(table[["fold", "case", "region", "dice", "hd95"]].to_csv(index=False), end="")
+    fold,case,region,dice,hd95
+    2,case_1,tumour,0.5,
     """
     rows = [
         (trainer, repeat, fold, case, region, *(values[metric] for metric in METRICS))
