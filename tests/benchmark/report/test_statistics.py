@@ -199,6 +199,7 @@ def test_range_of_the_effect(d, effect):
     assert of_differences(d).effect == pytest.approx(effect)
 
 
+@pytest.mark.slow  # importing statsmodels takes seconds
 def test_holm_of_statsmodels():
     from statsmodels.stats.multitest import multipletests
 

@@ -1,4 +1,4 @@
-"""Tables say what their means count, have no difference of means over different scores, and can be read back."""
+"""Tables show how many scores a mean counts, and no difference between means over different scores."""
 
 import csv
 import html.parser
@@ -75,7 +75,7 @@ class TestMeanTable:
 
     @pytest.mark.parametrize(("undefined", "counts"), [([1, 1], [24, 22]), ([0, 1], [23, 23])])
     def test_undefined_distances(self, undefined, counts):
-        """A mean says how many scores it counts; means over different scores have no difference."""
+        """A cell shows how many scores it counts; means over different scores have no difference."""
         results = from_dice(DICE, unit="voxels")
         for number, trainer in enumerate(undefined):
             table = results.validation

@@ -278,6 +278,7 @@ class TestFiles:
             assert min(pixels.shape[:2]) > 200
             assert 0.002 < (pixels[..., :3].min(-1) < 200).mean() < 0.9
 
+    @pytest.mark.slow
     def test_reproducible(self, out, scored, tmp_path, monkeypatch):
         scored.use(monkeypatch)
         write_report(analyse_all(scored), tmp_path / "report")
