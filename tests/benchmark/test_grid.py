@@ -1,14 +1,12 @@
 """Grids from the command line and from files, and the order of their runs."""
 
 import json
-import re
 from itertools import groupby, product
 from pathlib import Path
 
 import pytest
 
 from nnunet_xattnres.benchmark.grid import ExperimentKey, Grid, Run, from_options, read_options
-from nnunet_xattnres.cli import benchmark
 from nnunet_xattnres.training.lookup import find_trainer
 from nnunet_xattnres.utils.errors import UserError
 from nnunet_xattnres.utils.paths import trainers_path
@@ -34,18 +32,6 @@ def test_saving_and_reading_a_grid(tmp_path, grid):
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps(grid.options(), indent=1))
     assert from_options(read_options(path), str(path)) == grid
-
-
-def test_the_file_in_the_help(tmp_path):
-    example = re.search(r"^benchmark\.yaml.*:\n((?:  .*\n)+)", benchmark.__doc__, re.MULTILINE)[1]
-    path = tmp_path / "benchmark.yaml"
-    path.write_text(example)
-    grid = from_options(read_options(path), str(path))
-    assert grid.datasets == ("4", "Dataset501_Nuclei")
-    assert grid.trainers == ("nnUNetTrainer_50epochs", "nnUNetTrainerXAttnRes_50epochs")
-    defaults = from_options(NAMES, "here")
-    for name in ("configurations", "plans", "folds", "repeats"):
-        assert getattr(grid, name) == getattr(defaults, name)
 
 
 def test_single_values(tmp_path):
