@@ -90,12 +90,14 @@ def draw_squared_norm(axes) -> None:
 
 
 def main(file: Path = FILE) -> None:
-    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "algebra", "font.family": "sans-serif"}
-    figure, (above, below) = plt.subplots(2, 1, figsize=(9, 8.6), height_ratios=[2.6, 1])
-    draw_pipelines(above)
-    draw_squared_norm(below)
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "algebra", "font.family": "sans-serif"}
+    with plt.rc_context(settings):
+        figure, (above, below) = plt.subplots(2, 1, figsize=(9, 8.6), height_ratios=[2.6, 1])
+        draw_pipelines(above)
+        draw_squared_norm(below)
+        figure.tight_layout()
+        figure.savefig(file, metadata={"Date": None})
+        plt.close(figure)
 
 
 if __name__ == "__main__":
