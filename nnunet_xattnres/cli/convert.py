@@ -1,4 +1,4 @@
-"""Convert a downloaded data set, or any folder of images and masks, to an nnU-Net raw dataset.
+"""xattnres convert: convert a downloaded data set, or any folder of images and masks, to an nnU-Net raw dataset.
 
 The dataset is written to $nnUNet_raw/Dataset<ID>_<NAME>. Training and validation cases go to imagesTr and labelsTr,
 test cases to imagesTs and labelsTs. The paper's data sets get the published split. If there are validation cases,
