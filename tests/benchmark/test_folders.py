@@ -57,9 +57,13 @@ def test_environment(folders, tmp_path, repeat):
 @pytest.mark.parametrize(
     ("variable", "expected"),
     [
+        ("", [trainers_path()]),
         (os.pathsep.join([" ", ""]), [trainers_path()]),
+        ("/my/trainers", ["/my/trainers", trainers_path()]),
         (f"/my/trainers{os.pathsep}/others", ["/my/trainers", "/others", trainers_path()]),
         (f"{trainers_path()}{os.pathsep}/my/trainers", [trainers_path(), "/my/trainers"]),
+        (f"{trainers_path()}/", None),
+        (f"{trainers_path().parent}/tests/../{trainers_path().name}", None),
         (f"{trainers_path().parent}/tests/../{trainers_path().name}/", None),
     ],
 )
@@ -102,7 +106,8 @@ def datasets(folders):
 @pytest.mark.parametrize(
     ("name", "full"),
     [("4", "Dataset004_Organs"), ("004", "Dataset004_Organs"), ("Dataset004_Organs", "Dataset004_Organs"),
-     ("40", "Dataset040_Forty"), ("501", "Dataset501_N"), ("Dataset005_B", "Dataset005_B")],
+     ("40", "Dataset040_Forty"), ("501", "Dataset501_N"), ("Dataset005_A", "Dataset005_A"),
+     ("Dataset005_B", "Dataset005_B")],
 )  # fmt: skip
 def test_datasets_by_number_or_name(datasets, name, full):
     assert find_dataset(name, datasets) == full

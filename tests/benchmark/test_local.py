@@ -414,14 +414,15 @@ def test_a_training_is_running_while_its_command_is(workplace):
     assert not read_state(run_of("T"), workplace.folders).running
 
 
-def test_is_locked_never_prevents_locking(tmp_path):
+@pytest.mark.parametrize("times", [300, pytest.param(1000, marks=pytest.mark.soak)])
+def test_is_locked_never_prevents_locking(tmp_path, times):
     """`xattnres benchmark status` may call it at the moment at which a training starts."""
     program = "from pathlib import Path; from nnunet_xattnres.benchmark.state import is_locked\nprint(flush=True)\n"
     program += f"while True: is_locked(Path({str(tmp_path / LOCK)!r}))"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         try:
             process.stdout.readline()
-            for _ in range(300):
+            for _ in range(times):
                 time.sleep(0.0005)
                 with local._lock(tmp_path) as lock:
                     assert lock is not None

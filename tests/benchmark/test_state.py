@@ -170,11 +170,12 @@ def test_unreadable_summaries(folders, content):
     assert state.stage == "to validate" and "summary.json" in state.problems[0]
 
 
-def test_a_summary_that_ends_anywhere(folders):
+@pytest.mark.parametrize("step", [29, pytest.param(7, marks=pytest.mark.soak)])
+def test_a_summary_that_ends_anywhere(folders, step):
     fill(folders, FINAL, "summary")
     path = folders.validation(RUN) / "summary.json"
     text = path.read_text()
-    for end in range(0, len(text), 29):
+    for end in range(0, len(text), step):
         path.write_text(text[:end])
         assert read_state(RUN, folders).stage == "to validate"
 
@@ -335,14 +336,15 @@ def test_is_locked_does_not_lock(tmp_path):
         assert is_locked(lock)
 
 
-def test_concurrent_calls_of_is_locked(tmp_path):
+@pytest.mark.parametrize("calls", [3000, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_concurrent_calls_of_is_locked(tmp_path, calls):
     """As of two `xattnres benchmark status`."""
     lock = tmp_path / LOCK
     lock.touch()
     program = (
         f"from pathlib import Path; from nnunet_xattnres.benchmark.state import is_locked; p = Path({str(lock)!r}); "
     )
-    program += "print(sum(is_locked(p) for _ in range(3000)))"
+    program += f"print(sum(is_locked(p) for _ in range({calls})))"
     processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0] for process in processes] == ["0\n", "0\n"]
 

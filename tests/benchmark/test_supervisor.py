@@ -89,14 +89,14 @@ def start(tmp_path):
         supervised.process.communicate()
 
 
-@pytest.mark.parametrize("code", [0, 255])
+@pytest.mark.parametrize("code", [0, 1, 3, 255])
 def test_exit_codes(start, code):
     supervised = start(f"raise SystemExit({code})")
     assert supervised.end() == code
     assert [attempt["exit_code"] for attempt in supervised.attempts()] == [code]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_exit_codes_of_signals(start, number):
     supervised = start(f"import os; os.kill(os.getpid(), {number:d})")
     assert supervised.end() == 128 + number

@@ -451,7 +451,8 @@ def test_too_few_cases_for_five_folds(folders):
     assert not (folders.preprocessed_dataset(EXPERIMENT) / "splits_final.json").exists()
 
 
-def test_concurrent_trainings_make_the_splits(prepared):
+@pytest.mark.parametrize("times", [10, pytest.param(30, marks=pytest.mark.soak)])
+def test_concurrent_trainings_make_the_splits(prepared, times):
     path, wrong = prepared.preprocessed_dataset(EXPERIMENT) / "splits_final.json", []
     make_splits(EXPERIMENT, prepared)
     expected = path.read_text()
@@ -464,7 +465,7 @@ def test_concurrent_trainings_make_the_splits(prepared):
         except Exception as error:
             wrong.append(error)
 
-    for _ in range(10):
+    for _ in range(times):
         path.unlink()
         barrier = threading.Barrier(8)
         threads = [threading.Thread(target=make) for _ in range(8)]

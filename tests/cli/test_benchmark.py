@@ -17,6 +17,7 @@ from nnunet_xattnres.benchmark.grid import from_options
 from nnunet_xattnres.benchmark.report import figures, statistics
 from nnunet_xattnres.cli import benchmark
 from nnunet_xattnres.cli.main import main
+from nnunet_xattnres.utils.paths import PATH_VARIABLES
 
 OURS, THEIRS = SHORT
 GRID = ["-d", "7", "-tr", OURS, THEIRS, "-f", "0", "1", "2"]
@@ -124,7 +125,7 @@ class TestReport:
         code, text, err = call("report", *GRID, "--workers", "1")
         assert (code, err) == (0, "")
         comparison, path = text.splitlines()
-        assert comparison.startswith(f"{finished.experiment}: {THEIRS} is better than {OURS}: ")
+        assert re.match(rf"{finished.experiment}: {THEIRS} is better than {OURS}: \D*\+\d", comparison)
         assert path == "Report: xattnres_benchmark/report/report.html"
         out = tmp_path / "here" / "xattnres_benchmark"
         assert {p.name for p in out.iterdir()} == {"benchmark.json", "report"}
@@ -230,7 +231,7 @@ class TestRun:
         before, prepared = results_of(finished), snapshot(finished.folders.preprocessed)
         code, text, err = call("run", *GRID, "--device", "cpu", "--test", "--workers", "1")
         assert (code, err) == (0, "")
-        assert f"{finished.experiment}: {THEIRS} is better than {OURS}: " in text
+        assert re.search(rf"{finished.experiment}: {THEIRS} is better than {OURS}: \D*\+\d", text)
         assert "$ nnUNetv2" not in text
         assert results_of(finished) == before
         assert snapshot(finished.folders.preprocessed) == prepared
@@ -319,16 +320,18 @@ class TestBadInput:
         message = self.refused(call, action)
         assert "xattnres_benchmark/benchmark.json" in message and "--out" in message
 
-    @pytest.mark.parametrize(
-        ("action", "variable"), [("run", "nnUNet_raw"), ("status", "nnUNet_preprocessed"), ("report", "nnUNet_results")]
-    )
+    @pytest.mark.parametrize("variable", PATH_VARIABLES)
+    @pytest.mark.parametrize("action", ["run", "status", "report"])
     def test_nnunets_folders(self, call, monkeypatch, variable, action):
         monkeypatch.setenv(variable, "/no/such/folder")
         assert f"{variable}=/no/such/folder" in self.refused(call, action, *GRID)
+        monkeypatch.delenv(variable)
+        assert variable in self.refused(call, action, *GRID)
 
-    def test_splits(self, call, finished):
+    @pytest.mark.parametrize("content", ["", "[1]", "{"])
+    def test_splits(self, call, finished, content):
         path = finished.prepared / "splits_final.json"
-        path.write_text("{")
+        path.write_text(content)
         assert str(path) in self.refused(call, "run", *GRID, "--device", "cpu")
 
     @pytest.mark.parametrize("name", ["file", "file/below"])

@@ -149,8 +149,8 @@ def _wilcoxon(d: np.ndarray) -> float:
         return 1.0
     if np.count_nonzero(d) > _MAX_EXACT:
         return float(stats.wilcoxon(d, zero_method="pratt").pvalue)
-    # The sum of few signed ranks among many zeros is far from normal. SciPy's PermutationMethod gives the same p-value
-    # several hundred times slower.
+    # The sum of few signed ranks among many zeros is far from normal. SciPy's PermutationMethod gives nearly the same
+    # p-value and takes hundreds of times longer.
     ranks = stats.rankdata(np.abs(d))[d != 0]
     signs = np.array(list(product((-1, 1), repeat=len(ranks))))
     observed = abs((ranks * np.sign(d[d != 0])).sum())
