@@ -1,7 +1,7 @@
-"""The metadata is in pyproject.toml; here is only where the packages lie.
+"""The packages and their data files; all other metadata is in pyproject.toml.
 
-`trainers/` stays at the top of the checkout, where nnU-Net can be pointed at it, and is installed inside the package.
-It has no __init__.py: nnU-Net imports its files as top-level modules.
+The folder `trainers/` is at the top of the checkout, so that nnUNet_extTrainer can name it, and is installed inside the
+package. It has no __init__.py, because nnU-Net imports its files as top-level modules.
 """
 
 from setuptools import find_packages, setup

@@ -58,7 +58,7 @@ class History(Sequence[Tensor]):
         """All features, max-pooled along every axis that is longer than in `size`.
 
         A feature that is nowhere longer is returned as it is. A new copy is made from the smallest existing copy whose
-        size is a multiple of the new one along every axis, because max pooling composes there.
+        size is a multiple of the new one along every axis, because pooling in two steps is exact there.
         """
         return [_pooled_copy(copies, size) for copies in self._copies]
 

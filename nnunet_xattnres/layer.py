@@ -1,4 +1,4 @@
-"""The XAttnRes layer, the parameters of the operator in a module."""
+"""The XAttnRes layer: a module that holds the parameters of the operator."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,7 +65,7 @@ class XAttnRes(nn.Module):
     Source: arXiv 2604.03297, Eqs. 4-8.
     """
 
-    _version = 1  # of the state dict
+    _version = 1  # the layout version of the state dict
 
     def __init__(
         self,

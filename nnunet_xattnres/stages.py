@@ -49,10 +49,9 @@ class XAttnResStages(nn.ModuleDict):
     Source: arXiv 2604.03297, Eqs. 3, 10 and 11.
     """
 
-    # Of the state dict. Versions:
-    # 1: also the nn.ModuleDict of the U-Nets of early development versions, with the keys encoder.1, ... and
-    #    decoder.0, ... instead of the numbers of the stages
-    # 2: the numbers of the stages
+    # The layout version of the state dict.
+    # 1: the keys are encoder.1, ... and decoder.0, ..., as in the nn.ModuleDict of early development versions
+    # 2: the keys are the numbers of the stages
     _version = 2
 
     def __init__(
@@ -102,7 +101,7 @@ class XAttnResStages(nn.ModuleDict):
             if key.startswith(prefix) and part in offsets:
                 if len(self.stage_channels) % 2 == 0:
                     raise RuntimeError(
-                        f"XAttnResStages: {key} is of a development version, whose U-Nets had one decoder stage less "
+                        f"XAttnResStages: {key} is from a development version, whose U-Nets had one decoder stage less "
                         f"than encoder stages, but this network has {len(self.stage_channels)} stages: train it again"
                     )
                 n, _, name = rest.partition(".")

@@ -1,6 +1,6 @@
 """All trainers of nnunet-xattnres, for nnU-Net's look-up; `xattnres trainers --list` prints their names.
 
-nnU-Net imports this file and asks it for the trainer by name. The class is made then.
+nnU-Net imports this file and looks up a trainer by its name. The look-up creates the class.
 """
 
 from nnunet_xattnres.training.trainer_classes import module_attribute, module_names

@@ -55,7 +55,7 @@ def open_benchmark(options: dict[str, Any], file: Path | None, out: Path, to_run
         to_run: whether trainings are started: every dataset, fold and trainer must exist then.
 
     Raises:
-        UserError: if the grid is missing or wrong, or nnU-Net's variables are.
+        UserError: if the grid is missing or wrong, or one of nnU-Net's variables is not set to a folder.
     """
     folders = NnUNetFolders.from_environment()
     os.environ["nnUNet_extTrainer"] = folders.environment()["nnUNet_extTrainer"]
@@ -82,7 +82,10 @@ def open_benchmark(options: dict[str, Any], file: Path | None, out: Path, to_run
 
 
 def _full_name(name: str, folders: NnUNetFolders, must_exist: bool) -> str:
-    """The dataset's full name; one of several may be gone, so that the report can list it as missing."""
+    """The dataset's full name.
+
+    If it need not exist, the full name of a missing dataset is accepted, so that the report lists it as missing.
+    """
     try:
         return find_dataset(name, folders)
     except UserError:
@@ -136,7 +139,7 @@ def run(benchmark: Benchmark, phases: Sequence[Sequence[Task]], options: RunOpti
 
 
 def print_commands(benchmark: Benchmark, phases: Sequence[Sequence[Task]], options: RunOptions) -> int:
-    """Print the remaining commands for a shell; what cannot be known before earlier ones ran is a comment."""
+    """Print the remaining commands for a shell; tasks that need results of earlier ones are comments."""
     done = 0
     print(f'export nnUNet_extTrainer="{benchmark.folders.environment()["nnUNet_extTrainer"]}"')
     for task in (task for tasks in phases for task in tasks):
@@ -196,14 +199,13 @@ def report(benchmark: Benchmark, processes: int) -> int:
     from .report.write import write_report
 
     benchmark.save_grid(overwrite=False)
-    results = read_results(benchmark.grid, benchmark.folders, processes)
-    content = analyse(benchmark.grid, benchmark.folders, results)
-    page = write_report(content, benchmark.out / "report")
-    for paired in content.primary:
-        print(f"{paired.results.experiment}: {paired.describe()}")
+    data = analyse(benchmark.grid, benchmark.folders, read_results(benchmark.grid, benchmark.folders, processes))
+    page = write_report(data, benchmark.out / "report")
+    for paired in data.primary:
+        print(f"{paired.experiment}: {paired.describe()}")
     for kind in ("missing", "warning"):
-        for found in results:
-            for line in found.missing if kind == "missing" else found.warnings:
-                print(f"{kind}: {found.experiment}: {line}", file=sys.stderr)
+        for results in data.results:
+            for finding in results.missing if kind == "missing" else results.warnings:
+                print(f"{kind}: {results.experiment}: {finding}", file=sys.stderr)
     print(f"Report: {page}")
-    return 1 if any(found.missing for found in results) else 0
+    return 1 if any(results.missing for results in data.results) else 0

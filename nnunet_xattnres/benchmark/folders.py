@@ -59,7 +59,7 @@ class NnUNetFolders:
         return self.preprocessed / experiment.dataset
 
     def splits(self, dataset: str) -> Path:
-        """nnU-Net's folds."""
+        """The file with nnU-Net's folds."""
         return self.preprocessed / dataset / "splits_final.json"
 
     def plans(self, experiment: ExperimentKey) -> Path:

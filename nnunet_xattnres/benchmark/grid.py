@@ -70,7 +70,7 @@ class Grid:
         datasets: full names such as Dataset004_Hippocampus.
         trainers, configurations, plans: names.
         folds: numbers.
-        repeats: number of trainings of each.
+        repeats: number of trainings of each combination.
     """
 
     datasets: Sequence[str]
@@ -88,7 +88,7 @@ class Grid:
         return [ExperimentKey(*names) for names in product(self.datasets, self.configurations, self.plans)]
 
     def runs(self, experiment: ExperimentKey | None = None) -> Iterator[Run]:
-        """Every run; all trainers of a fold come before the next fold, so that an unfinished benchmark has pairs."""
+        """Every run; all trainers of a fold come before the next fold, so that early results can be compared."""
         experiments = [experiment] if experiment else self.experiments()
         for repeat, key, fold, trainer in product(range(self.repeats), experiments, self.folds, self.trainers):
             yield Run(key, trainer, fold, repeat)

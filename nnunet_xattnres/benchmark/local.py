@@ -98,11 +98,9 @@ def run_tasks(
     def work(task: Task) -> Failure | None:
         slot = free.get()
         try:
-            return (
-                None
-                if stop.is_set()
-                else run_task(task, folders, options, slot, logs / f"{slug(task)}.txt", echo, stop)
-            )
+            if stop.is_set():
+                return None
+            return run_task(task, folders, options, slot, logs / f"{slug(task)}.txt", echo, stop)
         except BrokenPipeError:  # the terminal is gone: stop everything
             raise
         except UserError as error:  # before any command was started

@@ -76,7 +76,7 @@ def format_status(grid: Grid, folders: NnUNetFolders, jobs: Mapping[str, str] | 
     """A table with a line for every run, and a summary with the remaining time.
 
     Args:
-        grid, folders: of the benchmark.
+        grid, folders: grid and folders of the benchmark.
         jobs: states of jobs on a cluster, by the text of their run.
     """
     jobs = jobs or {}
@@ -109,15 +109,15 @@ def _format_state(state: State, job: str | None) -> str:
     return f"{word} ({'; '.join(state.problems)})" if state.problems else word
 
 
-def _format_remaining(rest: RemainingWork) -> str:
-    if not rest.epochs and not rest.unknown:
+def _format_remaining(work: RemainingWork) -> str:
+    if not work.epochs and not work.unknown:
         return ""
-    text = f" {rest.epochs} epochs remain"
-    if rest.unknown:
-        return f"{text}, and {rest.unknown} trainings whose number of epochs is not known before they start."
-    if rest.seconds is None:
+    text = f" {work.epochs} epochs remain"
+    if work.unknown:
+        return f"{text}, and {work.unknown} trainings whose number of epochs is not known before they start."
+    if work.seconds is None:
         return f"{text}; the time is not known before the first epoch."
-    return f"{text}: about {timedelta(seconds=round(rest.seconds))} in sequence, without validation."
+    return f"{text}: about {timedelta(seconds=round(work.seconds))} in sequence, without validation."
 
 
 @contextlib.contextmanager

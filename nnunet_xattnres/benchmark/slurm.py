@@ -92,7 +92,7 @@ def submit(
     options: RunOptions,
     slurm: Slurm,
     out: Path,
-    last: Callable[[], None],
+    final_job: Callable[[], None],
 ) -> list[str]:
     """Submit the tasks that are not done; returns one message for every array of jobs.
 
@@ -104,7 +104,7 @@ def submit(
         folders, options: nnU-Net's folders, and options of its commands.
         slurm: resources of the jobs.
         out: folder for logs, on a file system that all nodes share.
-        last: job that starts when all others have ended, whether they succeeded or not.
+        final_job: job that starts when all others have ended, whether they succeeded or not.
 
     Raises:
         UserError: if there is no Slurm here, or it rejects a job.
@@ -125,12 +125,14 @@ def submit(
                 messages.append(f"not submitted: {error}")
                 continue
             if todo:
-                before = tuple(jobs[str(other)] for other in earlier if str(other) in jobs and task.depends_on(other))
-                arrays.setdefault(before, []).append(task)
-        for before, members in arrays.items():
+                dependencies = tuple(
+                    jobs[str(other)] for other in earlier if str(other) in jobs and task.depends_on(other)
+                )
+                arrays.setdefault(dependencies, []).append(task)
+        for dependencies, members in arrays.items():
             work = [TaskJob(task, folders, options, out / "logs" / f"{slug(task)}.txt", slurm.time) for task in members]
             gpus = options.num_gpus if options.device == "cuda" and members[0].uses_gpu else None
-            ids = _submit(work, slurm, out, members[0].kind, gpus, "afterok", before)
+            ids = _submit(work, slurm, out, members[0].kind, gpus, "afterok", dependencies)
             jobs |= zip(map(str, members), ids, strict=True)
             write_atomic(_jobs_file(out), json.dumps(jobs, indent=1) + "\n")
             submitted = True
@@ -139,7 +141,7 @@ def submit(
             )
         earlier += tasks
     if submitted:
-        (job,) = _submit([last], slurm, out, "report", None, "afterany", tuple(jobs.values()))
+        (job,) = _submit([final_job], slurm, out, "report", None, "afterany", tuple(jobs.values()))
         messages.append(f"report, after all others: job {job}")
     return messages
 
@@ -151,15 +153,15 @@ def _submit(
     kind: str,
     gpus: int | None,
     condition: str,
-    before: Sequence[str],
+    dependencies: Sequence[str],
 ) -> list[str]:
-    """Submit an array of callables that starts after the jobs `before`; returns the job ids."""
+    """Submit an array of callables that starts after the jobs `dependencies`; returns the job ids."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
     additional = dict(slurm.options) | {"requeue": True, "kill-on-invalid-dep": "yes"}
-    if before:
-        additional["dependency"] = f"{condition}:{':'.join(before)}"
+    if dependencies:
+        additional["dependency"] = f"{condition}:{':'.join(dependencies)}"
     parameters = {
         "job_name": f"xattnres-{kind}", "time": slurm.time, "array_parallelism": slurm.parallel,
         "signal_delay_s": slurm.warning, "setup": list(slurm.setup) or None, "partition": slurm.partition,
@@ -169,7 +171,7 @@ def _submit(
     executor, output = SlurmExecutor(out / "slurm", max_num_timeout=_MAX_REQUEUES), io.StringIO()
     try:
         executor.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
-        # submitit prints what sbatch prints, which its error has as well
+        # submitit prints the output of sbatch, which its exception includes as well
         with contextlib.redirect_stderr(output), executor.batch():
             jobs = [executor.submit(one) for one in work]
     except (FailedJobError, subprocess.CalledProcessError, OSError) as error:

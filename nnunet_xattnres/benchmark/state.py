@@ -17,11 +17,13 @@ from .grid import ExperimentKey, Run
 from .log import read_debug, read_logs
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
-"""In the order in which nnU-Net's `--c` looks for them."""
+"""The checkpoints of a fold, in the order in which nnU-Net's `--c` looks for them."""
 
 LOCK = ".benchmark.lock"
+"""The file in a task's folder that is locked while the task runs."""
+
 RECORD = "benchmark.jsonl"
-"""In the folder of a task: the file that is locked while it runs, and a line for every command that was run."""
+"""The file in a task's folder with one line for every command that was run."""
 
 Stage = Literal["to train", "started", "to validate", "done", "different splits"]
 
@@ -31,8 +33,9 @@ class State:
     """The state of a run.
 
     Attributes:
-        stage: "started" has a checkpoint or at least a log with an epoch; "to validate" is trained; "different splits"
-            was validated on other cases than the fold has now, and may have been trained on these.
+        stage: "started" if there is a checkpoint or a log with an epoch; "to validate" if the training is finished;
+            "different splits" if the run was validated on other cases than the fold has now. It may have been trained
+            on the present ones.
         epochs: number of finished epochs.
         num_epochs: length of the training, None if it is not known.
         seconds_per_epoch: median, None before the first epoch.

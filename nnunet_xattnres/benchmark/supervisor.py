@@ -6,7 +6,7 @@ LIFELINE and LOCK are inherited file descriptors. When the other end of the pipe
 ended, the command's process group is killed. The command inherits LOCK. Its output is appended to LOG, and one line of
 JSON about this attempt to RECORD. The exit code is that of the command, or 128 + signal if it was killed.
 
-It imports the standard library only, because one waits beside every training.
+It imports the standard library only, so that it needs little memory while it waits for the end of a training.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 _POLL_SECONDS = 2
-_CANNOT_START = 127  # the exit code of shells
+_CANNOT_START = 127  # as shells report a command that cannot be started
 
 
 def main(lifeline: int, lock: int, log: Path, record: Path, command: list[str]) -> int:

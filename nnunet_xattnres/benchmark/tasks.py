@@ -192,7 +192,7 @@ class Train(Task):
                 f"{fold} was validated on other cases than splits_final.json has for this fold and may have been "
                 "trained on these: move it away to train again"
             )
-        # without a checkpoint, --c starts from scratch; with the final one, --c would write that again
+        # without a checkpoint, --c starts from scratch; with the final one, --c would write it again
         return [[*self.command(options), "--val" if stage == "to validate" else "--c"]]
 
     def command(self, options: RunOptions) -> list[str]:
@@ -226,7 +226,7 @@ class Train(Task):
 
 def make_splits(experiment: ExperimentKey, folders: NnUNetFolders) -> None:
     """Write nnU-Net's default five folds, with nnU-Net's own function, if there are none."""
-    with _SPLITTING:
+    with _SPLITS_LOCK:
         if read_splits(experiment, folders) is not None:
             return
         from nnunetv2.utilities.crossval_split import generate_crossval_split
@@ -240,7 +240,7 @@ def make_splits(experiment: ExperimentKey, folders: NnUNetFolders) -> None:
         write_atomic(folders.splits(experiment.dataset), json.dumps(splits, indent=4) + "\n")
 
 
-_SPLITTING = threading.Lock()  # trainings start in threads of one process
+_SPLITS_LOCK = threading.Lock()  # trainings start in threads of one process
 
 
 def _preprocessed(experiment: ExperimentKey, folders: NnUNetFolders) -> Path:

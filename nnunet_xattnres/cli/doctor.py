@@ -125,11 +125,11 @@ def check_versions() -> Iterator[Finding]:
 
 def check_environment() -> Iterator[Finding]:
     """nnU-Net's four environment variables, and those of this package."""
-    from ..ops.dispatch import BACKENDS, VARIABLE
+    from ..ops.dispatch import BACKEND_VARIABLE, BACKENDS
 
-    if (name := os.environ.get(VARIABLE)) and name not in BACKENDS:
-        hint = f"export {VARIABLE}=auto (or {', '.join(BACKENDS[1:])})"
-        yield Finding(Level.BROKEN, VARIABLE, f"{VARIABLE}={name} is not a backend", hint)
+    if (name := os.environ.get(BACKEND_VARIABLE)) and name not in BACKENDS:
+        hint = f"export {BACKEND_VARIABLE}=auto (or {', '.join(BACKENDS[1:])})"
+        yield Finding(Level.BROKEN, BACKEND_VARIABLE, f"{BACKEND_VARIABLE}={name} is not a backend", hint)
     weights = os.environ.get(WEIGHTS_VARIABLE)
     if weights and weights != "random" and not Path(weights).is_file():
         hint = f"export {WEIGHTS_VARIABLE}=/path/to/a/file, or unset {WEIGHTS_VARIABLE}"
@@ -216,11 +216,11 @@ def check_device() -> Iterator[Finding]:
 
 def check_backend() -> Iterator[Finding]:
     """The backend that computes XAttnRes on CUDA."""
-    from ..ops.dispatch import VARIABLE, resolve_backend, why_triton_unavailable
+    from ..ops.dispatch import BACKEND_VARIABLE, resolve_backend, why_triton_unavailable
 
-    name = os.environ.get(VARIABLE) or "auto"
+    name = os.environ.get(BACKEND_VARIABLE) or "auto"
     if name in ("torch", "reference"):
-        text = f"backend of XAttnRes: {resolve_backend(None, 'cuda')}, because of {VARIABLE}={name}"
+        text = f"backend of XAttnRes: {resolve_backend(None, 'cuda')}, because of {BACKEND_VARIABLE}={name}"
         yield Finding(Level.OK, "backend", text)
     elif reason := why_triton_unavailable("cuda"):
         text = f"backend of XAttnRes: torch, which is slower than Triton; Triton cannot be used ({reason})"

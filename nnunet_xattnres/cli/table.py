@@ -21,9 +21,9 @@ from ..utils.tables import format_table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--published", action="store_true", help="print the accuracy tables of the paper instead")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
-    form.add_argument("--csv", action="store_true", help="print comma-separated values")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON")
+    output.add_argument("--csv", action="store_true", help="print comma-separated values")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,11 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
         writer.writeheader()
         writer.writerows(records)
     else:
-        print(_published() if arguments.published else _sizes(counted))
+        print(_format_published() if arguments.published else _format_sizes(counted))
     return 0
 
 
-def _sizes(counted) -> str:
+def _format_sizes(counted) -> str:
     from ..paper.sizes import REMARKS, SIDE
 
     head = ["", "parameters", "paper", "difference", f"GMACs at {SIDE}x{SIDE}", "paper", "difference", "attention"]
@@ -56,11 +56,11 @@ def _sizes(counted) -> str:
         [
             s.network,
             f"{s.parameters / 1e6:.4f} M",
-            _form(s.paper_parameters_m, "{:.2f} M"),
-            _form(s.parameters_difference_m, "{:+.4f} M"),
+            _format(s.paper_parameters_m, "{:.2f} M"),
+            _format(s.parameters_difference_m, "{:+.4f} M"),
             f"{s.macs / 1e9:.3f}",
-            _form(s.paper_gmacs, "{:.2f}"),
-            _form(s.gmacs_difference, "{:+.3f}"),
+            _format(s.paper_gmacs, "{:.2f}"),
+            _format(s.gmacs_difference, "{:+.3f}"),
             f"{s.attention_macs / 1e9:.3f}",
         ]
         for s in counted
@@ -68,7 +68,7 @@ def _sizes(counted) -> str:
     return "\n".join([format_table([head, *rows]), "", *(textwrap.fill(r, 116) for r in REMARKS)])
 
 
-def _published() -> str:
+def _format_published() -> str:
     from ..paper.accuracy import TITLES, published
 
     blocks = []
@@ -83,5 +83,5 @@ def _published() -> str:
     return "\n\n".join([*blocks, remark])
 
 
-def _form(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _format(value: float | None, template: str) -> str:
+    return "" if value is None else template.format(value)

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _rows(arguments: argparse.Namespace) -> list[dict]:
-    """One row per trainer: its parts, and the number of parameters by configuration, None if it cannot train it."""
+    """One row per trainer: its parts, and the number of parameters by configuration, None if it cannot be trained."""
     counters = {} if arguments.plans is None else _counters(arguments)
     return [
         names.describe(name) | {configuration: count(name) for configuration, count in counters.items()}

@@ -73,7 +73,7 @@ def read_arrays(file: SourceFile) -> tuple[np.ndarray, np.ndarray]:
             with h5py.File(data) as archive:
                 image, label = archive["image"][()], archive["label"][()]
         image, label = np.asarray(image, np.float32), np.asarray(label)
-    except Exception as error:  # of zipfile, zlib, NumPy or HDF5
+    except Exception as error:  # zipfile, zlib, NumPy and HDF5 raise different exceptions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         text = f"the arrays `image` and `label` cannot be read ({reason}); copy or download the file again"
         raise UnusableError(file.name, ProblemCode.DAMAGED, text) from None

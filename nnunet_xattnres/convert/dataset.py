@@ -91,7 +91,7 @@ def convert(plan: Plan, target: Target, settings: dict, workers: int, skip_bad: 
 
     Args:
         plan: the data set.
-        target: its place in nnU-Net's folders.
+        target: the names of the dataset in nnU-Net's folders.
         settings: every option that changes the result; only a conversion with equal settings is continued.
         workers: number of processes.
         skip_bad: skip what cannot be used and record it in the manifest.

@@ -1,4 +1,4 @@
-"""Where a dataset goes, and how it gets there: completely, or not at all."""
+"""The folders of a dataset, and the renaming that publishes it when it is complete."""
 
 import contextlib
 import os
@@ -55,7 +55,7 @@ class Target:
 
 
 def find_target(number: int, name: str, environment: Mapping[str, str] = os.environ) -> Target:
-    """Find the place of a dataset in nnU-Net's folders.
+    """Find the names of a dataset in nnU-Net's folders.
 
     Raises:
         UserError: if nnUNet_raw is not a folder, number or name are invalid, or another dataset has the number.
@@ -74,7 +74,9 @@ def find_target(number: int, name: str, environment: Mapping[str, str] = os.envi
     for folder in filter(None, (target.raw, preprocessed, results)):
         for other in sorted(folder.glob(f"Dataset{number:03d}_*")):
             if other.name != target.folder.name:
-                raise UserError(f"{other} already has the number {number}: choose another --dataset-id or its --name")
+                raise UserError(
+                    f"{other} already has the number {number}: choose another --dataset-id, or pass its --name"
+                )
     return target
 
 

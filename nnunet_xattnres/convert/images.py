@@ -92,7 +92,7 @@ def decode(file: SourceFile) -> Image.Image:
     data = file.read()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whatever matters raises an exception
+            warnings.simplefilter("ignore")  # problems that matter raise an exception
             image: Image.Image = Image.open(io.BytesIO(data))
             if image.format == "PNG":
                 image.verify()  # compares checksums, which decoding does not

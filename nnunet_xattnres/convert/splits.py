@@ -1,4 +1,4 @@
-"""Assign cases to train, val and test: by the published lists, by a seeded ratio, or by a file of the user's."""
+"""Assign cases to train, val and test: by the published lists, by a seeded ratio, or by a file."""
 
 import csv
 import json

@@ -16,7 +16,7 @@ _REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 @dataclass(frozen=True)
 class Case:
-    """A planned network with the sizes that it is trained with.
+    """A planned network with its patch size and batch size.
 
     Attributes:
         name: name of the case, for tables.

@@ -10,10 +10,10 @@ TOLERANCE_FLOAT64 = 1e-8
 """The largest accepted relative error of logits and gradients in float64."""
 
 TOLERANCE_FLOAT32 = 1e-3
-"""The same in float32."""
+"""The largest accepted relative error in float32."""
 
 TOLERANCE_AMP = 0.1
-"""The same in mixed precision, where gradients are noisy."""
+"""The largest accepted relative error in mixed precision, where gradients are noisy."""
 
 
 def largest_error(

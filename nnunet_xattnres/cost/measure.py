@@ -26,7 +26,7 @@ PHASES = ("forward", "backward", "step", "inference")
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How networks are run.
+    """The options of a measurement.
 
     Attributes:
         device: where they run.

@@ -57,7 +57,7 @@ class Report:
         return _means(self.mean(region) for region in self.regions if region not in self.extra_regions)
 
     def table(self) -> str:
-        """The means by region as aligned text. A mean of fewer cases than there are has their number beside it."""
+        """The means by region as aligned text. If a mean counts fewer cases than there are, it says how many."""
         unit = self.metadata["unit"]
         head = [""] + [f"{name} {'%' if metric in OVERLAP_METRICS else unit}" for metric, name in METRICS.items()]
         rows = [[region, *_cells(self.mean(region), len(self.scores))] for region in self.regions]

@@ -16,7 +16,7 @@ from ..ops import BACKENDS
 from ..stages import XAttnResStages
 
 DECODER_INPUTS = ("concat", "upsampled")
-"""What XAttnRes can take for x in a decoder stage with a skip connection."""
+"""The possible inputs x of XAttnRes in a decoder stage with a skip connection."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Connections:
         skip: keep the skip connections.
         encoder: apply XAttnRes in the encoder stages.
         decoder: apply XAttnRes in the decoder stages.
-        decoder_input: what XAttnRes takes for x in a decoder stage with a skip connection: "concat", the concatenation
-            of the upsampled feature and the skip feature (2C channels), or "upsampled", the upsampled feature alone
-            (C channels), to whose output the skip feature is concatenated. Without skip connections both are the same.
+        decoder_input: the input x of XAttnRes in a decoder stage with a skip connection: "concat", the concatenation of
+            the upsampled feature and the skip feature (2C channels), or "upsampled", the upsampled feature alone (C
+            channels); then the skip feature is concatenated to the output. Without skip connections, both are the same.
         init: initialisation of the pseudo-queries, see `XAttnRes`.
         backend: the implementation that computes the layers, see `XAttnRes`.
 
@@ -124,7 +124,7 @@ class Connections:
         if not self.skip:
             return layers(history, upsampled)
         if self.decoder_input == "concat":
-            return layers(history, (upsampled, skip))  # the layer takes the parts and never makes the concatenation
+            return layers(history, (upsampled, skip))  # the layer does not materialise the concatenation
         return torch.cat([layers(history, upsampled), skip], 1)
 
 

@@ -38,7 +38,7 @@ class EMCAD(nn.Module):
 
     Shapes:
         input (B, input_channels, H, W) -> (B, num_classes, H, W), or with deep supervision four such tensors, that of
-        d_1 first. Sizes that are no multiples of 32 are padded inside.
+        d_1 first. Images whose sides are not multiples of 32 are padded, and the logits cropped.
 
     Raises:
         ValueError: if an option is unknown, or an input is not (B, C, H, W).

@@ -33,12 +33,14 @@ class PaperUNet(nn.Module):
         options: options of `Connections`; by default the paper's "both", XAttnRes in all stages and skip connections.
 
     Shapes:
-        input (B, input_channels, H, W) -> (B, num_classes, H, W). Sizes that are no multiples of 16 are padded inside.
+        input (B, input_channels, H, W) -> (B, num_classes, H, W). Images whose sides are not multiples of 16 are
+        padded, and the logits cropped.
 
     Raises:
         ValueError: if an option is unknown, `deep_supervision` is True, or an input is not (B, C, H, W).
 
-    Source: arXiv 2604.03297, Sec. 3.3 and Table 2. The paper gives the size and no widths; these reproduce the size.
+    Source: arXiv 2604.03297, Sec. 3.3 and Table 2. The paper gives the number of parameters but no widths; these widths
+    reproduce the number.
 
     Example:
         >>> import torch

@@ -20,9 +20,9 @@ from . import torch_backend
 _log = logging.getLogger("nnunet_xattnres")
 
 # the error with which Triton failed in this process, if it did
-_failed: list[Exception] = []
+triton_errors: list[Exception] = []
 # why Triton refused inputs that its kernels do not support
-_refused: set[str] = set()
+triton_refusals: set[str] = set()
 
 
 def _compute(function: str, backend: str, *arguments):
@@ -34,17 +34,17 @@ def _compute(function: str, backend: str, *arguments):
     # autocast would compute matrix products in half precision, in which logits can overflow
     available = torch.amp.is_autocast_available(device)
     with torch.autocast(device, enabled=False) if available else nullcontext():
-        if backend == "triton" and not _failed:
+        if backend == "triton" and not triton_errors:
             try:
                 return getattr(import_module(".triton_backend", __package__), function)(*arguments)
             except torch.OutOfMemoryError:
                 raise
             except NotImplementedError as error:
-                if str(error) not in _refused:
-                    _refused.add(str(error))
+                if str(error) not in triton_refusals:
+                    triton_refusals.add(str(error))
                     _log.warning("XAttnRes: %s; using the slower PyTorch backend for this layer", error)
-            except Exception as error:  # a slower training is better than none
-                _failed.append(error)
+            except Exception as error:  # a training must not end because of Triton
+                triton_errors.append(error)
                 _log.warning("XAttnRes: Triton failed (%r); using the slower PyTorch backend from now on", error)
         return getattr(torch_backend, function)(*arguments)
 
@@ -129,7 +129,7 @@ def _autograd_backward(ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | N
     gradients = backward(grad_out, grad_alpha, sources, x, weights, biases, ctx.projected, query, ctx.eps, ctx.backend)
     *lists, (grad_query,) = _split(gradients, [*ctx.lengths, 1])
     grad_sources, grad_x, grad_weights, grad_biases = lists
-    # the argument `projected` has no gradient; an empty list needs one all the same, as an empty list of tensors
+    # `projected` has no gradient, but PyTorch takes an empty list for a list of tensors and expects a list
     grad_projected: list | None = None if ctx.projected else []
     return grad_sources, grad_x, grad_weights, grad_biases, grad_projected, grad_query, None, None
 

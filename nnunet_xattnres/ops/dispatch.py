@@ -14,7 +14,7 @@ from .pooling import pool_history
 BACKENDS = ("auto", "reference", "torch", "triton")
 """The names that `backend` arguments and the environment variable accept."""
 
-VARIABLE = "XATTNRES_BACKEND"
+BACKEND_VARIABLE = "XATTNRES_BACKEND"
 """The environment variable that selects a backend where no argument does."""
 
 _log = logging.getLogger("nnunet_xattnres")
@@ -102,7 +102,7 @@ def resolve_backend(backend: str | None, device_type: str) -> str:
     Raises:
         ValueError: for a name that is not in BACKENDS.
     """
-    backend = backend or os.environ.get(VARIABLE) or "auto"
+    backend = backend or os.environ.get(BACKEND_VARIABLE) or "auto"
     if backend not in BACKENDS:
         raise ValueError(f"XAttnRes: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     return _resolve(backend, device_type)

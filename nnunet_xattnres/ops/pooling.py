@@ -17,7 +17,7 @@ _LARGEST_WINDOW = 27
 
 def pool_history(history: Sequence[Tensor], size: tuple[int, ...]) -> list[Tensor]:
     """All features, max-pooled along every axis that is longer than in `size`; a `History` shares its copies."""
-    # `History` is recognised by its method, because its module is built on this one
+    # `History` is recognised by its method, because its module imports this one
     if hasattr(history, "pooled"):
         return history.pooled(size)
     targets = [pooled_size(feature.shape[2:], size) for feature in history]

@@ -57,6 +57,7 @@ def xattnres(
 
 
 def conv1x1(h: Tensor, projection: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The 1x1 convolution of Eq. 4 with a (weight, bias) pair; None is the identity."""
     if projection is None:
         return h
     weight, bias = projection

@@ -39,12 +39,12 @@ def probe_triton(device_type: str) -> str | None:
     if device_type != "cuda" and not interpreted:
         return f"it needs a CUDA device, the tensors are on {device_type}"
     if device_type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability() < (7, 0):
-        return f"{torch.cuda.get_device_name()} is too old for it"
+        return f"it needs compute capability 7.0 or higher, {torch.cuda.get_device_name()} has less"
     try:
         # the caller may be under autocast, or may be traced with fake tensors, which have no values
         with unset_fake_temporarily(), torch.autocast(device_type, enabled=False):
             difference = _difference_to_pytorch(device_type)
-    except Exception as error:  # without a driver, a C compiler or a feature of the GPU, training must go on
+    except Exception as error:  # a missing driver, C compiler or GPU feature must not end the training
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
     return None if difference < 0.02 else f"its results differ from PyTorch's by {difference:.1e} of the largest value"
 

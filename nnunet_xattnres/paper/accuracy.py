@@ -6,7 +6,7 @@ from importlib.resources import files
 
 TITLES = {
     1: "Synapse, multi-organ CT",
-    2: "binary sets, with sizes",
+    2: "polyps and skin lesions, with network sizes",
     3: "skip connections against XAttnRes",
     4: "where XAttnRes is applied, U-Net",
     5: "initialisation of the pseudo-query, U-Net",

@@ -31,6 +31,7 @@ _NETWORKS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "EMCAD + XAttnRes (replace)": (1, lambda: EMCAD(1, 1, False, skip=False, backend="torch")),
     "EMCAD + XAttnRes (both)": (1, lambda: EMCAD(1, 1, False, backend="torch")),
 }
+# the names of the networks in the paper's Table 2
 _PRINTED_AS = {
     "U-Net": "U-Net",
     "U-Net + XAttnRes (both)": "UNet + XAttnRes",

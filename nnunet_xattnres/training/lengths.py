@@ -1,4 +1,4 @@
-"""Kept for trainer files that import `with_lengths` from here; new ones import it from `nnunet_xattnres.training`."""
+"""An alias for older trainer files; new ones import `with_lengths` from `nnunet_xattnres.training`."""
 
 from .trainer_classes import with_lengths
 

@@ -1,7 +1,7 @@
 """The grammar of trainer names: `nnUNetTrainer` + network + routing [+ `_`recipe] [+ `_`length].
 
 nnU-Net names the results folder of a training by its trainer, so every combination has a trainer of its own. This file
-says which combinations there are; `trainer_classes.py` makes the class when its name is asked for. Nothing heavy is
+defines the combinations; `trainer_classes.py` creates a class when its name is looked up. PyTorch and nnU-Net are not
 imported here, so that commands can list the trainers quickly.
 
 To add a network, add it to `NETWORKS` and write its trainer class in a module of its own, as in `planned.py`. To add a
@@ -22,7 +22,7 @@ class Routing:
     Args:
         label: short description, for tables.
         options: options of `nnunet_xattnres.networks.connections.Connections` that differ from its defaults.
-        paper: where the XAttnRes paper (arXiv 2604.03297) has it.
+        paper: the table or equation of the XAttnRes paper (arXiv 2604.03297) with this routing.
     """
 
     label: str
@@ -40,9 +40,9 @@ class Network:
         trainer: name of its trainer class, which is written out in full; the other trainers derive from it.
         module: the module of `nnunet_xattnres.training` with that class.
         dims: numbers of spatial axes that it can process.
-        options: the options of `Connections` that a routing can set; the network has no others.
+        options: the options of `Connections` that a routing passes to this network.
         routings: names of its routings, None for all of them.
-        note: why it has not all routings.
+        note: the reason why the network does not have all routings.
     """
 
     label: str
@@ -107,8 +107,8 @@ ROUTINGS: dict[str, Routing] = {
     "NoSkip": Routing("no skips", _NO_XATTNRES | {"skip": False}, "Table 3, no skip; Table 4, None"),
     "XAttnRes": Routing("XAttnRes + skips (both)", {}, "Table 3, both; Table 4, Full; Table 5, Zero-init"),
     "XAttnResReplace": Routing("XAttnRes (replace)", {"skip": False}, "Table 3, replace"),
-    # Table 4 says "without skip connections", but its last row is "both" of Table 3; the same goes for Table 5, whose
-    # first row is "both". So these come with and without.
+    # Table 4 is labelled "without skip connections", but its last row equals "both" of Table 3, and so does the first
+    # row of Table 5. Therefore each routing of these tables exists with and without skip connections.
     "XAttnResEncoder": Routing("encoder + skips", {"decoder": False}, "Table 4"),
     "XAttnResEncoderNoSkip": Routing("encoder", {"decoder": False, "skip": False}, "Table 4"),
     "XAttnResDecoder": Routing("decoder + skips", {"encoder": False}, "Table 4"),
@@ -167,7 +167,7 @@ class TrainerName:
         network: key of `NETWORKS`.
         routing: key of `ROUTINGS`.
         recipe: key of `RECIPES`.
-        epochs: number of epochs that the name says, None if it has no length.
+        epochs: number of epochs in the name, None if the name has no length.
     """
 
     network: str = ""
@@ -200,7 +200,7 @@ def _base_names() -> dict[str, TrainerName]:
         for routing in (ROUTINGS if entry.routings is None else entry.routings)
         for recipe in RECIPES
     ]
-    return {str(name): name for name in parts if str(name) != PREFIX}  # that is nnU-Net's own trainer
+    return {str(name): name for name in parts if str(name) != PREFIX}  # the prefix alone is nnU-Net's trainer
 
 
 _EPOCHS = {length_name(epochs): epochs for epochs in EPOCHS}
@@ -276,7 +276,7 @@ def grammar_tables() -> dict[str, list[list[str]]]:
 
 
 def markdown() -> str:
-    """The grammar as Markdown: a table for each part of a name, and which combinations there are."""
+    """The grammar as Markdown: a table for each part of a name, and the possible combinations."""
     parts = []
     for title, (header, *rows) in grammar_tables().items():
         parts.append(f"## {title.capitalize()}\n")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .trainer import XAttnResTrainer as _Trainer
 else:
-    _Trainer = object  # mix-ins, whose other base class is an XAttnResTrainer
+    _Trainer = object  # the recipes are mix-ins; the other base class of a trainer is an XAttnResTrainer
 
 
 class _AdamW(_Trainer):

@@ -1,4 +1,4 @@
-"""The trainer classes. Each is made when it is looked up by its name, so importing a module makes none."""
+"""The trainer classes. A class is created when it is looked up by its name, not when its module is imported."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_wrong_result_is_not_measured(plans, tmp_path, capsys, monkeypatch):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("reason", ["_failed", "_refused"])
+@pytest.mark.parametrize("reason", ["triton_errors", "triton_refusals"])
 def test_results_are_not_saved_if_pytorch_replaced_triton(plans, tmp_path, capsys, monkeypatch, reason):
     monkeypatch.setattr(custom_op, reason, {"no registers left"})
     out = tmp_path / "figures.json"

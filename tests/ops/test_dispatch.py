@@ -17,7 +17,7 @@ def fresh_process(monkeypatch):
     """No environment variable, no backend resolved yet and no failure of Triton, as in a new process."""
     monkeypatch.delenv("XATTNRES_BACKEND", raising=False)
     dispatch._resolve.cache_clear()
-    monkeypatch.setattr(custom_op, "_failed", [])
+    monkeypatch.setattr(custom_op, "triton_errors", [])
     yield
     dispatch._resolve.cache_clear()
 

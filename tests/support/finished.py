@@ -59,17 +59,17 @@ class Finished:
     @property
     def validated(self) -> list[list[str]]:
         """Validation cases of every fold."""
-        return [fold["val"] for fold in json.loads((self.prepared / "splits_final.json").read_text())]
+        return [fold["val"] for fold in json.loads((self.preprocessed / "splits_final.json").read_text())]
 
     @property
-    def prepared(self) -> Path:
+    def preprocessed(self) -> Path:
         return self.folders.preprocessed_dataset(self.experiment)
 
     def predicted(self, trainer: str, case: str, repeat: int = 0) -> Path:
         return self.fold(trainer, self.fold_of(case), repeat) / "validation" / f"{case}{self.ending}"
 
     def reference(self, case: str) -> Path:
-        return self.prepared / "gt_segmentations" / f"{case}{self.ending}"
+        return self.preprocessed / "gt_segmentations" / f"{case}{self.ending}"
 
     def results(self) -> Results:
         (results,) = read_results(self.grid, self.folders, 1)
@@ -151,7 +151,11 @@ def prediction(finished: Finished, run: Run, number: int) -> np.ndarray:
 
 
 def _write_dataset(finished: Finished, labels: Mapping, folds: int, tested: bool) -> None:
-    raw, prepared, ending = finished.folders.raw_dataset(finished.experiment), finished.prepared, finished.ending
+    raw, preprocessed, ending = (
+        finished.folders.raw_dataset(finished.experiment),
+        finished.preprocessed,
+        finished.ending,
+    )
     parts = {"Tr": CASES} | ({"Ts": TEST_CASES} if tested else {})
     number = 0
     for part, cases in parts.items():
@@ -164,8 +168,8 @@ def _write_dataset(finished: Finished, labels: Mapping, folds: int, tested: bool
             write_label_map(images / f"{case}_0000{ending}", image, _spacing(ending))
             write_label_map(maps / f"{case}{ending}", array, _spacing(ending))
             number += 1
-    shutil.copytree(raw / "labelsTr", prepared / "gt_segmentations")
-    for folder in (raw, prepared):
+    shutil.copytree(raw / "labelsTr", preprocessed / "gt_segmentations")
+    for folder in (raw, preprocessed):
         write_dataset_json(folder, labels, ending)
     plans = plans_dict() | {"dataset_name": raw.name}
     plans["configurations"]["3d_fullres"] |= {
@@ -175,15 +179,15 @@ def _write_dataset(finished: Finished, labels: Mapping, folds: int, tested: bool
         "architecture": plans["configurations"]["2d"]["architecture"]
         | {"arch_kwargs": arch_kwargs("plain 3d anisotropic")},
     }
-    (prepared / "nnUNetPlans.json").write_text(json.dumps(plans))
-    data = prepared / plans["configurations"][finished.experiment.configuration]["data_identifier"]
+    (preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
+    data = preprocessed / plans["configurations"][finished.experiment.configuration]["data_identifier"]
     data.mkdir()
     for case in CASES:
         for name in (f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"):
             (data / name).touch()
     parts = [[case for case in CASES if CASES.index(case) % folds == fold] for fold in range(folds)]
     splits = [{"train": [case for case in CASES if case not in part], "val": part} for part in parts]
-    (prepared / "splits_final.json").write_text(json.dumps(splits))
+    (preprocessed / "splits_final.json").write_text(json.dumps(splits))
 
 
 def _write_training(finished: Finished, run: Run, plans: dict) -> None:
@@ -191,7 +195,7 @@ def _write_training(finished: Finished, run: Run, plans: dict) -> None:
     model, fold, validation = folders.model(run), folders.fold(run), folders.validation(run)
     validation.mkdir(parents=True)
     for name in ("dataset.json", "nnUNetPlans.json"):
-        shutil.copyfile(finished.prepared / name, model / name.replace("nnUNetPlans", "plans"))
+        shutil.copyfile(finished.preprocessed / name, model / name.replace("nnUNetPlans", "plans"))
     for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
         torch.save({"network_weights": {"weight": torch.zeros(2)}, "current_epoch": 2}, fold / name)
     (fold / "debug.json").write_text(json.dumps(debug(plans), indent=4))

@@ -24,7 +24,7 @@ class PairedComparison:
 
     Attributes:
         results: the experiment.
-        trainer: compared with `results.baseline`.
+        trainer: name of the trainer that is compared with `results.baseline`.
         metric: a key of `METRICS`.
         region: name of a label or region; None for the mean over all of them.
         comparison: statistics of trainer - baseline.
@@ -59,7 +59,7 @@ class ReportData:
     """All content of a report.
 
     Attributes:
-        grid, folders: of the benchmark.
+        grid, folders: grid and folders of the benchmark.
         results: the experiments.
         primary: comparisons of the mean Dice over labels, which verdicts are based on.
         secondary: comparisons of single labels in Dice and HD95, for exploration.
@@ -110,19 +110,21 @@ def pair_scores(results: Results, trainer: str, metric: str, region: str | None 
 
 def compare_all(everything: Sequence[Results], metric: str = "dice", by_region: bool = False) -> list[PairedComparison]:
     """Compare every trainer of every experiment with the baseline; p-values are corrected over all of them."""
-    found = []
+    compared = []
     for results in everything:
         for trainer in [name for name in results.trainers if name != results.baseline]:
             for region in results.regions if by_region else [None]:
                 pairs = pair_scores(results, trainer, metric, region)
                 if len(pairs):
                     comparison = compare(pairs["a"], pairs["b"], list(pairs["case"]), list(pairs["fold"]))
-                    found.append((results, trainer, region, comparison, pairs))
-    adjusted_p = holm([comparison.p for *_, comparison, _ in found])
-    adjusted_both = holm([comparison.p_both for *_, comparison, _ in found])
+                    compared.append((results, trainer, region, comparison, pairs))
+    adjusted_p = holm([comparison.p for *_, comparison, _ in compared])
+    adjusted_both = holm([comparison.p_both for *_, comparison, _ in compared])
     return [
         PairedComparison(results, trainer, metric, region, comparison, p, both, pairs)
-        for (results, trainer, region, comparison, pairs), p, both in zip(found, adjusted_p, adjusted_both, strict=True)
+        for (results, trainer, region, comparison, pairs), p, both in zip(
+            compared, adjusted_p, adjusted_both, strict=True
+        )
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a trainer costs: size of its network, time per epoch, memory."""
+"""The cost of a trainer: size of its network, time per epoch, memory."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ def measure_network(experiment: ExperimentKey, trainer: str, folders: NnUNetFold
     plans = read_plans(folders.plans(experiment))
     configuration = get_configuration(plans, experiment.configuration, folders.plans(experiment))
     dataset = read_json(folders.preprocessed_dataset(experiment) / "dataset.json", "nnU-Net's dataset.json")
-    trainer_class: Any = find_trainer(trainer)  # nnUNetTrainer is imported only if its trainers are
+    trainer_class: Any = find_trainer(trainer)  # not nnUNetTrainer, which is not imported here
     try:
         channels = determine_num_input_channels(plans, configuration, dataset)
         heads = plans.get_label_manager(dataset).num_segmentation_heads
@@ -54,13 +54,13 @@ def measure_network(experiment: ExperimentKey, trainer: str, folders: NnUNetFold
 
 def epoch_seconds(results: Results, trainer: str) -> float | None:
     """Median over all epochs of all trainings, None without logs."""
-    seconds = [value for trained in results.of(trainer) for value in trained.log.series("seconds")[1]]
+    seconds = [value for trained in results.trained_by(trainer) for value in trained.log.series("seconds")[1]]
     return statistics.median(seconds) if seconds else None
 
 
 def peak_memory(results: Results, trainer: str) -> int | None:
     """Maximum over all trainings in bytes: of the GPU, else of the largest process; None if it was not recorded."""
-    attempts = [attempt for trained in results.of(trainer) for attempt in trained.attempts]
+    attempts = [attempt for trained in results.trained_by(trainer) for attempt in trained.attempts]
     for key in ("peak_gpu_memory_bytes", "peak_memory_bytes"):
         if values := [attempt[key] for attempt in attempts if isinstance(attempt.get(key), int)]:
             return max(values)

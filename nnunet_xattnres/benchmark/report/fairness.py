@@ -1,4 +1,4 @@
-"""Checks whether trainers were trained alike and on equal terms."""
+"""Checks whether all trainers were trained with the same settings and compared on the same cases."""
 
 import ast
 
@@ -69,7 +69,7 @@ def _incomplete_logs(results: Results) -> list[Finding]:
 
 
 def _unequal_trainings(results: Results) -> list[Finding]:
-    counts = {trainer: len(results.of(trainer)) for trainer in results.finished_trainers}
+    counts = {trainer: len(results.trained_by(trainer)) for trainer in results.finished_trainers}
     if len(set(counts.values())) <= 1:
         return []
     numbers = ", ".join(f"{trainer} {count}" for trainer, count in counts.items())

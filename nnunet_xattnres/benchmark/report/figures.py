@@ -44,7 +44,7 @@ def draw_learning_curves(results: Results, path: Path) -> bool:
     figure = new_figure(11, 3.4)
     for axis, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for trainer, colour in trainer_colours(results).items():
-            curves = [curve for t in results.of(trainer) if (curve := t.log.series(name))[0]]
+            curves = [curve for t in results.trained_by(trainer) if (curve := t.log.series(name))[0]]
             if not curves:
                 continue
             for epochs, values in curves:

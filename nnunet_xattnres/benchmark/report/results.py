@@ -92,13 +92,14 @@ class Results:
     missing: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
 
-    def of(self, trainer: str) -> list[TrainedRun]:
+    def trained_by(self, trainer: str) -> list[TrainedRun]:
+        """The finished trainings of a trainer."""
         return [t for t in self.trained if t.run.trainer == trainer]
 
     @property
     def finished_trainers(self) -> list[str]:
         """Trainers with at least one finished training."""
-        return [trainer for trainer in self.trainers if self.of(trainer)]
+        return [trainer for trainer in self.trainers if self.trained_by(trainer)]
 
     @property
     def regions(self) -> list[str]:
@@ -107,5 +108,5 @@ class Results:
 
     def shared_folds(self) -> set[tuple[int, int]]:
         """(repeat, fold) that all trainers with a finished training have finished."""
-        finished = [{t.key for t in self.of(trainer)} for trainer in self.finished_trainers]
+        finished = [{t.key for t in self.trained_by(trainer)} for trainer in self.finished_trainers]
         return set.intersection(*finished) if finished else set()

@@ -21,7 +21,7 @@ TIE = 0.001
 
 _SEED = 0
 _DIGITS = 12  # smaller differences are rounding errors, which would break ties and zeros
-_MAX_EXACT = 13  # non-zero differences, up to which Wilcoxon's test enumerates all signs
+_MAX_EXACT = 13  # up to this number of non-zero differences, Wilcoxon's test enumerates all signs
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Comparison:
     Attributes:
         n: number of cases.
         cases: mean of d over cases with its BCa bootstrap interval: the variation between cases, for these networks.
-        folds: mean over folds of the mean d of each fold, with Student's t interval: includes the variation between
-            trainings. Too narrow, because folds share training cases.
+        folds: mean over folds of the mean d of each fold, with Student's t interval, which includes the variation
+            between trainings. It is too narrow, because folds share training cases.
         n_folds: number of folds; each is one training (or several repeats) of a and of b.
-        median: of d over cases.
+        median: median of d over cases.
         p: two-sided Wilcoxon signed-rank test over cases, zeros ranked (Pratt 1959).
         p_folds: two-sided one-sample t-test over folds; 1 for a single fold.
         effect: matched-pairs rank-biserial correlation, zeros ranked: -1 (b always lower) to 1 (b always higher).

@@ -1,4 +1,4 @@
-"""Layouts of downloads by the name that the command line uses: each knows the folders and file names of one of them."""
+"""The layouts by their names on the command line. A layout describes the folders and file names of a download."""
 
 from . import folder, isic2017, polyps, synapse
 

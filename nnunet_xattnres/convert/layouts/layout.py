@@ -17,7 +17,7 @@ class Layout:
         summary: one line for the list of layouts.
         description: the expected files and how they are split, for `xattnres convert LAYOUT --help`.
         configure: adds the options of the layout to a parser.
-        make_plan: makes a plan of the files of a source, the problems found so far, and the parsed arguments; it
+        make_plan: makes a plan from the files of a source, the problems found so far, and the parsed arguments; it
             raises a UserError if the source does not have this layout, or if options contradict each other.
         has_images: whether the options for 2-D images (--size, --resize-masks, --threshold) apply.
     """

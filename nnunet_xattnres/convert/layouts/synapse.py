@@ -34,7 +34,7 @@ LABEL_ORDERS = {"btcv": BTCV_ORGANS, "paper": PAPER_ORGANS, "transunet": _ALPHAB
 
 _IMAGE, _LABEL = re.compile(r"img(\d{4})"), re.compile(r"label(\d{4})")
 _SLICE, _VOLUME = re.compile(r"(case\d{4})_slice(\d{3})"), re.compile(r"(case\d{4})")
-_LARGEST_ORGAN = "liver"  # of the abdominal organs, in every patient
+_LARGEST_ORGAN = "liver"  # the largest abdominal organ of every patient
 _NOT_LISTED = "the case is not one of the 30 on the published list"
 
 
@@ -138,7 +138,7 @@ def _plan_arrays(
 def _check_array_options(arguments: argparse.Namespace) -> tuple[float, float, float]:
     """The voxel spacing; raises a UserError if an option does not fit TransUNet's arrays."""
     if arguments.source_labels is None:
-        expected = "btcv, paper or transunet (see --help); the files do not tell, but the largest organ is the liver"
+        expected = "btcv, paper or transunet (see --help); the liver is the largest organ in every order"
         raise UserError(f"arrays need --source-labels: {expected}")
     if arguments.organs == 13 and arguments.source_labels != "btcv":
         raise UserError(f"--organs 13 needs arrays with --source-labels btcv: {arguments.source_labels} has 8 organs")

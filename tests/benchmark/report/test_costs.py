@@ -116,7 +116,7 @@ def test_a_huge_patch(finished):
 def test_channels_and_labels_count(finished):
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "ignore": 4}
     options = {"channel_names": {"0": "T1", "1": "T2"}, "regions_class_order": [1, 2]}
-    write_dataset_json(finished.prepared, labels, finished.ending, **options)
+    write_dataset_json(finished.preprocessed, labels, finished.ending, **options)
     network, patch = build(finished, 2, 2)
     assert measure(finished) == NetworkSize(count_parameters(network), count_macs(network, 2, patch))
 
@@ -147,7 +147,7 @@ class TestProblems:
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"labels": {"background": 0, "a": 1}}'])
     def test_a_dataset_json(self, finished, content):
-        (finished.prepared / "dataset.json").write_text(content)
+        (finished.preprocessed / "dataset.json").write_text(content)
         with pytest.raises(UserError) as raised:
             measure(finished)
         assert "\n" not in str(raised.value)
@@ -174,7 +174,7 @@ def test_costs_that_are_not_recorded():
 def test_peak_memory_is_a_maximum():
     """Over all attempts of all trainings; of the GPU where one was recorded."""
     results = in_memory({(OTHER, fold): {} for fold in range(3)})
-    one, two, _ = results.of(OTHER)
+    one, two, _ = results.trained_by(OTHER)
     one.attempts.extend([{"peak_memory_bytes": 5}, {"peak_memory_bytes": 9, "peak_gpu_memory_bytes": None}])
     assert peak_memory(results, OTHER) == 9
     two.attempts.extend([{"peak_memory_bytes": 50, "peak_gpu_memory_bytes": 7}, {"peak_gpu_memory_bytes": 8}, {}])

@@ -202,7 +202,7 @@ class TestCases:
     def test_png_and_regions(self, finished, tmp_path):
         """The image is grey, label maps are coloured; regions such as those of BraTS have several values."""
         labels = {"background": 0, "whole": [1, 2], "core": [2]}
-        for folder in (finished.prepared, *(finished.folders.model(finished.run(t, 0)) for t in (BASELINE, OTHER))):
+        for folder in (finished.preprocessed, *(finished.folders.model(finished.run(t, 0)) for t in (BASELINE, OTHER))):
             write_dataset_json(folder, labels, ".png", regions_class_order=[1, 2])
         (tmp_path / "out").mkdir()
         draw_cases(finished.folders, self.paired(finished), tmp_path / "out" / "p.png")
@@ -225,7 +225,7 @@ class TestCases:
     @pytest.mark.parametrize("key", ["labels", "file_ending"])
     def test_an_incomplete_dataset_json(self, finished, path, key):
         paired = self.paired(finished)
-        file = finished.prepared / "dataset.json"
+        file = finished.preprocessed / "dataset.json"
         file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != key}))
         with pytest.raises(UserError, match=f"{file}.*{key}"):
             draw_cases(finished.folders, paired, path)

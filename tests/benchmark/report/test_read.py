@@ -22,7 +22,7 @@ from support.finished import (
     write_finished,
     write_log,
 )
-from support.label_maps import damage, write_dataset_json, write_label_map
+from support.label_maps import truncate, write_dataset_json, write_label_map
 from support.trees import snapshot
 
 from nnunet_xattnres.benchmark.grid import Grid
@@ -110,7 +110,7 @@ class TestMissing:
         assert (unfinished(results), codes(results.missing)) == ([(OTHER, f) for f in range(3)], ["to train"] * 3)
 
     def test_splits_of_fewer_folds(self, finished):
-        path = finished.prepared / "splits_final.json"
+        path = finished.preprocessed / "splits_final.json"
         path.write_text(json.dumps(json.loads(path.read_text())[:2]))
         results = finished.results()
         assert (unfinished(results), codes(results.missing)) == ([(BASELINE, 2), (OTHER, 2)], ["no such fold"] * 2)
@@ -119,7 +119,7 @@ class TestMissing:
         """It is listed; the validation counts."""
         path = finished.fold(OTHER, 1) / "checkpoint_best.pth"
         torch.save({"weights": torch.zeros(1000)}, path)
-        damage(path)
+        truncate(path)
         results = finished.results()
         assert (unfinished(results), codes(results.missing)) == ([], ["broken file"])
         assert f"{OTHER}, fold 1" in results.missing[0].text and path.name in results.missing[0].text
@@ -144,7 +144,7 @@ class TestMissing:
     def test_a_label_map(self, finished):
         """The other cases of the fold count."""
         case = finished.validated[1][2]
-        damage(finished.predicted(OTHER, case))
+        truncate(finished.predicted(OTHER, case))
         results = finished.results()
         assert (trained(results), codes(results.missing)) == (ALL, ["not scored"])
         assert results.missing[0].text.startswith(f"{OTHER}, fold 1: {case}: {finished.predicted(OTHER, case)} ")
@@ -171,7 +171,7 @@ class TestMissing:
     @pytest.mark.parametrize("content", [b"{}", b"{"])
     def test_labels_of_the_preprocessed_dataset(self, finished, content):
         """The dataset.json of a model is enough; without any, one finding is listed."""
-        (finished.prepared / "dataset.json").write_bytes(content)
+        (finished.preprocessed / "dataset.json").write_bytes(content)
         assert trained(finished.results()) == ALL
         for trainer in (BASELINE, OTHER):
             (finished.folders.model(finished.run(trainer, 0)) / "dataset.json").write_bytes(content)
@@ -193,7 +193,7 @@ class TestMissing:
         [(None, "no splits"), ("{", "unreadable"), ("[1]", "unreadable"), ('[{"train": []}]', "unreadable")],
     )
     def test_splits(self, finished, content, code):
-        path = finished.prepared / "splits_final.json"
+        path = finished.preprocessed / "splits_final.json"
         path.unlink()
         if content is not None:
             path.write_text(content)
@@ -222,7 +222,7 @@ class TestLogs:
     def seconds(self, finished) -> tuple[list, list]:
         results = finished.results()
         assert (trained(results), results.missing) == (ALL, [])
-        return results.of(OTHER)[1].log.series("seconds")
+        return results.trained_by(OTHER)[1].log.series("seconds")
 
     def test_cut_off(self, finished, log):
         log.write_text(log.read_text().split("Epoch 1")[0] + "Epoch 1 ")
@@ -257,7 +257,7 @@ class TestAttempts:
 
     def test_of_every_fold(self, finished):
         (finished.fold(OTHER, 1) / "benchmark.jsonl").write_text('{"exit_code": 0}\n')
-        assert [t.attempts for t in finished.results().of(OTHER)] == [[], [{"exit_code": 0}], []]
+        assert [t.attempts for t in finished.results().trained_by(OTHER)] == [[], [{"exit_code": 0}], []]
 
 
 def test_labels_have_other_names_in_one_model(finished):
@@ -282,7 +282,7 @@ class TestTestCases:
 
     def test_a_label_map(self, finished):
         path = finished.folders.test_predictions(finished.run(OTHER, 0), (0, 1, 2)) / "test_1.png"
-        damage(path)
+        truncate(path)
         results = finished.results()
         assert codes(results.missing) == ["not scored"]
         assert OTHER in results.missing[0].text and f"test_1: {path}" in results.missing[0].text

@@ -13,7 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from PIL import Image
 from support.finished import BASELINE, LABELS, OTHER, SPACING, Finished, summarise
-from support.label_maps import damage, write_dataset_json, write_label_map
+from support.label_maps import truncate, write_dataset_json, write_label_map
 from support.trees import snapshot
 
 from nnunet_xattnres.benchmark.report import scores as module
@@ -281,7 +281,7 @@ class TestCache:
 class TestProblems:
     def test_every_problem_is_one_line_and_the_other_cases_are_scored(self, finished, predictions):
         damaged, absent, foreign, lost, whole = predictions.cases
-        damage(finished.predicted(OTHER, damaged))
+        truncate(finished.predicted(OTHER, damaged))
         finished.predicted(OTHER, absent).unlink()
         write_label_map(finished.predicted(OTHER, foreign), np.full((24, 28), 7))
         finished.reference(lost).unlink()
@@ -296,7 +296,7 @@ class TestProblems:
     def test_a_repaired_file(self, finished, predictions):
         path = finished.predicted(OTHER, predictions.cases[0])
         whole = path.read_bytes()
-        damage(path)
+        truncate(path)
         assert len(score([predictions], 1)[0][1]) == 1
         path.write_bytes(whole)
         assert list(score_one(predictions)) == list(predictions.cases)

@@ -6,7 +6,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 from scipy import stats
-from support.results import mirrored, of_differences
+from support.results import comparison_of, mirrored
 
 from nnunet_xattnres.benchmark.report import statistics
 from nnunet_xattnres.benchmark.report.statistics import Interval, compare, holm
@@ -47,7 +47,7 @@ def test_order_and_direction(monkeypatch):
 
 def test_wins_ties_and_losses():
     """A difference of exactly `TIE` is a tie."""
-    result = of_differences([0.001, -0.001, 0.0005, 0, 0.0011, 0.3, -0.0011])
+    result = comparison_of([0.001, -0.001, 0.0005, 0, 0.0011, 0.3, -0.0011])
     assert (result.wins, result.ties, result.losses) == (2, 4, 1)
     assert result.median == 0.0005
 
@@ -76,10 +76,10 @@ def test_interval_over_cases(monkeypatch, reference, distribution, n):
     """The tolerance of a sixth of a standard error is the noise of 10000 resamples; percentiles alone differ by 0.4."""
     monkeypatch.setattr(statistics, "RESAMPLES", 10_000)
     d = 0.02 * getattr(np.random.default_rng(3), distribution)(size=n)
-    result = of_differences(d).cases
+    result = comparison_of(d).cases
     assert result.mean == pytest.approx(d.mean())
     assert (result.low, result.high) == pytest.approx(reference(d), abs=stats.sem(d) / 6)
-    assert of_differences(d).cases == result
+    assert comparison_of(d).cases == result
 
 
 def test_interval_and_test_over_folds():
@@ -95,14 +95,14 @@ def test_interval_and_test_over_folds():
 
 
 def test_one_case():
-    result = of_differences([0.1])
+    result = comparison_of([0.1])
     assert result.cases == result.folds == Interval(0.1, -np.inf, np.inf)
     assert (result.n, result.p, result.p_folds) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("by", [0, 0.05, -0.05])
 def test_a_constant_difference(by):
-    result = of_differences([by] * 10, folds=2)
+    result = comparison_of([by] * 10, folds=2)
     for interval in (result.cases, result.folds):
         assert astuple(interval) == pytest.approx((by, by, by))
     assert (result.effect, result.p) == (np.sign(by), pytest.approx(2 / 2**10 if by else 1))
@@ -112,7 +112,7 @@ def test_a_constant_difference(by):
 @pytest.mark.parametrize("d", [[0.9 - 0.8, 0.8 - 0.7, 0.7 - 0.6], [0.1] * 9 + [0.1 + 1.4e-17], [1e4, 1e4 + 2e-12] * 5])
 def test_a_constant_difference_with_rounding_errors(d):
     """BCa and the t-test divide by a spread of nearly zero; no warning reaches the user."""
-    result = of_differences(d, folds=len(d))
+    result = comparison_of(d, folds=len(d))
     assert astuple(result.cases) == pytest.approx((d[0],) * 3, abs=1e-11)
     assert result.folds.mean == pytest.approx(d[0])
 
@@ -159,13 +159,13 @@ def test_p_value_of_few_differences_enumerates_all_signs(n, zeros):
     ranks = stats.rankdata(np.abs(d))[:n]
     observed = abs((np.sign(d[:n]) * ranks).sum())
     at_least = [abs(np.dot(signs, ranks)) >= observed for signs in itertools.product((-1, 1), repeat=n)]
-    assert of_differences(d).p == pytest.approx(np.mean(at_least))
+    assert comparison_of(d).p == pytest.approx(np.mean(at_least))
 
 
 def test_zeros_keep_their_ranks():
     """Pratt's example: with a zero the p-value lies between those of the signs it might have; dropping it raises p."""
     rest = [2, 3, 4, 6, 7, 8, 9, 11, 14, 15, 17, -18]
-    with_win, with_zero, with_loss, dropped = (of_differences(d).p for d in ([1, *rest], [0, *rest], [-1, *rest], rest))
+    with_win, with_zero, with_loss, dropped = (comparison_of(d).p for d in ([1, *rest], [0, *rest], [-1, *rest], rest))
     assert with_win < with_zero < with_loss < dropped
 
 
@@ -176,7 +176,7 @@ def test_p_value_of_many_cases_with_zeros_and_ties(zeros):
     d = np.r_[[0] * zeros, rng.integers(-3, 6, 80)]
     ranks = np.where(d == 0, 0, stats.rankdata(np.abs(d)))
     z = (np.sign(d) * ranks).sum() / np.sqrt((ranks**2).sum())
-    assert of_differences(d).p == pytest.approx(2 * stats.norm.sf(abs(z)))
+    assert comparison_of(d).p == pytest.approx(2 * stats.norm.sf(abs(z)))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_published_effect_sizes(a, b, favourable, unfavourable):
 )
 def test_range_of_the_effect(d, effect):
     """1 and -1 are reached only without zeros."""
-    assert of_differences(d).effect == pytest.approx(effect)
+    assert comparison_of(d).effect == pytest.approx(effect)
 
 
 @pytest.mark.slow  # importing statsmodels takes seconds

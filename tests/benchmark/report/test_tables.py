@@ -106,7 +106,9 @@ class TestMeanTable:
 
     def test_costs(self):
         results = from_dice(DICE, log=Log({n: {"seconds": s} for n, s in enumerate([9, 1, 2.25])}))
-        results.of(OTHER)[0].attempts.append({"peak_gpu_memory_bytes": 3 * 2**29, "peak_memory_bytes": 9 * 2**30})
+        results.trained_by(OTHER)[0].attempts.append(
+            {"peak_gpu_memory_bytes": 3 * 2**29, "peak_memory_bytes": 9 * 2**30}
+        )
         sizes = {BASELINE: NetworkSize(7_766_828, 12_345_678_901), OTHER: "no network"}
         _, ours, theirs, difference = mean_table(results, **sizes)
         assert ours[4:] == ["7.77 M", "12.35", "2.2", "not recorded"]

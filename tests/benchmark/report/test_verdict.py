@@ -7,7 +7,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 from scipy import stats
-from support.results import mirrored, of_differences
+from support.results import comparison_of, mirrored
 
 from nnunet_xattnres.benchmark.report.statistics import Comparison, Interval, compare, holm
 from nnunet_xattnres.benchmark.report.verdict import MIN_CASES, Verdict, decide, describe
@@ -90,7 +90,7 @@ def test_why_an_interval_that_excludes_zero_shows_no_difference(changes, p, fact
 def test_mean_and_ranks_of_opposite_sign_show_no_difference():
     """50 wins by a point and 10 losses by 30: the mean is lower, the ranks are higher."""
     rng = np.random.default_rng(5)
-    result = of_differences([*rng.normal(0.01, 0.001, 50), *rng.normal(-0.3, 0.01, 10)])
+    result = comparison_of([*rng.normal(0.01, 0.001, 50), *rng.normal(-0.3, 0.01, 10)])
     assert result.cases.excludes_zero() and result.cases.mean < 0 < result.effect and result.p < 0.05
     assert decide(result, result.p, result.p_both) is NO_DIFFERENCE
 
@@ -98,7 +98,7 @@ def test_mean_and_ranks_of_opposite_sign_show_no_difference():
 @pytest.mark.parametrize("n", range(1, 9))
 def test_min_cases(n):
     """A win in every case is shown from the number of cases on with which the test can reach 0.05."""
-    result = of_differences(np.linspace(0.01, 0.02, n))
+    result = comparison_of(np.linspace(0.01, 0.02, n))
     assert decide(result, result.p, result.p_both) is (BETTER_HERE if 2 / 2**n < 0.05 else TOO_FEW_CASES)
     assert (n >= MIN_CASES) == (2 / 2**n < 0.05)
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from skimage.io import imread, imsave
 from support.finished import LABELS, SPACING, Finished, change_debug, write_finished
-from support.label_maps import damage, write_label_map
+from support.label_maps import truncate, write_label_map
 from support.results import BASELINE, OTHER, cases, from_dice, in_memory, report_data, row
 from support.trees import contents
 
@@ -224,7 +224,7 @@ class TestResultsJson:
         data = report_data(results())
         experiment = data.results[0].experiment
         data.sizes = {(experiment, BASELINE): NetworkSize(12, 34), (experiment, OTHER): "none"}
-        data.results[0].of(OTHER)[0].attempts.append({"peak_memory_bytes": 5})
+        data.results[0].trained_by(OTHER)[0].attempts.append({"peak_memory_bytes": 5})
         trainers = results_json(data)["settings"][0]["trainers"]
         costs = [[trainers[t][k] for k in ("parameters", "macs", "peak_memory_bytes")] for t in (BASELINE, OTHER)]
         assert costs == [[12, 34, None], [None, None, 5]]
@@ -455,12 +455,12 @@ class TestDamagedInput:
     def test_everything_at_once(self, copy):
         summary = Path("validation/summary.json")
         shutil.copyfile(copy.fold(BASELINE, 0) / summary, copy.fold(BASELINE, 1) / summary)
-        damage(copy.fold(BASELINE, 0) / "checkpoint_best.pth")
+        truncate(copy.fold(BASELINE, 0) / "checkpoint_best.pth")
         (log,) = copy.fold(OTHER, 0).glob("training_log_*.txt")
         log.write_text(re.sub(r"loss -[\d.]+", "loss nan", log.read_text()).split("Epoch 1 ")[0])
         (copy.fold(OTHER, 0) / "benchmark.jsonl").write_text('{"peak_gpu_memory_bytes": 1073741824}\n{"peak_gpu_')
         case = copy.validated[2][0]
-        damage(copy.predicted(OTHER, case))
+        truncate(copy.predicted(OTHER, case))
         (copy.fold(OTHER, 2) / "debug.json").write_text("{")
         change_debug(copy.fold(OTHER, 1), num_epochs="1000")
         (copy.folders.test_predictions(copy.run(OTHER, 0), (0, 1, 2)) / "test_0.png").unlink()
@@ -496,7 +496,7 @@ class TestDamagedInput:
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
     def test_the_preprocessed_dataset_json(self, copy, content):
         """It is needed for the networks and the example cases, but not for the scores."""
-        (copy.prepared / "dataset.json").write_text(content)
+        (copy.preprocessed / "dataset.json").write_text(content)
         assert "### Cases" in self.text(copy)
 
 
