@@ -1,7 +1,10 @@
-"""Draws docs/assets/algebra.svg: python docs/tools/algebra_figure.py [FILE.svg].
+"""Draw docs/assets/algebra.svg.
 
-Above: what is built for one history entry of 64 x 64 pixels in a stage of 256 x 256 pixels and 64 channels, by the
-equations taken literally and by this package. Below: the squared norm between two neighbours, along one axis.
+python docs/tools/algebra_figure.py [FILE.svg]
+
+The upper part shows the tensors for one history entry of 64 x 64 pixels in a stage of 256 x 256 pixels and 64 channels,
+as the literal equations and as this package compute them. The lower part shows the squared norm between two neighbours
+along one axis.
 """
 
 import sys

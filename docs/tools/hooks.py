@@ -1,4 +1,4 @@
-"""What MkDocs does beside its plugins: parts of pages that the code generates, and formulas.
+"""MkDocs hooks: generated parts of pages, and formulas.
 
 A page gets a generated part by a line such as `<!-- insert: commands -->`, so that what it shows cannot go out of date.
 Formulas are LaTeX between `$` or `$$`, or a docstring's `.. math::`, and become MathML, which browsers show without a
@@ -96,7 +96,7 @@ def _with_actions(title: str, parser: argparse.ArgumentParser) -> Iterator[tuple
 
 
 class DocstringExtension(Extension):
-    """What docstrings have and Markdown does not: `.. math::`, `::` before code, and `>>>` without a fence."""
+    """Converts syntax of docstrings to Markdown: `.. math::`, `::` before code, and `>>>` without a fence."""
 
     def extendMarkdown(self, md) -> None:  # noqa: N802 - Markdown's name
         md.preprocessors.register(_DocstringPreprocessor(md), "docstrings", 100)
