@@ -41,5 +41,5 @@ def workspace(tmp_path_factory) -> Workspace:
 
 @pytest.fixture(scope="session")
 def trained_2d(workspace) -> str:
-    """What `nnUNetv2_train 4 2d 0 --npz` printed."""
+    """The output of `nnUNetv2_train 4 2d 0 --npz`."""
     return workspace.run(f"nnUNetv2_train 4 2d 0 -tr {TRAINER} --npz -device cpu", new_python=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.finished import SHORT, Finished, change_debug, write_finished
-from support.label_maps import damage
+from support.label_maps import truncate
 from support.trees import snapshot
 
 from nnunet_xattnres.benchmark.grid import from_options
@@ -167,7 +167,7 @@ class TestReport:
         assert f"{finished.experiment}: {THEIRS} is better" in text and "Report: " in text
 
     def test_a_damaged_label_map(self, call, finished):
-        damage(finished.predicted(OURS, "case_04"))
+        truncate(finished.predicted(OURS, "case_04"))
         code, text, err = call("report", *GRID, "--workers", "1")
         assert code == 1 and "Report: " in text
         assert err.startswith(f"missing: {finished.experiment}: {OURS}, fold 1: case_04: ")
@@ -302,7 +302,7 @@ class TestBadInput:
 
     def test_a_fold_that_nnunet_will_not_make(self, call, finished):
         """nnU-Net makes five folds of a new dataset."""
-        (finished.prepared / "splits_final.json").unlink()
+        (finished.preprocessed / "splits_final.json").unlink()
         message = self.refused(call, "run", *GRID[:-3], "4", "5", "--device", "cpu")
         assert "0, 1, 2, 3, 4, not 5" in message and "-f" in message
 
@@ -330,7 +330,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("content", ["", "[1]", "{"])
     def test_splits(self, call, finished, content):
-        path = finished.prepared / "splits_final.json"
+        path = finished.preprocessed / "splits_final.json"
         path.write_text(content)
         assert str(path) in self.refused(call, "run", *GRID, "--device", "cpu")
 

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from support.label_maps import damage, voxel, write_dataset_json, write_folders, write_label_map
+from support.label_maps import truncate, voxel, write_dataset_json, write_folders, write_label_map
 from support.masks import PAIRS, blobs
 
 from nnunet_xattnres.cli.main import main
@@ -245,7 +245,7 @@ def test_an_empty_folder(capsys, folders, tmp_path):
 @pytest.mark.parametrize("option", ["--json", "--csv"])
 def test_an_output_in_a_folder_that_does_not_exist(capsys, folders, tmp_path, option):
     """Reported before the evaluation starts: the damaged file is not mentioned."""
-    damage(folders[0] / "a.nii.gz")
+    truncate(folders[0] / "a.nii.gz")
     path = tmp_path / "none" / "scores"
     code, text, error = evaluate(capsys, *folders, option, path)
     assert (code, text, error.count("\n")) == (2, "", 1)
@@ -259,7 +259,7 @@ class TestProblems:
         """Six cases with a problem each, and the beginning of the line for each, which names a damaged file."""
         predictions, references = folders
         (predictions / "a.nii.gz").unlink()
-        damage(references / "b.nii.gz")
+        truncate(references / "b.nii.gz")
         for name, array in (("e", A), ("f", A + 1), ("g", A[:, :-1]), ("h", A)):
             write_label_map(predictions / f"{name}.nii.gz", array, SPACING if name != "h" else (3.0, 0.75, 0.6))
         for name in "fgh":
@@ -308,7 +308,7 @@ class TestProblems:
     def test_no_case_can_be_compared(self, capsys, tmp_path, ending):
         pair = PAIRS["blobs 2-D"]
         predictions, references = write_folders(tmp_path, {"a": pair, "b": (None, pair[1])}, ending=ending)
-        damage(predictions / f"a{ending}")
+        truncate(predictions / f"a{ending}")
         code, text, messages = evaluate(capsys, predictions, references, "--skip-bad", "--json", tmp_path / "s.json")
         assert (code, text) == (2, "")
         head, *lines = messages.splitlines()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from PIL import Image
-from support.label_maps import damage, voxel, write_dataset_json, write_folders, write_label_map
+from support.label_maps import truncate, voxel, write_dataset_json, write_folders, write_label_map
 from support.masks import PAIRS
 
 from nnunet_xattnres.evaluation import PROTOCOLS, compare
@@ -200,7 +200,7 @@ class TestProblems:
         folder = write_folders(root, {"a": (empty, empty)}, spacing, ending=ending, **others)[folder_index]
         path = folder / f"a{ending}"
         if array is None:
-            damage(path)
+            truncate(path)
         else:
             write_label_map(path, array, spacing)
         return checked(evaluate(root)), str(path)

@@ -77,16 +77,16 @@ def literal(network, x, skip, xattnres):
         _, last, bn, _ = gate.weight
         return e * torch.sigmoid(norm(bn, conv(last, both.clamp(min=0))))
 
-    pool = list(network.encoder.forward_intermediates(x, intermediates_only=True))
-    features, logits = pool[::-1], []
+    outputs = list(network.encoder.forward_intermediates(x, intermediates_only=True))
+    features, logits = outputs[::-1], []
     for s in range(4):
-        v = eucb(s - 1, pool[-1]) if s else features[0]
+        v = eucb(s - 1, outputs[-1]) if s else features[0]
         if xattnres:
-            v = d.xattnres[str(len(pool))](pool, v)
+            v = d.xattnres[str(len(outputs))](outputs, v)
         if s and skip:
             v = v + lgag(s - 1, v, features[s])
-        pool.append(mscam(s, v))
-        z = conv(d.seg_layers[s], pool[-1])
+        outputs.append(mscam(s, v))
+        z = conv(d.seg_layers[s], outputs[-1])
         logits.append(F.interpolate(z, size=x.shape[2:], mode="bilinear", align_corners=False))
     return logits[::-1]
 

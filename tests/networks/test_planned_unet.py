@@ -1,4 +1,4 @@
-"""The routing of Eqs. 10 and 11 in nnU-Net's U-Nets: names, shapes, what reads what, and how much it is."""
+"""XAttnRes in nnU-Net's U-Nets (Eqs. 10 and 11): parameter names, shapes, the sources of every layer, memory."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def image(kind, channels=2, batch=2):
     return torch.randn(batch, channels, *(16,) * plans.PLANS[kind][1])
 
 
-def test_stock_weights_line_up(kind):
+def test_stock_weights_keep_their_names_and_shapes(kind):
     stock, ours = build(kind, STOCK).state_dict(), build(kind).state_dict()
     assert {k: ours[k].shape for k in stock} == {k: v.shape for k, v in stock.items()}
     assert all(k.startswith("xattnres.") for k in ours.keys() - stock.keys())
@@ -54,7 +54,7 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(k for k, v in o.items() if v is True) or "none")
 def test_every_parameter_of_every_variant_is_used(options):
     network = build("plain 2d", **options)
-    # a zero pseudo-query gives its gain no gradient, which is right but would hide an unused layer
+    # with a pseudo-query of zeros, the gain has a zero gradient, like an unused parameter
     for name, parameter in network.named_parameters():
         if name.endswith("pseudo_query"):
             nn.init.normal_(parameter)
@@ -95,21 +95,21 @@ def test_every_stage_reads_all_earlier_stages_and_its_own_first_block(kind):
     """Recompute the whole forward pass stage by stage from Eqs. 10 and 11."""
     network = build(kind, init="normal").double()
     image_ = image(kind).double()
-    pool = []
+    outputs = []
     x = network.encoder.stem(image_) if hasattr(network.encoder, "stem") else image_
     for s, stage in enumerate(network.encoder.stages):
         blocks = stage[0].convs if isinstance(stage, nn.Sequential) else stage.blocks
         x = blocks[0](x)
         if s:
-            x = network.xattnres[str(s)](pool[:s], x)
+            x = network.xattnres[str(s)](outputs[:s], x)
         x = blocks[1:](x)
-        pool.append(x)
+        outputs.append(x)
     for s in range(2):
-        x = torch.cat([network.decoder.transpconvs[s](x), pool[1 - s]], dim=1)
-        x = network.xattnres[str(3 + s)](pool[: 3 + s], x)
+        x = torch.cat([network.decoder.transpconvs[s](x), outputs[1 - s]], dim=1)
+        x = network.xattnres[str(3 + s)](outputs[: 3 + s], x)
         x = network.decoder.stages[s](x)
-        pool.append(x)
-    # the network leaves the concatenation to the layer, which then adds in another order
+        outputs.append(x)
+    # the layer of the network takes the parts of the concatenation, so it sums in another order
     torch.testing.assert_close(network(image_)[0], network.decoder.seg_layers[1](x), rtol=1e-10, atol=1e-10)
 
 
@@ -122,7 +122,7 @@ def test_layers_of_a_network_share_pooled_copies(kind, monkeypatch):
 
     monkeypatch.setattr(history, "max_pool", max_pool)
     build(kind)(image(kind))
-    # e_1 for the second and the third stage, e_2 for the third; the decoder finds what it needs
+    # e_1 for the second and the third stage, e_2 for the third; the decoder uses these copies again
     assert len(pooled) == 3
     assert len({(id(feature), size) for feature, size in pooled}) == 3
 
@@ -131,26 +131,26 @@ def test_the_upsampled_reading_concatenates_the_skip_afterwards():
     network = build("plain 2d", decoder_input="upsampled", encoder=False)
     seen = {}
     network.decoder.stages[0].register_forward_pre_hook(lambda module, args: seen.update(stage=args[0]))
-    network.xattnres["3"].register_forward_hook(lambda module, args, out: seen.update(layer=out, pool=args[0]))
+    network.xattnres["3"].register_forward_hook(lambda module, args, out: seen.update(layer=out, history=args[0]))
     network(image("plain 2d"))
-    assert torch.equal(seen["stage"], torch.cat([seen["layer"], seen["pool"][1]], 1))
+    assert torch.equal(seen["stage"], torch.cat([seen["layer"], seen["history"][1]], 1))
 
 
 def test_without_skips_the_first_stage_reaches_the_decoder_through_the_layers_alone():
     network = build("plain 2d", skip=False, encoder=False)
     for stage in network.decoder.stages:
         assert stage.convs[0].conv.in_channels == stage.output_channels
-    # close the way down the encoder, then the way through the layers as well: nothing must be left
+    # detach the path through the encoder, then the path through the layers as well: no gradient must remain
     network.encoder.stages[1][0].convs[0].register_forward_pre_hook(lambda block, args: (args[0].detach(),))
-    for closed in (False, True):
-        pool = []
-        network.encoder.stages[0][0].convs[-1].register_forward_hook(lambda block, args, out: pool.append(out))  # noqa: B023
-        if closed:
+    for detached in (False, True):
+        first_stage = []
+        network.encoder.stages[0][0].convs[-1].register_forward_hook(lambda block, args, out: first_stage.append(out))  # noqa: B023
+        if detached:
             for layer in network.xattnres.values():
                 layer.register_forward_pre_hook(lambda layer, args: ([args[0][0].detach(), *args[0][1:]], *args[1:]))
         output = network(image("plain 2d"))[0].square().mean()
-        (gradient,) = torch.autograd.grad(output, pool[0], allow_unused=True)
-        assert (gradient is None or not gradient.any()) == closed
+        (gradient,) = torch.autograd.grad(output, first_stage[0], allow_unused=True)
+        assert (gradient is None or not gradient.any()) == detached
 
 
 def test_he_initialisation_leaves_the_pseudo_queries_alone(kind):
@@ -179,7 +179,7 @@ def test_backends_agree(kind):
 
 @pytest.mark.parametrize("options", [{}, {"skip": False}, {"decoder_input": "upsampled"}, {"encoder": False}])
 def test_vram_estimate_counts_what_training_keeps_for_the_layers(kind, options, monkeypatch):
-    """Their outputs and the pooled copies, counted as they are made."""
+    """The outputs of the layers and the pooled copies, counted during a forward pass."""
     network = build(kind, deep_supervision=False, **options)
     stock = build(kind, STOCK, deep_supervision=False)
     elements = []
@@ -204,22 +204,24 @@ def test_any_number_of_input_channels(kind):
 
 @pytest.mark.parametrize("shape", [(2, 16, 16), (1, 2, 16, 16, 16)])
 def test_input_of_the_wrong_dimension(shape):
-    with pytest.raises(ValueError, match=r"XAttnResUNet: input must be 4-D .* got shape \(") as error:
+    with pytest.raises(ValueError) as error:
         build("plain 2d")(torch.zeros(shape))
-    assert "\n" not in str(error.value)
+    message = str(error.value)
+    assert all(fact in message for fact in ("XAttnResUNet", "4-D", str(shape))) and "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "facts"),
     [
-        ({"decoder_input": "skip"}, "decoder_input must be one of concat, upsampled, got 'skip'"),
-        ({"init": "ones", "encoder": False, "decoder": False}, "init must be one of zero, normal, .* got 'ones'"),
-        ({"backend": "cudnn", "encoder": False, "decoder": False}, "backend must be one of auto, .* got 'cudnn'"),
+        ({"decoder_input": "skip"}, ("decoder_input", "concat", "upsampled", "'skip'")),
+        ({"init": "ones", "encoder": False, "decoder": False}, ("init", "zero", "normal", "'ones'")),
+        ({"backend": "cudnn", "encoder": False, "decoder": False}, ("backend", "auto", "'cudnn'")),
     ],
 )
-def test_unknown_value_of_an_option(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_unknown_value_of_an_option(options, facts):
+    with pytest.raises(ValueError) as error:
         build("plain 2d", **options)
+    assert all(fact in str(error.value) for fact in facts)
 
 
 def test_compiles_to_one_graph():

@@ -1,4 +1,4 @@
-"""From the network a plans file names to its XAttnRes counterpart."""
+"""The XAttnRes counterpart of the network that a plans file names."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ UNETS = "dynamic_network_architectures.architectures.unet"
 
 
 class Configuration:
-    """What nnU-Net's ConfigurationManager says of a network."""
+    """The attributes of nnU-Net's ConfigurationManager that describe a network."""
 
     def __init__(self, name, kind="plain 2d", **kwargs):
         self.network_arch_class_name = name
@@ -36,14 +36,14 @@ def test_counterpart(planned, kind, expected):
     assert type(build_from_plans(Configuration(planned, kind), 1, 2, True)) is expected
 
 
-def test_options_of_the_trainer_win_over_those_of_the_plans():
+def test_options_of_the_trainer_take_precedence_over_those_of_the_plans():
     configuration = Configuration("nnunet_xattnres.networks.XAttnResUNet", skip=False, encoder=False)
     network = build_from_plans(configuration, 1, 2, True, encoder=True)
     assert not network.connections.skip
     assert list(network.xattnres) == ["1", "2", "3", "4"]
 
 
-def test_plans_are_left_as_they_were():
+def test_plans_are_not_changed():
     configuration = Configuration(f"{UNETS}.PlainConvUNet")
     before = dict(configuration.network_arch_init_kwargs)
     build_from_plans(configuration, 1, 2, False, init="normal")
@@ -61,6 +61,6 @@ def test_initialisation_is_nnunets():
     "planned", ["dynamic_network_architectures.architectures.primus.Primus", "my.own.PlainConvUNet"]
 )
 def test_unknown_network(planned):
-    with pytest.raises(ValueError, match=f"PlainConvUNet and ResidualEncoderUNet, .* '{planned}'") as error:
+    with pytest.raises(ValueError, match=f"PlainConvUNet.*ResidualEncoderUNet.*'{planned}'") as error:
         xattnres_class_name(planned)
     assert "\n" not in str(error.value)

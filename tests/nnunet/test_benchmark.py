@@ -1,4 +1,4 @@
-"""`xattnres benchmark` with nnU-Net's own commands: killed, continued, reported."""
+"""`xattnres benchmark` with nnU-Net's own commands is killed, continued, and writes its report."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def processes_of(folder):
 
 @pytest.fixture(scope="module")
 def finished(workspace):
-    """Killed in the second epoch of the second training, then run to the end; the output of the second call."""
+    """The output of the second call of a benchmark that was killed in the second epoch of the second training."""
     process = start(workspace, "run", *COMMAND, "--device", "cpu", "--workers", "1")
     second = workspace.model(4, "2d", LONGER) / "fold_1"
     while 0 not in read_logs(second).epochs:
@@ -79,8 +79,8 @@ def test_the_report_has_the_scores_of_nnunet(workspace, finished):
         assert setting["trainers"][trainer]["seconds_per_epoch"] > 0
 
 
-def test_nothing_is_repeated(workspace, finished, trained_2d):
-    """Nor a training that was started by hand."""
+def test_finished_trainings_are_not_repeated(workspace, finished, trained_2d):
+    """Neither those of the benchmark, nor one that was started by hand."""
     files = [*workspace.results.rglob("checkpoint_final.pth"), *workspace.results.rglob("summary.json")]
     before = {file: file.stat().st_mtime_ns for file in files}
     out, _ = run(workspace, "run", *COMMAND, "--device", "cpu", "--workers", "1")

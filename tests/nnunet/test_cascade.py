@@ -4,7 +4,7 @@ from support.workspace import TRAINER
 
 
 def add_cascade(plans):
-    """What the planner writes for larger images: half the resolution, then the full one on its predictions."""
+    """Add the configurations that the planner writes for larger images: a lower resolution, and the cascade on it."""
     configurations = plans["configurations"]
     spacing = configurations["3d_fullres"]["spacing"]
     configurations["3d_lowres"] = {

@@ -1,4 +1,4 @@
-"""Converted data sets in nnU-Net's own hands: integrity check, planning, training on the split, prediction."""
+"""nnU-Net's own commands with converted data sets: integrity check, planning, training on the split, prediction."""
 
 import json
 
@@ -37,8 +37,8 @@ def test_nnunet_plans_for_it(converted, name):
     own = converted.raw / dataset / "splits_final.json"
     assert own.exists() == (name != "synapse")
     if own.exists():
-        taken = converted.preprocessed / dataset / "splits_final.json"
-        assert json.loads(taken.read_text()) == json.loads(own.read_text())
+        copied = converted.preprocessed / dataset / "splits_final.json"
+        assert json.loads(copied.read_text()) == json.loads(own.read_text())
     scheme = plans["configurations"]["2d"]["normalization_schemes"]
     assert scheme == (["CTNormalization"] if name == "synapse" else ["ZScoreNormalization"] * 3)
 

@@ -1,4 +1,4 @@
-"""From trained folds to predictions: best configuration, ensemble, postprocessing, export, install, the same again."""
+"""From trained folds to predictions: best configuration, ensemble, postprocessing, export and installation."""
 
 import numpy as np
 import pytest

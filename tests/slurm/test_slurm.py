@@ -51,7 +51,7 @@ def finish(cluster):
 
     def ended():
         if cluster.run("squeue -h -t PENDING -o %r").split().count("BeginTime"):
-            cluster.hurry()
+            cluster.start_requeued_jobs()
         return not cluster.run("squeue -h")
 
     wait(cluster, ended)

@@ -14,7 +14,7 @@ _create_model = timm.create_model
 
 
 def small_encoder() -> contextlib.AbstractContextManager:
-    """Within it, timm's pvt_v2_b2 has a quarter of the channels and 5 of its 16 blocks, and EMCAD is built for it."""
+    """A context in which timm's pvt_v2_b2 and EMCAD have a quarter of the channels, and the encoder 5 of 16 blocks."""
     stack = contextlib.ExitStack()
     stack.enter_context(mock.patch.object(timm, "create_model", _create_small))
     stack.enter_context(mock.patch.object(emcad, "CHANNELS", _CHANNELS))

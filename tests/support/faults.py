@@ -13,7 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 
 from . import downloads
-from .label_maps import damage as truncate
+from .label_maps import truncate
 
 _RNG = np.random.default_rng(0)
 GREY = _RNG.integers(0, 256, (32, 32), np.uint8)

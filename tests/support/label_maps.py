@@ -55,6 +55,6 @@ def voxel(shape, at, value=1):
     return array
 
 
-def damage(path):
+def truncate(path):
     """Truncate a file to its first half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

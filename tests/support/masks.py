@@ -25,11 +25,11 @@ def noise(shape, seed):
     return tuple(np.random.default_rng(seed).random((2, *shape)) > 0.7)
 
 
-def box(shape, *corners):
-    """A mask of boxes: each has an index or a (start, stop) pair per axis."""
+def box(shape, *boxes):
+    """A mask that is the union of boxes; a box has an index or a (start, stop) pair for every axis."""
     mask = np.zeros(shape, bool)
-    for corner in corners:
-        mask[tuple(slice(*c) if isinstance(c, tuple) else c for c in corner)] = True
+    for axes in boxes:
+        mask[tuple(slice(*axis) if isinstance(axis, tuple) else axis for axis in axes)] = True
     return mask
 
 

@@ -44,7 +44,7 @@ def main(name, arguments):
 
 
 def settings():
-    """epochs, save_every, seconds of every step, fail: where a training ("T 0") fails."""
+    """The content of settings.json: epochs, save_every, seconds of every step, and where a run fails."""
     return json.loads((FOLDER / "settings.json").read_text())
 
 
@@ -78,11 +78,11 @@ class Training:
     def __init__(self, arguments):
         self.a, self.settings = arguments, settings()
         dataset = dataset_of(arguments.dataset)
-        self.prepared = Path(os.environ["nnUNet_preprocessed"]) / dataset
+        self.preprocessed = Path(os.environ["nnUNet_preprocessed"]) / dataset
         model = f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
         self.fold = Path(os.environ["nnUNet_results"]) / dataset / model / f"fold_{arguments.fold}"
         self.name = f"{arguments.tr} {arguments.fold}"
-        splits = json.loads((self.prepared / "splits_final.json").read_text())
+        splits = json.loads((self.preprocessed / "splits_final.json").read_text())
         self.cases = splits[int(arguments.fold)]["val"]
 
     def run(self):
@@ -120,7 +120,7 @@ class Training:
         for epoch in range(self.settings["epochs"] + 1):
             if content == (FOLDER / "checkpoints" / f"{epoch}.pth").read_bytes():
                 return epoch
-        journal("wrong", what=f"{existing[0]} is incomplete")
+        journal("wrong", reason=f"{existing[0]} is incomplete")
         raise SystemExit("RuntimeError: PytorchStreamReader failed reading zip archive")
 
     def save(self, name, epoch):
@@ -156,7 +156,7 @@ class Training:
         for file in files:
             file.write_bytes(b"")
             work()
-        references = self.prepared / "gt_segmentations"
+        references = self.preprocessed / "gt_segmentations"
         cases = [{"prediction_file": str(f), "reference_file": str(references / f.name), "metrics": {}} for f in files]
         if self.settings["fail"].get(self.name) != "summary":
             write_slowly(folder / "summary.json", json.dumps({"metric_per_case": cases}).encode())
@@ -170,7 +170,7 @@ def exclusive(name):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            journal("wrong", what=f"two processes use {name}")
+            journal("wrong", reason=f"two processes use {name}")
             raise SystemExit(f"two processes use {name}") from None
         yield
 
@@ -199,7 +199,7 @@ def preprocess(name, arguments):
         assert arguments.no_pp
         return
     for configuration in arguments.c:
-        data = folder / f"nnUNetPlans_{configuration}"  # of all plans
+        data = folder / f"nnUNetPlans_{configuration}"  # all plans share this folder
         with exclusive(str(data)):
             data.mkdir(exist_ok=True)
             for file in list(data.iterdir()):

@@ -7,6 +7,7 @@ from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
 
 XATTNRES = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}
 PLANS = {
+    # name: class of the network, spatial axes, strides and kernel sizes of the stages
     "plain 2d": ("PlainConvUNet", 2, [[1, 1], [2, 2], [2, 2]], [[3, 3]] * 3),
     "plain 3d anisotropic": ("PlainConvUNet", 3, [[1, 1, 1], [1, 2, 2], [2, 2, 2]], [[1, 3, 3], [3, 3, 3], [3, 3, 3]]),
     "resenc 2d": ("ResidualEncoderUNet", 2, [[1, 1], [2, 2], [2, 1]], [[3, 3]] * 3),
@@ -15,7 +16,7 @@ PLANS = {
 
 
 def arch_kwargs(kind: str) -> dict:
-    """The architecture of a plans file, three stages of 4, 8 and 12 features."""
+    """The arch_kwargs of a plans file: three stages of 4, 8 and 12 features."""
     name, dim, strides, kernels = PLANS[kind]
     conv, norm = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}[dim]
     blocks = {"n_conv_per_stage": [2, 2, 3]} if name == "PlainConvUNet" else {"n_blocks_per_stage": [1, 3, 2]}
@@ -34,7 +35,7 @@ REQUIRES_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
 def build(
     kind: str, classes: dict = XATTNRES, deep_supervision: bool = True, input_channels: int = 2, **options
 ) -> nn.Module:
-    """The network of a plan, by nnU-Net's own builder; `classes` maps the planned class name to the one to build."""
+    """The network of one of PLANS, built by nnU-Net's function; `classes` maps the planned class name to a class."""
     cls = classes[PLANS[kind][0]]
     return get_network_from_plans(
         f"{cls.__module__}.{cls.__name__}", {**arch_kwargs(kind), **options}, REQUIRES_IMPORT,

@@ -76,8 +76,8 @@ def report_data(*results: Results) -> ReportData:
     return analyse(grid, NnUNetFolders(Path("raw"), Path("preprocessed"), Path("results")), results)
 
 
-def of_differences(differences, folds: int = 1) -> Comparison:
-    """The comparison for differences b - a; consecutive cases share a fold."""
+def comparison_of(differences, folds: int = 1) -> Comparison:
+    """The comparison of scores with these differences b - a; consecutive cases share a fold."""
     n = len(differences)
     return compare(np.zeros(n), differences, range(n), [i * folds // n for i in range(n)])
 

@@ -127,8 +127,8 @@ class Cluster:
         """States of all jobs by identifier, array tasks one by one, also of those that have just ended."""
         return dict(line.split() for line in self.run('squeue -h -a -r -t all -o "%i %T"').splitlines())
 
-    def hurry(self) -> None:
-        """Start jobs now that wait for their begin time, as requeued ones do."""
+    def start_requeued_jobs(self) -> None:
+        """Start pending jobs now instead of at their begin time, for which requeued jobs wait."""
         # a requeued job gets its begin time when its processes have ended
         self._wait(lambda: not self.run("squeue -h -a -t COMPLETING"), "Jobs did not end")
         if pending := self.run('squeue -h -a -t PENDING -o "%i"').split():
@@ -146,7 +146,7 @@ class Cluster:
         key = self.root / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
-        (self.root / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # the other one wants systemd
+        (self.root / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # cgroup/v2 needs systemd
         controller_port, node_port = _free_ports(2)
         (self.root / "slurm.conf").write_text(
             _CONFIGURATION.format(

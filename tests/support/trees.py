@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def snapshot(root: Path, *changeable: Path) -> dict[str, tuple]:
-    """(Is a link, is a folder, modification time, bytes) of everything in `root`; no times of `changeable` folders."""
+    """(is a link, is a folder, modification time, bytes) by path; the time of the `changeable` folders is None."""
     entries = {}
     for path in sorted(root.rglob("*")):
         time = path.lstat().st_mtime_ns if path not in changeable else None

@@ -1,4 +1,4 @@
-"""nnU-Net's folders in a temporary place, and its commands run there."""
+"""nnU-Net's folders below a temporary folder, and its commands run with them."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ class Workspace:
 
         Args:
             command: one of nnU-Net's commands or `xattnres`, with arguments.
-            exit_code: the expected one; minus the number of the signal that ends it.
+            exit_code: the expected exit code, negative for the number of a signal.
             new_python: start the installed script, as a shell does, rather than fork a process that has nnU-Net
                 imported already (`support.preloaded`).
             variables: further environment variables.
@@ -86,7 +86,7 @@ class Workspace:
 
 
 def shrink(plans: dict) -> None:
-    """At most 16 features a stage and small batches: the tests train the planned topology, not its width."""
+    """Reduce plans to 16 features per stage and batches of 4: the tests train the planned topology, not its width."""
     for configuration in plans["configurations"].values():
         if "architecture" in configuration:
             kwargs = configuration["architecture"]["arch_kwargs"]
