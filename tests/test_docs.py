@@ -1,4 +1,4 @@
-"""What the documentation shows exists and runs: code blocks, commands, links, generated parts."""
+"""The documentation is correct: its code runs, and its commands, options and links exist."""
 
 import doctest
 import json
@@ -102,7 +102,7 @@ def test_json_blocks_are_json(page):
 
 
 def test_the_network_of_your_own(tmp_path, monkeypatch):
-    """It is short. Without its layers it is MONAI's network. With them every parameter is used."""
+    """The code is short. Without layers, the network is MONAI's. With them, every parameter is used."""
     monkeypatch.chdir(tmp_path)
     (block,) = [b for b in code_blocks(DOCS / "tutorials/own-network.md") if "class XAttnResBasicUNet" in b.text]
     assert len([line for line in block.text.splitlines() if line.strip()]) < 20
@@ -123,7 +123,7 @@ def test_the_network_of_your_own(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_sizes_are_those_that_are_counted():
-    """The table on the page has what `xattnres table` counts."""
+    """The table on the page has the figures of `xattnres table`."""
     page = (DOCS / "explanation/sizes.md").read_text()
     rows = {line.split(" | ")[0][2:]: re.findall(r"[\d.]+", line) for line in page.splitlines()}
     for size in sizes():
@@ -163,7 +163,7 @@ def test_generated_parts_are_in_the_site(site):
 
 
 def test_readers_fetch_nothing_from_elsewhere(site):
-    """No script, style, font or picture of another host."""
+    """No page loads a script, style, font or picture from another host."""
     for page in site.rglob("*.html"):
         found = re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=[\"']?(https?:[^\"' >]+)", page.read_text())
         assert not found, page

@@ -28,7 +28,7 @@ CASES = {
 
 
 def features(sizes, requires_grad=False):
-    """Features without equal values, each with another number of channels."""
+    """Features of distinct values, each with another number of channels."""
     generator = torch.Generator().manual_seed(0)
     result = []
     for width, size in enumerate(sizes, start=2):

@@ -1,4 +1,4 @@
-"""The README is short, its links lead somewhere, and it shows current figures. Its code blocks: tests/test_docs.py."""
+"""The README is short, its links exist, and its figures are current. tests/test_docs.py checks its code blocks."""
 
 import json
 import re
@@ -13,22 +13,22 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 
 
-def test_it_is_short():
+def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 150
 
 
-def test_its_parts_are_in_the_order_of_a_readers_questions():
+def test_the_order_of_the_sections():
     text = README.read_text()
     parts = [
         'src="docs/assets/demo.png"',
         *(f"## {title}" for title in ("Status", "Install", "Quickstart", "Which trainer")),
     ]
-    places = [text.index(part) for part in (*parts, "## Cost and gain", "## More")]
-    assert places == sorted(places)
+    positions = [text.index(part) for part in (*parts, "## Cost and gain", "## More")]
+    assert positions == sorted(positions)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_lead_somewhere(name):
+def test_targets_of_links_exist(name):
     page = REPOSITORY / name
     for link in links(page):
         path, _, anchor = link.partition("#")
@@ -53,7 +53,7 @@ def test_the_cost_on_a_cpu_is_that_of_the_results_file(page):
 
 
 def test_the_oldest_versions_are_the_promised_ones_everywhere():
-    """In the README, on the page of limits and in the CI's matrix as in pyproject.toml."""
+    """The README, the page of limits and the matrix of the CI have the versions of pyproject.toml."""
     project = (REPOSITORY / "pyproject.toml").read_text()
     python, torch = (re.search(p, project)[1] for p in (r'requires-python = ">=([\d.]+)"', r'"torch>=([\d.]+)"'))
     for page in (README, REPOSITORY / "docs/explanation/limits.md"):

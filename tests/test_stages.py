@@ -1,4 +1,4 @@
-"""XAttnResStages: which layer computes, what training keeps, and the layouts of its state dict."""
+"""XAttnResStages: the selection of the layer, the memory of training, and the layouts of the state dict."""
 
 import io
 
@@ -144,7 +144,7 @@ def test_state_dict_of_version_1_is_converted(read, wrap):
             assert torch.equal(stages[str(n)].get_parameter(name), parameter)
 
 
-def test_loading_version_1_leaves_the_state_dict_as_it_was():
+def test_loading_version_1_does_not_change_the_state_dict():
     state = layers_of_version_1()[0].state_dict()
     keys = list(state)
     stages_of_a_unet().load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The paths of a run are nnU-Net's own, from nnU-Net's environment variables; datasets are found by number or name."""
+"""The paths of a run are nnU-Net's own, below its environment variables; datasets are found by number or name."""
 
 import os
 from pathlib import Path

@@ -43,7 +43,7 @@ def test_single_values(tmp_path):
 
 @pytest.mark.parametrize("number", ["004", "010", "027"])
 def test_a_number_with_leading_zeros(tmp_path, number):
-    """YAML would read an octal number."""
+    """YAML would read it as an octal number."""
     path = tmp_path / "benchmark.yaml"
     path.write_text(f"datasets: [{number}]\ntrainers: [T, U]\nfolds: [{number}]\n")
     grid = from_options(read_options(path), str(path))
@@ -129,7 +129,7 @@ def test_every_run_once():
 
 
 def test_the_order_keeps_folds_paired():
-    """One after another is every trainer on the same fold; the baseline is the first of them."""
+    """All trainers of a fold follow each other, the baseline first."""
     groups = [
         (key, [run.trainer for run in group])
         for key, group in groupby(LARGE.runs(), key=lambda run: (run.repeat, run.experiment, run.fold))
@@ -150,7 +150,7 @@ def test_runs_of_one_experiment():
     ]
 
 
-def test_in_words():
+def test_text_of_a_run():
     experiment = ExperimentKey("Dataset004_Organs", "2d", "nnUNetPlans")
     assert str(Run(experiment, "T", 3)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3"
     assert str(Run(experiment, "T", 3, 1)) == "Dataset004_Organs, 2d, nnUNetPlans: T, fold 3, repeat 1"

@@ -129,7 +129,7 @@ def test_tasks_that_a_failed_preparation_blocks(plans, started, blocked):
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    """Status works, training does not."""
+    """Reading the state works, training is an error."""
 
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -248,7 +248,7 @@ def test_a_wrong_folder_does_not_end_the_others(workplace):
 
 
 def test_a_folder_that_cannot_be_written_does_not_end_the_others(workplace):
-    """As a link to a disk that is not mounted."""
+    """An example is a link to a disk that is not mounted."""
     model = workplace.folders.model(run_of("T"))
     model.parent.mkdir()
     model.symlink_to("/no/such/disk")
@@ -306,7 +306,7 @@ def test_from_planning_to_prediction(empty):
 
 
 def test_concurrent_preparation_of_two_plans(empty):
-    """As two jobs of a cluster; they share the folder of cases, which nnU-Net empties first."""
+    """Two jobs of a cluster may do this. Both plans share the folder of cases, which nnU-Net empties first."""
     write_raw(empty.folders, CASES)
     (empty.folder / "plans.json").write_text(write_plans(empty.folders).read_text())
     empty.folders.plans(EXPERIMENT).unlink()
@@ -370,7 +370,7 @@ def test_slots_of_gpus(monkeypatch, visible, count, gpus, num_gpus, expected):
     [(None, 0, None, 1, 0), ("", 0, None, 1, 0), ("-1", 0, None, 1, 0), ("2", 8, None, 2, 1), (None, 8, ["1"], 2, 1)],
 )
 def test_too_few_gpus(monkeypatch, visible, count, gpus, num_gpus, available):
-    """-1 ends the list, as for CUDA."""
+    """-1 ends the list of devices, as in CUDA."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -531,7 +531,7 @@ def test_a_kill_loses_no_more_than_the_epochs_since_a_checkpoint(workplace, star
 
 @pytest.mark.parametrize("phase", ["prepare", "predict"])
 def test_other_commands_start_from_scratch_after_a_kill(workplace, start, phase):
-    """They have no checkpoints, and an existing file may be incomplete."""
+    """These commands have no checkpoints, and an existing file may be incomplete."""
     data = workplace.folders.preprocessed_dataset(EXPERIMENT) / "nnUNetPlans_2d"
     folder = data if phase == "prepare" else workplace.folders.model(run_of("T")) / "test_folds_0_1"
     for run in GRID.runs():
@@ -584,7 +584,7 @@ def test_signals(workplace, start, number, to_group):
 
 
 def test_a_command_whose_supervisor_was_killed(workplace, start):
-    """It is still training, so the folder stays locked."""
+    """The command still trains, so the folder stays locked."""
     workplace.set(seconds=0.1)
     process = start(1)
     wait_for(lambda: workplace.journal("start"), process)
@@ -601,7 +601,7 @@ def test_a_command_whose_supervisor_was_killed(workplace, start):
 
 
 def test_two_concurrent_calls(workplace, start):
-    """They share the trainings, and none is started twice."""
+    """The calls share the trainings, and no training is started twice."""
     workplace.set(seconds=0.02)
     processes = [start(2), start(2)]
     for process in processes:
@@ -614,7 +614,7 @@ def test_two_concurrent_calls(workplace, start):
 
 
 def test_an_error_of_the_caller_kills_the_commands(workplace):
-    """As of a closed terminal."""
+    """A closed terminal causes such an error."""
     workplace.set(seconds=0.05)
 
     def echo(line):

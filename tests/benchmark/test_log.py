@@ -1,4 +1,4 @@
-"""nnU-Net's logs and debug.json: complete, cut off, and of several processes."""
+"""nnU-Net's logs and debug.json are read if they are complete, truncated, or from several processes."""
 
 import json
 from datetime import datetime
@@ -40,7 +40,7 @@ def test_a_training(tmp_path):
 
 
 class Trainer:
-    """So much of nnU-Net's trainer as its own functions need to write logs and debug.json."""
+    """The attributes that nnU-Net's own functions need to write logs and debug.json."""
 
     local_rank, save_every, num_epochs, num_iterations_per_epoch = 0, 50, 1000, 250
     batch_size, device, _best_ema, disable_checkpointing = 24, torch.device("cpu"), 2.0, False
@@ -167,7 +167,7 @@ def test_bytes_that_are_not_text(tmp_path):
 
 @pytest.mark.parametrize("first", ["Epoch 9", pytest.param("", marks=pytest.mark.soak)])
 def test_a_log_that_is_cut_off_anywhere(tmp_path, first):
-    """No epoch 1 from the beginning of epoch 10, no loss without its last digits."""
+    """A truncated line must not be read as epoch 1 instead of 10, or as a loss without its last digits."""
     path = write_log(tmp_path, epochs(9, 11, train_loss=-0.3268, val_loss=12.345, seconds=148.93))
     text = path.read_text()
     complete = read_logs(tmp_path).epochs

@@ -38,7 +38,7 @@ def folders(tmp_path):
 
 
 def train(folders, run, epochs, seconds=10.0):
-    """The log of so many epochs."""
+    """Write the log of a training with this number of epochs."""
     return write_log(folders.fold(run), [line for n in range(epochs) for line in epoch_lines(n, seconds=seconds)])
 
 
@@ -158,7 +158,7 @@ def test_rows_are_grouped_by_experiment_and_repeat(folders):
 
 
 def test_the_time_needs_the_length_of_every_training(folders):
-    """nnUNetTrainer and most others do not have it in their names: it is known when a training has started."""
+    """Most trainers do not have the length in their names, so it is known only when a training has started."""
     assert "4 trainings: 4 to train. 0 epochs remain, and 4 trainings" in format_status(STOCK, folders)
     train(folders, run_of("nnUNetTrainer"), 10, 36.0)
     write_debug(folders.fold(run_of("nnUNetTrainer")), num_epochs=1000)

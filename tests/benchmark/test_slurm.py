@@ -1,4 +1,4 @@
-"""A job at its time limit; tests/slurm has the tests with a real Slurm."""
+"""A job is requeued at its time limit if it has made progress; tests/slurm has the tests with a real Slurm."""
 
 import os
 

@@ -113,7 +113,7 @@ def test_no_folder(folders):
 
 
 def test_a_validated_training_without_checkpoints_is_done(folders):
-    """Users delete them, because they take gigabytes."""
+    """Users delete checkpoints, because they take gigabytes."""
     fill(folders, "log", "summary")
     assert read_state(RUN, folders).stage == "done"
 
@@ -148,7 +148,7 @@ def test_a_summary_of_other_cases(folders, files, found):
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".png", ".tif", ".nrrd", ".mha"])
 def test_cases_whose_names_have_dots(folders, ending):
-    """As DICOM's identifiers, which have the same beginning."""
+    """DICOM's identifiers have dots and begin alike."""
     cases = ["1.3.6.1", "1.3.6.2", "1.3.6.3"]
     write_splits(folders, [cases, OTHERS])
     write_checkpoint(folders.fold(RUN) / FINAL)
@@ -286,7 +286,7 @@ def test_a_large_checkpoint_that_ends_anywhere(tmp_path):
 
 
 def test_a_checkpoint_with_zeros_at_its_end(tmp_path):
-    """As after a power cut."""
+    """A power cut can leave such a file."""
     path = write_checkpoint(tmp_path / FINAL)
     content = path.read_bytes()
     for lost in range(22, len(content), 101):
@@ -338,7 +338,7 @@ def test_is_locked_does_not_lock(tmp_path):
 
 @pytest.mark.parametrize("calls", [3000, pytest.param(20_000, marks=pytest.mark.soak)])
 def test_concurrent_calls_of_is_locked(tmp_path, calls):
-    """As of two `xattnres benchmark status`."""
+    """Two calls of `xattnres benchmark status` do this."""
     lock = tmp_path / LOCK
     lock.touch()
     program = (

@@ -127,7 +127,7 @@ for number in range(100):
 
 
 def test_the_command_inherits_only_the_lock(start):
-    """Not the lifeline, which it would keep open."""
+    """It does not inherit the lifeline, which it would keep open."""
     supervised = start(FILES)
     assert supervised.end() == 0
     files = [os.devnull, str(supervised.log), str(supervised.log), str(supervised.lock)]
@@ -172,7 +172,7 @@ time.sleep(3600)
 
 
 def test_all_processes_are_killed_when_the_parent_ends(start):
-    """Also children of children that ignore signals, as nnU-Net's workers may."""
+    """This includes children of children that ignore signals, as nnU-Net's workers may do."""
     supervised = start(FAMILY, "2", FAMILY)
     supervised.wait_for("all are running")
     assert len(supervised.alive()) == 6
@@ -234,7 +234,7 @@ def test_the_lock_lasts_as_long_as_the_command(start):
 
 @pytest.mark.parametrize("content", [None, "#!/no/such/interpreter\n", "\x7fELF"])
 def test_a_command_that_cannot_be_started(start, tmp_path, content):
-    """As after moving an environment; the reason is in the log."""
+    """Moving a virtual environment causes this; the reason is in the log."""
     file = tmp_path / "nnUNetv2_train"
     if content:
         file.write_text(content)

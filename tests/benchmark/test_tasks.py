@@ -157,7 +157,7 @@ def test_existing_plans_are_kept(prepared):
 
 
 def test_plans_of_the_user(folders):
-    """They are preprocessed only."""
+    """Plans of the user are only preprocessed."""
     experiment = replace(EXPERIMENT, plans="MyPlans")
     write_plans(folders, experiment)
     task = Prepare(DATASET, "MyPlans", ("2d",))
@@ -206,7 +206,7 @@ def test_files_after_a_killed_preprocessing(prepared, lost):
 
 
 def test_an_unfinished_preprocessing_is_repeated(prepared):
-    """Existing files may be of an earlier preprocessing."""
+    """Existing files may come from an earlier preprocessing."""
     assert PREPARE.begin(prepared) == []
     assert commands(PREPARE, prepared) == PREPROCESS
     PREPARE.end(prepared)
@@ -219,7 +219,7 @@ def test_a_case_that_was_added_later(prepared):
 
 
 def test_a_label_map_without_an_image(prepared):
-    """nnU-Net ignores it."""
+    """nnU-Net ignores such a label map."""
     (prepared.raw_dataset(EXPERIMENT) / "labelsTr" / "case_12.png").touch()
     assert commands(PREPARE, prepared) == []
 
@@ -245,7 +245,7 @@ def test_a_preprocessed_dataset_without_the_raw_one(folders):
 
 
 def test_the_older_format_of_preprocessed_cases(prepared):
-    """Files npz, and npy where a training has unpacked them."""
+    """The cases are npz files, and npy files where a training has unpacked them."""
     folder = prepared.preprocessed_dataset(EXPERIMENT) / "nnUNetPlans_2d"
     for case in CASES:
         for name in (f"{case}.b2nd", f"{case}_seg.b2nd"):
@@ -518,7 +518,7 @@ def test_test_cases_are_predicted_again_after_a_fold_was_trained_again(tested):
 
 @pytest.mark.parametrize(("processes", "used"), [(1, "1"), (2, "2"), (3, "3"), (64, "3")])
 def test_processes_of_a_prediction(tested, processes, used):
-    """Each keeps whole volumes in memory: nnU-Net's default is 3."""
+    """Each process keeps whole volumes in memory, so at most nnU-Net's default of 3 is used."""
     (command,) = PREDICT.commands(tested, RunOptions("cpu", processes=processes))
     assert [command[command.index(option) + 1] for option in ("-npp", "-nps")] == [used, used]
 

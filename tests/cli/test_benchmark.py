@@ -42,7 +42,7 @@ def finished(kept, tmp_path, monkeypatch) -> Finished:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Few resamples, and empty pictures: their content is tested in tests/benchmark/report."""
+    """Use few resamples and empty pictures; tests/benchmark/report tests their content."""
     monkeypatch.setattr(statistics, "RESAMPLES", 200)
     for kind in ("differences", "boxes", "learning_curves", "cases"):
         monkeypatch.setattr(figures, f"draw_{kind}", lambda *arguments: arguments[-1].touch())
@@ -50,7 +50,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def call(capsys):
-    """Exit code, standard output and error."""
+    """A function that runs the command and returns exit code, standard output and standard error."""
 
     def command(*arguments):
         code = main(["benchmark", *map(str, arguments)])
@@ -186,7 +186,7 @@ class TestReport:
         assert f"warning: {finished.experiment}: epochs differ between trainings" in err
 
     def test_a_trainer_whose_class_is_gone(self, call, finished):
-        """Its trainings are compared, but the parameters of its network cannot be counted."""
+        """The trainings are compared, but the parameters of the network cannot be counted."""
         for run in finished.grid.runs():
             if run.trainer == THEIRS and run.fold == 0:
                 model = finished.folders.model(run)
@@ -215,7 +215,7 @@ class TestStatus:
 
     @pytest.mark.parametrize("action", ["status", "report"])
     def test_without_options_afterwards(self, call, action):
-        """Every action saves the grid."""
+        """Every action saves the grid, so that later calls need no options."""
         call(action, *GRID)
         code, text, err = call("status")
         assert (code, err) == (0, "") and "6 trainings: 6 done." in text
@@ -245,7 +245,7 @@ class TestRun:
         assert snapshot(tmp_path) == before
 
     def test_dry_run_of_unfinished_trainings(self, call, finished, tmp_path):
-        """Commands of nnU-Net for a shell."""
+        """The output has nnU-Net's commands for a shell."""
         shutil.rmtree(finished.fold(THEIRS, 1))
         shutil.rmtree(finished.fold(OURS, 2) / "validation")
         (finished.folders.test_predictions(finished.run(THEIRS, 0), (0, 1, 2)) / "test_1.png").unlink()
@@ -309,7 +309,7 @@ class TestBadInput:
     @pytest.mark.parametrize("content", [b"", b"a: [1", b"datasets: 7", b"datasets: 7\ntrainers: [a, b]\nseeds: 3"])
     @pytest.mark.parametrize("file_name", ["grid.yaml", "xattnres_benchmark/benchmark.json"])
     def test_files(self, call, tmp_path, content, file_name):
-        """tests/benchmark/test_grid.py has more of them."""
+        """tests/benchmark/test_grid.py tests more of these files."""
         path = tmp_path / "here" / file_name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
@@ -336,7 +336,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("name", ["file", "file/below"])
     def test_nowhere_to_write(self, call, tmp_path, name):
-        """Before any work is done."""
+        """The error comes before any work is done."""
         (tmp_path / "file").touch()
         for action in (["report"], ["run", "--device", "cpu"]):
             assert str(tmp_path / name) in self.refused(call, *action, *GRID, "--out", tmp_path / name)

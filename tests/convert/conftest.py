@@ -78,7 +78,7 @@ def refuse(run, folders, tmp_path, capsys) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def refuse_line(refuse) -> Callable[..., str]:
-    """The same, for commands that print a single line."""
+    """Like `refuse`, for commands that print a single line; returns the line."""
 
     def refuse_line(*arguments, code=2) -> str:
         (line,) = refuse(*arguments, code=code)

@@ -1,4 +1,4 @@
-"""TransUNet's arrays: intensities become HU again and get the given spacing; files with faults are refused."""
+"""TransUNet's arrays: intensities are mapped to HU, the spacing is set, and files with faults are refused."""
 
 from pathlib import Path
 

@@ -201,7 +201,7 @@ def test_a_published_dataset_that_is_removed_is_converted_again(folders, source)
 
 
 @pytest.mark.soak
-def test_crash_after_crash(folders, source):
+def test_repeated_crashes(folders, source):
     num_changes = len(folders.complete(*command(source))["changes"])
     expected, rng = folders.content(), random.Random(0)
     folders.clear()

@@ -1,4 +1,4 @@
-"""The place of a dataset in nnU-Net's folders. Kills are in test_kill.py and test_crash.py."""
+"""The folder of a dataset, and the errors for invalid numbers, names and folders. Kills are in test_kill.py."""
 
 import pytest
 

@@ -189,7 +189,7 @@ def test_signals(source, folders, processes, number, to_group, workers):
 
 @pytest.mark.slow
 def test_interrupt_while_workers_wait(source, folders, processes):
-    """Ctrl+C reaches the workers as well, here after they have done everything that they were given."""
+    """Ctrl+C also reaches the workers, here after they have converted all of their cases."""
     cases: set[str] = set()
     process = processes.start("folder", source, *ID, "--workers", 2)
     wait_for(lambda: len(folders.finished_cases) >= 5, process)

@@ -1,4 +1,4 @@
-"""Folders and archives look alike, are only read, and cannot name anything outside."""
+"""Folders and archives give the same files, are never changed, and cannot name files outside."""
 
 import shutil
 import struct
@@ -41,7 +41,7 @@ def test_folder_and_archive_have_the_same_files(folder, tmp_path):
     assert not path.exists()
 
 
-def test_several_sources_are_told_apart(folder, tmp_path):
+def test_names_of_files_in_several_sources(folder, tmp_path):
     files, _ = scan([folder, zipped(folder, tmp_path / "b.zip")])
     assert {f.name.split("/")[0] for f in files} == {"set", "b.zip"}
     assert len(files) == 2 * len(CONTENT)

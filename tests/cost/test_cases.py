@@ -17,7 +17,7 @@ def count_parameters(case, backend=None):
 
 
 def test_the_default_case_has_the_published_number_of_parameters():
-    """As in the results that the documentation shows."""
+    """The documentation shows these numbers."""
     case = TYPICAL_CASES["2d-256"]
     assert round(count_parameters(case) / 1e6, 1) == 33.5
     assert round(count_parameters(case, "torch") / 1e6, 1) == 40.6

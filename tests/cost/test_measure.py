@@ -1,4 +1,4 @@
-"""Repeats, sizes and turns of measured networks, and networks that do not fit into the memory."""
+"""Networks are measured in turns: repeats, sizes, and networks that do not fit into the memory."""
 
 import pytest
 import torch

@@ -48,7 +48,7 @@ def test_a_failing_command_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_damaged_image_stops_the_demo(tmp_path):
-    """nnU-Net's own command finds it."""
+    """nnU-Net's own command detects it."""
     out = tmp_path / "demo"
     pipeline.prepare(out, overwrite=False)
     task = decathlon_folder(tmp_path)

@@ -42,7 +42,7 @@ def test_default_agrees_with_the_equations(pair, spacing):
 @pytest.mark.parametrize("spacing", masks.SPACINGS)
 @pytest.mark.parametrize("pair", [p for p in masks.PAIRS if p != "row"])  # MONAI needs 2-D or 3-D masks
 def test_default_agrees_with_monai(pair, spacing):
-    """To single precision, in which MONAI computes distances."""
+    """The tolerance is that of single precision, in which MONAI computes distances."""
     a, b = masks.PAIRS[pair]
     exact, tolerance = masks.spacing_of(spacing, a)
     result = scores(a, b, exact, tolerance)
@@ -148,7 +148,7 @@ def test_a_region_is_scored_as_the_mask_of_its_values(protocol):
 
 @pytest.mark.parametrize("values", [(0,), (0, 1), (0, 2, 3)])
 def test_a_region_that_includes_the_background(values):
-    """It has a hole here, and label 3 is only in one corner."""
+    """The region has a hole, and label 3 is only in one corner."""
     prediction, reference = np.zeros((2, 9, 8), int)
     prediction[2:5, 2:5], prediction[0, 0] = 1, 3
     reference[3:7, 2:4], reference[0, 1] = 1, 3
@@ -208,7 +208,7 @@ def test_arrays_of_one_or_two_voxels(shape):
     [(0.1, 3, 0.3), (0.2, 5, 1.0), (0.7, 2, 1.4), (0.8, 2, 1.6), (0.9, 3, 2.7), (0.5, 2, 1.0), (3.0, 1, 3.0)],
 )
 def test_a_distance_equal_to_the_tolerance_is_within_it(spacing, voxels, tolerance, start):
-    """At every position, in spite of rounding. The voxel at 0 is in both masks."""
+    """This holds at every position in spite of rounding. The voxel at 0 is in both masks."""
     a, b = (masks.box((24,), [0], [5 + start + n]) for n in (0, voxels))
     assert scores(a, b, [spacing], tolerance)["surface_dice"] == 1
     assert scores(a, b, [spacing], 0.9 * tolerance)["surface_dice"] == 0.5

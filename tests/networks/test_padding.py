@@ -1,4 +1,4 @@
-"""Padding is the last row repeated, at the end of every axis, and cropping undoes it."""
+"""Padding repeats the last row at the end of every axis, and cropping removes it."""
 
 import numpy as np
 import pytest

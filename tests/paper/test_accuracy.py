@@ -1,4 +1,4 @@
-"""The published figures, checked by what the paper says of them elsewhere."""
+"""The published figures agree with the differences and averages that the paper prints."""
 
 import pytest
 

@@ -17,7 +17,7 @@ from nnunet_xattnres.training.emcad import nnUNetTrainerEMCAD
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """The encoder's size does not matter here."""
+    """A small encoder, because its size does not matter here."""
     with small_encoder():
         yield
 

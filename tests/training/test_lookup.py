@@ -45,7 +45,7 @@ def test_a_file_that_cannot_be_imported(tmp_path, monkeypatch):
 
 
 def test_nothing_is_printed(capsys):
-    """nnU-Net's search does."""
+    """The messages of nnU-Net's search are suppressed."""
     assert look_up(OTHER).__name__ == OTHER
     assert capsys.readouterr() == ("", "")
 

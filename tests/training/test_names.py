@@ -1,4 +1,4 @@
-"""The grammar of trainer names: which names there are, and what their parts are."""
+"""The grammar of trainer names: all names, and their parts."""
 
 import hashlib
 import inspect
@@ -108,7 +108,7 @@ def test_the_lengths_are_nnunets():
 
 
 def test_descriptions():
-    """A row of the list tells a trainer from all others."""
+    """No two trainers have the same row in the list."""
     rows = [names.describe(name) for name in trainer_names()]
     assert {row["name"] for row in rows} == set(trainer_names())
     assert len({(row["network"], row["routing"], row["recipe"]) for row in rows}) == len(rows)

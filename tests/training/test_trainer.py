@@ -1,4 +1,4 @@
-"""The trainer builds its network for training and for inference, and says in one line what it cannot do."""
+"""The trainer builds its network for training and for inference, and refuses unsuitable plans in one line."""
 
 import inspect
 import pickle

@@ -1,4 +1,4 @@
-"""The trainer classes: made when their names are looked up, found by nnU-Net, trained, continued and predicted with."""
+"""The trainer classes: their creation by name, nnU-Net's look-up, training, continuing and prediction."""
 
 import inspect
 import json
@@ -44,7 +44,7 @@ def make(cls, plans, configuration="2d"):
 
 
 @pytest.mark.parametrize("module", [planned, paper_unet, emcad])
-def test_a_class_is_the_same_by_every_way(module):
+def test_every_import_gives_the_same_class(module):
     (network,) = (key for key, entry in names.NETWORKS.items() if module.__name__.endswith(f".{entry.module}"))
     for name in trainer_names(lengths=True):
         assert hasattr(module, name) == (parse(name).network == network)
@@ -73,7 +73,7 @@ def test_nnunet_finds_it(name):
 
 
 def test_imports_make_no_class_and_other_names_are_absent():
-    """As nnU-Net asks the file for any name, among them those of its own trainers."""
+    """nnU-Net looks up any name in the file, also those of its own trainers."""
     program = """
 import sys
 from nnunet_xattnres.training import emcad, paper_unet, planned, trainer_classes
@@ -203,7 +203,7 @@ def test_initialisations(prepared_plans, part, init, suffix):
 
 @pytest.mark.parametrize("dim", CONFIGURATIONS)
 def test_every_trainer_builds_a_network(prepared_plans, dim):
-    """As nnU-Net does, for training and for inference; the same parameters in both."""
+    """The network has the same parameters for training and for inference."""
     trainer = make(nnUNetTrainerXAttnRes, prepared_plans, CONFIGURATIONS[dim])
     for name in trainer_names():
         if dim in parse(name).dims:
@@ -235,7 +235,7 @@ def runs():
 
 
 def batch(trainer):
-    """As nnU-Net's loader gives it: one target, or one for every scale."""
+    """A batch in the form of nnU-Net's loader: one target, or one for every scale."""
     size = trainer.configuration_manager.patch_size
     target = torch.randint(2, (2, 1, *size)).to(torch.int16)
     scales = trainer._get_deep_supervision_scales()

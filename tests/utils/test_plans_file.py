@@ -1,4 +1,4 @@
-"""Plans files and the dataset.json beside them: read, or refused with one line."""
+"""Plans files and the dataset.json beside them are read, or refused with an error of one line."""
 
 import pytest
 from support.plans_file import write_plans

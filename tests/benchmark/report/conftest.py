@@ -23,7 +23,7 @@ def finished_nifti(tmp_path_factory) -> Finished:
 
 @pytest.fixture(scope="session")
 def scored(tmp_path_factory) -> Finished:
-    """With test cases and cached scores, so that copies need not compute them."""
+    """A benchmark with test cases and cached scores, so that copies need not compute them."""
     finished = write_finished(tmp_path_factory.mktemp("scored"), tested=True)
     finished.results()
     return finished

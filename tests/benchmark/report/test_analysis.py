@@ -41,7 +41,7 @@ class TestPairScores:
 
     @pytest.mark.parametrize("fold", [1, None])
     def test_nothing_in_common(self, fold):
-        """The same case in another fold, or no training."""
+        """The case is in another fold, or there is no training."""
         trainings = {(BASELINE, 0): cases(x=0.5)} | ({} if fold is None else {(OTHER, fold): cases(x=0.5)})
         assert len(pair_scores(in_memory(trainings, trainers=(BASELINE, OTHER)), OTHER, "dice")) == 0
 
@@ -111,7 +111,7 @@ class TestCompareAll:
             assert c.describe() == describe(*arguments, c.trainer, BASELINE)
 
     def test_corrected_over_labels(self):
-        """Of one metric; separately from other metrics and from the mean over labels."""
+        """The labels of one metric are one family; other metrics and the mean over labels are separate."""
         dice = np.random.default_rng(0).uniform(0.3, 0.9, (2, 1, 8, 2))
         results = from_dice(dice)
         for metric, factor in (("dice", 1), ("hd95", -10)):
@@ -125,7 +125,7 @@ class TestCompareAll:
         assert [c.region for c in compare_all([results])] == [None]
 
     def test_what_cannot_be_compared_is_not_corrected_for(self):
-        """Neither a trainer without trainings nor a label that no case has."""
+        """This is so for a trainer without trainings and for a label that no case has."""
         ours = {f"{i}": two(row(0.1 * i), row(None, None)) for i in range(7)}
         theirs = {f"{i}": two(row(0.1 * i + 0.01 + 0.001 * i), row(None, None)) for i in range(7)}
         results = in_memory({(BASELINE, 0): ours, (OTHER, 0): theirs}, trainers=(BASELINE, OTHER, THIRD))
@@ -164,7 +164,7 @@ class TestMeans:
         assert report.overall()["iou"] == pytest.approx((scores[1] / (2 - scores[1])).mean())
 
     def test_only_folds_that_all_have(self):
-        """All trainers with at least one training."""
+        """These are the trainers with at least one training."""
         trainings = {(BASELINE, 0): cases(x=0.1), (BASELINE, 1): cases(y=0.3), (OTHER, 1): cases(y=0.5),
                      (OTHER, 2): cases(z=0.9)}  # fmt: skip
         results = in_memory(trainings, trainers=(BASELINE, OTHER, THIRD))
@@ -209,7 +209,7 @@ def test_analyse(monkeypatch):
 
 
 def test_shared_folds_and_regions():
-    """Folds of all trainers that have finished any."""
+    """A shared fold is finished by every trainer that has finished any."""
     runs = [(BASELINE, 0), (BASELINE, 1), (BASELINE, 1, 1), (OTHER, 1), (OTHER, 2), (OTHER, 0, 1)]
     results = in_memory({key: {"x": two(row(1.0), row(None))} for key in runs}, trainers=(BASELINE, OTHER, THIRD))
     assert (results.shared_folds(), results.regions) == ({(0, 1)}, ["organ", "tumour"])

@@ -55,7 +55,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, channels: int, patch: list[int]) -> int:
-    """Of all convolutions: a kernel for every output position; for every input position of transposed ones."""
+    """Multiply-adds of the convolutions: a kernel per output position, or per input position if transposed."""
     counts = []
 
     def count(module, inputs, output):
@@ -88,7 +88,7 @@ def test_the_planned_network_and_xattnres(either):
 
 
 def test_one_convolution(either, monkeypatch):
-    """5 x 3^d weights at every position."""
+    """The convolution has 5 x 3^d weights at every position."""
 
     class Trainer(nnUNetTrainer):
         @staticmethod
@@ -172,7 +172,7 @@ def test_costs_that_are_not_recorded():
 
 
 def test_peak_memory_is_a_maximum():
-    """Over all attempts of all trainings; of the GPU where one was recorded."""
+    """It is the maximum over all attempts of all trainings, of the GPU memory if that was recorded."""
     results = in_memory({(OTHER, fold): {} for fold in range(3)})
     one, two, _ = results.trained_by(OTHER)
     one.attempts.extend([{"peak_memory_bytes": 5}, {"peak_memory_bytes": 9, "peak_gpu_memory_bytes": None}])

@@ -40,7 +40,7 @@ def test_nothing():
 )  # fmt: skip
 @pytest.mark.parametrize("folds", [(1,), (0, 1, 2)])
 def test_different_settings(name, value, old, folds):
-    """The values of both sides, with the trainers that have them."""
+    """The finding has the values of both sides and the trainers that have them."""
     results = trained()
     change(results, OTHER, folds, **{name: value})
     (finding,) = [p for p in find_warnings(results) if p.code != "incomplete log"]
@@ -61,7 +61,7 @@ def test_settings_that_only_one_side_records():
 
 
 def test_settings_that_differ_between_folds_only():
-    """Both trainings of a fold on another device: the comparison within the fold is fair."""
+    """Both trainings of a fold ran on another device, so the comparison within the fold is fair."""
     results = trained()
     for trainer in (BASELINE, OTHER):
         change(results, trainer, device="H200")
@@ -104,7 +104,7 @@ def test_different_numbers_of_trainings():
 
 
 def test_cases_in_two_folds():
-    """For example in a splits_final.json that was written by hand."""
+    """A splits_final.json that was written by hand may have this."""
     trainings = {(trainer, fold): cases(x=0.5, y=0.5) for trainer in (BASELINE, OTHER) for fold in (0, 1)}
     trainings[BASELINE, 2] = trainings[OTHER, 2] = cases(z=0.5)
     (finding,) = find_warnings(in_memory(trainings))

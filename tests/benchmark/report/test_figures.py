@@ -115,7 +115,7 @@ class TestDifferences:
         assert [share(path, colour) > 0.02 for colour in ("#009e73", "#d55e00")] == [wins, losses]
 
     def test_one_case(self, path):
-        """Without an interval."""
+        """One case has no confidence interval."""
         draw_differences(compared([[0.25]]), path)
         assert is_figure(path)
 
@@ -130,7 +130,7 @@ class TestBoxes:
             assert share(path, colour, columns) > 0.02
 
     def test_undefined_scores_are_left_out(self, path):
-        """A label that one side never has, one that nobody has, a trainer without trainings; many long names."""
+        """One side or both sides lack a label, a trainer has no trainings, and names are long."""
         labels = {f"a label with a long name {n}": row(0.1 + 0.02 * n) for n in range(20)}
         labels |= {"organ": row(0.5), "rare": row(None, None), "none": row(None, None)}
         trainings = {(BASELINE, 0): {"x": labels}, (OTHER, 0): {"x": labels | {"rare": row(0.0, None)}}}

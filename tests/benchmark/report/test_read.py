@@ -1,4 +1,4 @@
-"""What can be read of nnU-Net's folders is read; everything else is listed, with a code and its file."""
+"""All readable results are read from nnU-Net's folders; everything else is listed with a code and its file."""
 
 import csv
 import io
@@ -116,7 +116,7 @@ class TestMissing:
         assert (unfinished(results), codes(results.missing)) == ([(BASELINE, 2), (OTHER, 2)], ["no such fold"] * 2)
 
     def test_a_damaged_checkpoint(self, finished):
-        """It is listed; the validation counts."""
+        """The checkpoint is listed, and the validation is used."""
         path = finished.fold(OTHER, 1) / "checkpoint_best.pth"
         torch.save({"weights": torch.zeros(1000)}, path)
         truncate(path)
@@ -135,14 +135,14 @@ class TestMissing:
         assert "summary.json" in results.missing[0].text
 
     def test_a_summary_of_other_cases(self, finished):
-        """These cases may have been trained on."""
+        """The network may have been trained on these cases."""
         summary = finished.fold(OTHER, 1) / "validation" / "summary.json"
         shutil.copyfile(finished.fold(OTHER, 2) / "validation" / "summary.json", summary)
         results = finished.results()
         assert (unfinished(results), codes(results.missing)) == ([(OTHER, 1)], ["different splits"])
 
     def test_a_label_map(self, finished):
-        """The other cases of the fold count."""
+        """The other cases of the fold are used."""
         case = finished.validated[1][2]
         truncate(finished.predicted(OTHER, case))
         results = finished.results()
@@ -261,7 +261,7 @@ class TestAttempts:
 
 
 def test_labels_have_other_names_in_one_model(finished):
-    """A dataset.json may be edited between trainings; the values are what was trained."""
+    """A dataset.json may be edited between trainings; labels are identified by their values."""
     expected = finished.results().validation
     write_dataset_json(finished.folders.model(finished.run(OTHER, 0)), {"background": 0, "core": 1, "wall": 2}, ".png")
     results = finished.results()

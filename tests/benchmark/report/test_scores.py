@@ -62,7 +62,7 @@ def predictions_of(finished: Finished, trainer: str = OTHER, fold: int = 0, prot
 
 
 def read(path: Path) -> np.ndarray:
-    """Without nnU-Net."""
+    """Read a label map without nnU-Net."""
     if path.suffix == ".png":
         return np.array(Image.open(path))
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
@@ -91,7 +91,7 @@ def score_one(folder: Predictions) -> dict:
 
 
 def test_overlaps_are_those_of_nnunet(either):
-    """With labels that one label map lacks, or both: nnU-Net has NaN for the latter."""
+    """One or both label maps lack a label; if both do, nnU-Net's score is NaN."""
     first, second, third, *_ = either.validated[0]
     remove_label(2, either, either.predicted(OTHER, first))
     remove_label(2, either, either.reference(second))
@@ -115,7 +115,7 @@ def test_overlaps_are_those_of_nnunet(either):
 
 @pytest.mark.parametrize("protocol", ["default", "published"])
 def test_all_scores_are_those_of_the_label_maps(either, protocol):
-    """In mm for volumes, in pixels for natural images."""
+    """Distances are in mm for volumes, in pixels for natural images."""
     first, second, *_ = either.validated[0]
     remove_label(2, either, either.predicted(OTHER, first))
     remove_label(1, either, either.predicted(OTHER, second), either.reference(second))
@@ -143,7 +143,7 @@ def test_regions_and_ignore_label(finished):
 
 
 def test_several_folders_and_worker_processes(finished, monkeypatch):
-    """Work is pickled for worker processes, which return the cases in any order."""
+    """Jobs are pickled for worker processes, which return the cases in any order."""
 
     def map_unordered(function, items, workers, title):
         assert workers == 3
@@ -168,7 +168,7 @@ class TestCache:
         assert scored_cases == list(folder.cases)
 
     def test_files(self, finished):
-        """They are beside nnU-Net's folder, which stays as it was, one for every protocol."""
+        """There is one cache file per protocol, beside nnU-Net's folder, which does not change."""
         fold = finished.fold(OTHER, 0)
         before, beside = snapshot(fold / "validation"), set(fold.iterdir())
         remove_label(2, finished, finished.reference(finished.validated[0][0]))
@@ -187,7 +187,7 @@ class TestCache:
         assert score_one(predictions) == expected_scores(predictions)
 
     def test_a_label_map_changes_but_not_its_size(self, finished, predictions):
-        """Only its time changes."""
+        """Only the modification time changes."""
         path = finished.predicted(OTHER, predictions.cases[0])
         before = score_one(predictions)
         size, array = path.stat().st_size, read(path)
@@ -249,7 +249,7 @@ class TestCache:
         assert json.loads(predictions.cache_file().read_text())["scores"] == scores
 
     def test_a_label_map_is_replaced_while_it_is_scored(self, finished, predictions, monkeypatch):
-        """For example by `nnUNetv2_train --val`: the cache must not pass off old scores as those of the new file."""
+        """`nnUNetv2_train --val` may do this. The cache must not return old scores for the new file."""
         path = finished.predicted(OTHER, predictions.cases[0])
         other = np.where(read(path) == 1, 2, read(path))
         original = CaseEvaluator.__call__

@@ -1,4 +1,4 @@
-"""The text claims what the figures show and no more, and lists what is missing, different or unknown."""
+"""The text states what the figures show and no more, and lists what is missing, different or unknown."""
 
 import html.parser
 import re
@@ -60,7 +60,7 @@ def section(text: str, title: str) -> str:
 
 
 def results(center=0.01, folds: int = 3, n: int = 5, **options):
-    """Differences with this mean in every fold, or with one mean for every fold."""
+    """Results whose differences have the mean `center` in every fold, or one mean for each fold."""
     d = np.random.default_rng(0).normal(0, 0.01, (folds, n))
     d += np.reshape(center, (-1, 1)) - d.mean(axis=1, keepdims=True)
     return from_differences(d, **{"debug": DEBUG} | options)
@@ -235,7 +235,7 @@ class TestPublished:
 
     @pytest.mark.parametrize("experiment", [SYNAPSE, ExperimentKey("Dataset004_Hippocampus", "2d", "nnUNetPlans")])
     def test_test_cases(self, text, experiment):
-        """By the published protocol only for the data sets of the paper."""
+        """The published protocol is used only for the data sets of the paper."""
         found = results(experiment=experiment)
         scores = [(trainer, 0, "together", {"t": {"organ": row(0.25, 3.0)}}) for trainer in (BASELINE, OTHER)]
         found.test = {protocol: score_table(scores) for protocol in ("default", "published")}
@@ -318,7 +318,7 @@ class TestHowToReproduce:
         assert all(fact in unknown for fact in ("? epochs", "? iterations", "PyTorch ?"))
 
     def test_interrupted_trainings(self, text, tmp_path):
-        """A log of `nnUNetv2_train --val` is no interruption."""
+        """A log of `nnUNetv2_train --val` does not count as an interruption."""
 
         def interrupted() -> str | None:
             lines = section(text(results(folds=1, log=read_logs(tmp_path))), "How to reproduce").splitlines()
@@ -349,7 +349,7 @@ class Text(html.parser.HTMLParser):
 
 @pytest.mark.parametrize("name", ["a|b", "lesion < 5 mm", "<tumour>", "<script>x", "grey & white", "a*b*c", "`x`"])
 def test_names_are_literal_in_html(text, name):
-    """Names of data sets, labels and files."""
+    """This includes the names of data sets, labels and files."""
     experiment = ExperimentKey(f"Dataset009_{name}", "2d", "nnUNetPlans")
     scores = {(t, 0): {"x": {name: row(0.5), "other": row(0.5)}} for t in (BASELINE, OTHER)}
     found = in_memory(scores, experiment, debug=DEBUG)

@@ -53,7 +53,7 @@ def test_wins_ties_and_losses():
 
 
 def bca(d: np.ndarray) -> tuple[float, float]:
-    """Efron's formulas."""
+    """The BCa interval by Efron's formulas."""
     rng = np.random.default_rng(1)
     means = rng.choice(d, (30_000, len(d))).mean(axis=1)
     bias = stats.norm.ppf((means < d.mean()).mean())
@@ -196,7 +196,7 @@ def test_published_effect_sizes(a, b, favourable, unfavourable):
     ("d", "effect"), [([0.1, 0.2, 0.3], 1), ([-0.1, -0.2, -0.3], -1), ([0, 0], 0), ([0, 0.2, 0.3], 5 / 6)]
 )
 def test_range_of_the_effect(d, effect):
-    """1 and -1 are reached only without zeros."""
+    """The effect reaches 1 and -1 only without zeros."""
     assert comparison_of(d).effect == pytest.approx(effect)
 
 

@@ -88,7 +88,7 @@ class TestMeanTable:
         assert difference[2] == "" != difference[1]
 
     def test_cases_that_one_side_lacks(self):
-        """Each side lacks another case."""
+        """Each trainer lacks another case."""
         results = from_dice(DICE)
         table = results.validation
         lost = ((table.trainer == BASELINE) & (table.case == "00")) | ((table.trainer == OTHER) & (table.case == "01"))
@@ -155,7 +155,7 @@ class TestComparisonTable:
         ]  # fmt: skip
 
     def test_a_lower_distance_wins(self):
-        """Distances are in their own unit."""
+        """A distance is printed in mm or voxels, not in points."""
         distance = paired("hd95", "tumour", cases=Interval(-1.5, -2.25, 0.5), folds=Interval(-1.5, -3, 0))
         name, _, *differences, _, _, _, _, counts = self.cells(distance)
         assert (name, counts) == (f"{OTHER}, tumour", "5 / 3 / 12")

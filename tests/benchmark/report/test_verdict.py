@@ -1,4 +1,4 @@
-"""Verdicts claim what the statistics show and no more, and are seldom wrong in simulations."""
+"""Verdicts claim no more than the statistics show, and are seldom wrong in simulations."""
 
 import itertools
 import re
@@ -108,7 +108,7 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def skewed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Mean zero, but mostly negative."""
+    """Skewed noise: the mean is zero, but most values are negative."""
     return rng.exponential(size=shape) - 1
 
 
@@ -165,7 +165,7 @@ def test_false_alarms(times, setting):
 
 @pytest.mark.parametrize(("times", "setting"), with_soak(WITH_TRAINING_NOISE, "repeated", 400))
 def test_variation_between_trainings_is_no_difference_between_trainers(times, setting):
-    """Training noise that is nearly as large as the noise of the cases."""
+    """The noise of trainings is nearly as large as the noise of the cases."""
     assert p_of_more_than_5_percent(simulate(times, **setting), {BETTER, WORSE}) > 1e-4
 
 

@@ -1,4 +1,4 @@
-"""A report is complete, has the same figures in all its files, spares the user's files, and survives damaged input."""
+"""A report is complete and consistent, keeps the user's other files, and is written in spite of damaged input."""
 
 import base64
 import csv
@@ -58,7 +58,7 @@ def out(scored, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def simple_figures(monkeypatch):
-    """Drawing takes most of the time."""
+    """Replace the drawing of figures, which takes most of the time."""
     for kind in ("differences", "boxes", "learning_curves", "cases"):
         monkeypatch.setattr(figures, f"draw_{kind}", lambda *arguments: arguments[-1].write_bytes(PIXEL) and None)
 
@@ -126,7 +126,7 @@ class TestHtmlPage:
         assert page.all("a", "href") == ["#below"] and "below" in page.all("h2", "id")
 
     def test_pictures_are_embedded(self, tmp_path):
-        """Under any name, so that the page can be sent or moved alone; it loads nothing else."""
+        """The page can be moved without the pictures, whatever their names, and loads nothing else."""
         (tmp_path / "pictures").mkdir()
         names = ["a_b.png", "Größe_2d.png", "a b.png", "100%.png", "a&b.png", "脳.png"]
         for seed, name in enumerate(names):
@@ -329,7 +329,7 @@ class TestFigures:
         assert difference[1:4] == [f"{100 * d['dice']:+.2f}", f"{d['hd95']:+.2f}", f"{100 * d['iou']:+.2f}"]
 
     def test_means_of_nnunet(self, text, scored):
-        """Of its own summaries of the folds."""
+        """The means agree with nnU-Net's own summaries of the folds."""
         _, *lines = read_table(text, "Dice % | nucleus | cell wall")
         for line, trainer in zip(lines, (BASELINE, OTHER), strict=False):
             files = [scored.fold(trainer, fold) / "validation/summary.json" for fold in range(3)]
@@ -399,7 +399,7 @@ class TestWriting:
 
     @pytest.mark.parametrize("failing", FILES)
     def test_a_full_disk(self, data, tmp_path, monkeypatch, failing):
-        """Every file is the old or the new one, the page the last of them, and no other file is left."""
+        """Every file is the old or the new one, the page is replaced last, and no temporary file is left."""
         write_report(data, tmp_path)
         new = contents(tmp_path)
         for name in FILES:
@@ -495,7 +495,7 @@ class TestDamagedInput:
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
     def test_the_preprocessed_dataset_json(self, copy, content):
-        """It is needed for the networks and the example cases, but not for the scores."""
+        """The file is needed for the networks and the example cases, but not for the scores."""
         (copy.preprocessed / "dataset.json").write_text(content)
         assert "### Cases" in self.text(copy)
 
@@ -506,7 +506,7 @@ class TestDamagedInput:
     ["Größe & <i>a|b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("Größe", "a & b", "a|b", "1<2", "100%"))],
 )
 def test_names_are_literal_in_all_files(tmp_path, monkeypatch, name):
-    """Of a dataset and a label, from the folders to the page, cases.csv and results.json."""
+    """The names of a dataset and a label are literal in the page, cases.csv and results.json."""
     labels = {"background": 0, f"{name} 1": 1, "cell wall": 2}
     finished = write_finished(tmp_path / "finished", dataset=f"Dataset009_{name}", labels=labels, folds=1)
     finished.use(monkeypatch)
