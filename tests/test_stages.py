@@ -86,7 +86,7 @@ class Network(nn.Module):
 
 
 def saved_and_loaded(state_dict, weights_only=True):
-    """As nnUNetPredictor reads a checkpoint: PyTorch's metadata of the state dict stays."""
+    """The state dict as nnUNetPredictor reads it from a checkpoint: it keeps PyTorch's metadata."""
     buffer = io.BytesIO()
     torch.save({"network_weights": state_dict}, buffer)
     buffer.seek(0)
@@ -94,7 +94,7 @@ def saved_and_loaded(state_dict, weights_only=True):
 
 
 def copied_key_by_key(state_dict):
-    """As nnU-Net's trainer reads a checkpoint to continue from it: the metadata is lost."""
+    """The state dict as nnU-Net's trainer copies it to continue a training: the metadata is lost."""
     return dict(saved_and_loaded(state_dict).items())
 
 

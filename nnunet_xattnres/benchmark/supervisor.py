@@ -54,7 +54,7 @@ def main(lifeline: int, lock: int, log: Path, record: Path, command: list[str]) 
         "seconds": round(time.time() - started, 1),
         "exit_code": code,
         "host": platform.node(),
-        # of the largest process; Linux counts in KiB
+        # the memory of the largest process, which Linux counts in KiB
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
         "peak_gpu_memory_bytes": gpu_memory.peak or None,
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),

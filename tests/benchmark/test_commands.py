@@ -22,7 +22,7 @@ def folders(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_report_job_succeeds_when_there_is_a_report(folders, tmp_path, monkeypatch, code):
-    """Also where trainings are missing in it: exit code 1."""
+    """Exit code 1 means that trainings are missing in the report."""
     commands.open_benchmark(GRID, None, tmp_path, to_run=False).save_grid(overwrite=True)
     calls = []
     monkeypatch.setattr(commands, "report", lambda benchmark, processes: calls.append((benchmark, processes)) or code)
@@ -34,7 +34,7 @@ def test_a_report_job_succeeds_when_there_is_a_report(folders, tmp_path, monkeyp
 
 
 def test_a_report_job_fails_when_there_is_none(folders, tmp_path, monkeypatch):
-    """Where `xattnres benchmark report` would end with exit code 2."""
+    """`xattnres benchmark report` would end with exit code 2."""
 
     def fail(benchmark, processes):
         raise UserError("no space left")

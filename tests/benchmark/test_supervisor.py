@@ -142,7 +142,9 @@ def test_the_record(start):
     assert start("", "again", PATH="/nowhere").end() == 0
     first, second = supervised.attempts()
     assert first.pop("command") == supervised.command
-    assert before <= first["started"] <= first.pop("started") + first["seconds"] <= after + 0.1  # which is rounded
+    assert (
+        before <= first["started"] <= first.pop("started") + first["seconds"] <= after + 0.1
+    )  # seconds are rounded to 0.1
     assert first.pop("seconds") >= 0
     assert 100 << 20 <= first.pop("peak_memory_bytes") < 200 << 20
     host = platform.node()

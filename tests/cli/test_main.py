@@ -20,7 +20,7 @@ def test_trainers_prints_only_the_path(capsys):
 
 
 def test_help_and_the_path_of_the_trainers_import_no_heavy_library():
-    """In one new process: `--help` of every command, then `xattnres trainers`."""
+    """One new process runs `--help` of every command, then `xattnres trainers`."""
     calls = [["--help"], *([name, "--help"] for name in COMMANDS), ["benchmark", "run", "--help"], ["trainers"]]
     program = f"""
 import contextlib, io, sys
@@ -72,7 +72,7 @@ def test_unknown_command(capsys):
 
 
 def test_a_pipe_whose_reader_has_exited():
-    """As in `xattnres table --published | head -c 1`: no traceback, and the exit code of SIGPIPE."""
+    """`xattnres table --published | head -c 1` has no traceback, and the exit code of SIGPIPE."""
     command = [sys.executable, "-m", "nnunet_xattnres", "table", "--published"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()

@@ -12,12 +12,12 @@ from nnunet_xattnres.utils.paths import PATH_VARIABLES
 
 @pytest.fixture
 def real_preview() -> None:
-    """For tests of the preview: without this fixture, a text file takes its place."""
+    """Draw the real preview; without this fixture, a text file replaces it."""
 
 
 @pytest.fixture(autouse=True)
 def _plain_preview(request, monkeypatch) -> None:
-    """Drawing the preview takes most of the time of a small conversion."""
+    """Replace the preview by a text file, because drawing takes most of the time of a small conversion."""
     if "real_preview" not in request.fixturenames:
         target = "nnunet_xattnres.convert.dataset.save_preview"
         monkeypatch.setattr(target, lambda cases, labels, title, path: path.write_text(title))

@@ -25,7 +25,7 @@ ROOT = str(Path(os.environ["nnUNet_raw"]).parent)
 
 
 def plain_preview(cases, labels, title, path):
-    """Drawing the real preview takes most of the time of a small conversion."""
+    """Write a text file instead of the preview, which takes most of the time of a small conversion."""
     path.write_text(f"{title}: {[name for name, _, _ in cases]}")
 
 

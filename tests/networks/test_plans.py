@@ -24,7 +24,7 @@ class Configuration:
     [
         (f"{UNETS}.PlainConvUNet", "plain 2d", XAttnResUNet),
         (f"{UNETS}.ResidualEncoderUNet", "resenc 3d", XAttnResResidualEncoderUNet),
-        # as nnU-Net rewrites plans of older versions
+        # nnU-Net gives plans of older versions this name
         ("dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet", "resenc 2d",
          XAttnResResidualEncoderUNet),
         ("nnunet_xattnres.networks.XAttnResUNet", "plain 3d anisotropic", XAttnResUNet),

@@ -74,7 +74,7 @@ def test_x_in_parts_is_their_concatenation(operator):
 
 @pytest.mark.parametrize("first", [torch.float16, torch.float32])
 def test_parts_of_two_precisions_promote_as_their_concatenation_does(operator, first):
-    """For example under autocast, where a GroupNorm returns float32 and a transposed convolution float16."""
+    """Under autocast, a GroupNorm returns float32 and a transposed convolution float16."""
     second = torch.float32 if first == torch.float16 else torch.float16
     case = make("two parts", torch.float32).map(
         lambda name, t: t.to({"x[0]": first, "x[1]": second}.get(name, torch.float32))
@@ -315,7 +315,7 @@ def test_memory_layout_of_the_gradients_does_not_change_the_results(operator, sh
 
 @pytest.mark.parametrize(("backend", "shape"), runs(VARIED, FEW), indirect=["backend"])
 def test_expanded_gradients(operator, shape):
-    """As `out.sum().backward()` passes them: one number with strides of zero."""
+    """`out.sum().backward()` passes a gradient that is one number with strides of zero."""
     case = make(shape)
 
     def expanded(out, alpha):
@@ -402,7 +402,7 @@ def test_nothing_is_saved_for_backward_but_arguments_and_pooled_copies(operator,
 
 @pytest.mark.parametrize("count", [1, 6])
 def test_nothing_is_left_in_memory_for_backward_but_pooled_copies(tmp_path, count):
-    """As above, but in allocated bytes, which include what is kept without `save_for_backward`."""
+    """Allocated bytes include tensors that are kept without `save_for_backward`."""
     case = HistoryOfManyFeatures(count, "cpu")
 
     def output():

@@ -5,7 +5,7 @@ import io
 import json
 import multiprocessing
 import multiprocessing.dummy
-import multiprocessing.pool  # which keeps the get_context that it finds
+import multiprocessing.pool  # imported before `summarise` replaces get_context, of which it keeps a reference
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

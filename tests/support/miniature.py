@@ -66,7 +66,7 @@ def dataset_of(name):
 
 
 def write_slowly(path, content):
-    """In two parts, so that a kill leaves an incomplete file."""
+    """Write a file in two parts, so that a kill leaves an incomplete file."""
     with path.open("wb") as file:
         for part in (content[: len(content) // 2], content[len(content) // 2 :]):
             file.write(part)

@@ -26,7 +26,7 @@ def trainer(arguments, cls=nnUNetTrainerXAttnRes, configuration="2d"):
 
 
 def inference_network(arguments, cls, configuration):
-    """As nnUNetPredictor builds it: through the class, without an instance, without deep supervision."""
+    """The network as nnUNetPredictor builds it: by the class, without an instance and without deep supervision."""
     plans = PlansManager(arguments["plans"])
     assert "plans_manager" in inspect.signature(cls.build_network_architecture).parameters
     return cls.build_network_architecture(

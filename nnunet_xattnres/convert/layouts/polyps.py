@@ -88,7 +88,7 @@ def _frame_number(file: SourceFile) -> str:
 
 
 def _ignore_tif_copies(files: list[SourceFile], notes: list[str]) -> list[SourceFile]:
-    """Without the TIF files, if the source has the same frames in a folder PNG and in a folder TIF."""
+    """The files without the TIF files, if the source has the same frames in a folder PNG and in a folder TIF."""
     as_png = [file for file in files if "png" in map(str.lower, file.folders)]
     as_tif = {file for file in files if {"tif", "tiff"} & set(map(str.lower, file.folders))}
     if not (as_png and as_tif):

@@ -26,7 +26,7 @@ class nnUNetTrainerEMCADXAttnResTest(nnUNetTrainerEMCADXAttnRes_PaperBinary):
 
 
 class nnUNetTrainerXAttnResTestResume(nnUNetTrainerXAttnRes):
-    """With XATTNRES_TEST_KILL set it kills itself and its workers in the middle of the second of three epochs."""
+    """If XATTNRES_TEST_KILL is set, it kills itself and its workers in the middle of the second of three epochs."""
 
     epochs = 3
 
