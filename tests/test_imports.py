@@ -1,6 +1,7 @@
-"""Packages import only from packages that come before them in the order of CONTRIBUTING.md."""
+"""The packages are layers: each imports from the ones below it, and no module imports itself through others."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,45 +9,61 @@ import pytest
 import nnunet_xattnres
 
 ROOT = Path(nnunet_xattnres.__file__).parent
-LAYERS = [
-    {"utils"},
+LAYERS = (
+    {"", "utils"},  # the package itself has the version and resolves public names on first use
     {"ops"},
-    {"layer", "history", "stages"},
+    {"history", "layer", "stages"},
     {"networks"},
     {"training"},
-    {"convert", "evaluation", "benchmark", "cost", "demo", "paper"},
+    {"benchmark", "convert", "cost", "demo", "evaluation", "paper"},
     {"cli"},
-]
-POSITION = {name: position for position, names in enumerate(LAYERS) for name in names}
-# the report of a benchmark has scores, and figures of the paper
-ALLOWED_WITHIN_A_LAYER = {("benchmark", "evaluation"), ("benchmark", "paper")}
+    {"__main__"},
+)
 
 
-def imported_parts(path):
-    """The subpackages or top-level modules of nnunet_xattnres that a file imports, also inside functions."""
-    package = path.relative_to(ROOT.parent).parent.parts
+def module_name(path: Path) -> str:
+    """Dotted name below the package; "" is the package itself."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in ROOT.rglob("*.py") if "trainers" not in path.relative_to(ROOT).parts[:1]}
+
+
+def imports(name: str) -> set[str]:
+    """The modules of this package that a module imports, anywhere in it."""
+    path = MODULES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = [part for part in package if part]
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            module = (*base, *(node.module or "").split("."))
-            names = [(*filter(None, module), alias.name) for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [tuple(alias.name.split(".")) for alias in node.names]
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == ROOT.name:
+            base = node.module.split(".")[1:]
         else:
             continue
-        yield from (name[1] for name in names if name[0] == "nnunet_xattnres" and name[1] in POSITION)
+        for alias in node.names:
+            submodule = ".".join([*base, alias.name])
+            found.add(submodule if submodule in MODULES else ".".join(base))
+    return found - {name}
 
 
-@pytest.mark.parametrize("part", POSITION)
-def test_a_package_imports_only_from_earlier_ones(part):
-    paths = [ROOT / f"{part}.py"] if (ROOT / f"{part}.py").is_file() else sorted((ROOT / part).rglob("*.py"))
-    assert paths
-    for path in paths:
-        for other in imported_parts(path):
-            same = other == part or (part, other) in ALLOWED_WITHIN_A_LAYER or {part, other} <= LAYERS[2]
-            assert same or POSITION[other] < POSITION[part], f"{path.relative_to(ROOT)} imports {other}"
+def layer_of(name: str) -> int:
+    (level,) = (n for n, layer in enumerate(LAYERS) if name.split(".")[0] in layer)
+    return level
 
 
-def test_every_part_of_the_package_has_a_position():
-    parts = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert parts - {"__init__", "__main__"} == POSITION.keys()
+def test_there_are_modules():
+    assert {"ops.reference", "cli.main", "networks.planned_unet", ""} <= MODULES.keys()
+    assert imports("layer") >= {"ops"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_from_its_layer_and_below(name):
+    assert {other for other in imports(name) if layer_of(other) > layer_of(name)} == set()
+
+
+def test_no_circle_of_imports():
+    graph = {name: imports(name) for name in MODULES}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
