@@ -1,8 +1,6 @@
-"""`xattnres benchmark` with nnU-Net's own commands is killed, continued, and writes its report."""
+"""`xattnres benchmark` with nnU-Net's own commands: killed, continued, reported."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,25 +11,15 @@ from support.workspace import TRAINER
 from nnunet_xattnres.benchmark.log import read_logs
 
 STOCK, LONGER = "nnUNetTrainerTest", "nnUNetTrainerXAttnResTestResume"
-COMMAND = ["-d", "4", "-tr", STOCK, LONGER, "-f", "1", "--out", "benchmark"]
+RUN = f"xattnres benchmark run -d 4 -tr {STOCK} {LONGER} -f 1 --out benchmark --device cpu --workers 1"
 
 
-def start(workspace, *arguments):
+def start(workspace):
+    """The benchmark in a process of its own, to be killed."""
     return subprocess.Popen(
-        [sys.executable, "-m", "nnunet_xattnres", "benchmark", *arguments], env=workspace.env, cwd=workspace.root,
+        [sys.executable, "-m", "nnunet_xattnres", *RUN.split()[1:]], env=workspace.env, cwd=workspace.root,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-
-
-def run(workspace, *arguments, code=0):
-    process = start(workspace, *arguments)
-    try:
-        out, err = process.communicate(timeout=900)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == code, err
-    return out, err
 
 
 def processes_of(folder):
@@ -42,8 +30,8 @@ def processes_of(folder):
 
 @pytest.fixture(scope="module")
 def finished(workspace):
-    """The output of the second call of a benchmark that was killed in the second epoch of the second training."""
-    process = start(workspace, "run", *COMMAND, "--device", "cpu", "--workers", "1")
+    """Killed in the second epoch of the second training, then run to the end; the output of the second call."""
+    process = start(workspace)
     second = workspace.model(4, "2d", LONGER) / "fold_1"
     while 0 not in read_logs(second).epochs:
         assert process.poll() is None, process.communicate()
@@ -55,14 +43,13 @@ def finished(workspace):
         time.sleep(0.1)
     assert not remaining
     assert not (second / "checkpoint_final.pth").exists()
-    return run(workspace, "run", *COMMAND, "--device", "cpu", "--workers", "1")
+    return workspace.run(RUN)
 
 
 def test_a_killed_benchmark_continues(workspace, finished):
-    out, err = finished
-    (command,) = [line for line in out.splitlines() if line.startswith("$ ")]
+    (command,) = [line for line in finished.splitlines() if line.startswith("$ ")]
     assert command == f"$ nnUNetv2_train {workspace.dataset(4)} 2d 1 -tr {LONGER} -p nnUNetPlans -device cpu --c"
-    assert "warning: " in err  # one trainer has 1 epoch, the other 3
+    assert "warning: " in finished  # one trainer has 1 epoch, the other 3
     log = read_logs(workspace.model(4, "2d", LONGER) / "fold_1")
     assert len(log.starts) == 2 and sorted(log.epochs) == [0, 1, 2]
 
@@ -79,14 +66,13 @@ def test_the_report_has_the_scores_of_nnunet(workspace, finished):
         assert setting["trainers"][trainer]["seconds_per_epoch"] > 0
 
 
-def test_finished_trainings_are_not_repeated(workspace, finished, trained_2d):
-    """Neither those of the benchmark, nor one that was started by hand."""
+def test_nothing_is_repeated(workspace, finished, trained_2d):
+    """Nor a training that was started by hand."""
     files = [*workspace.results.rglob("checkpoint_final.pth"), *workspace.results.rglob("summary.json")]
     before = {file: file.stat().st_mtime_ns for file in files}
-    out, _ = run(workspace, "run", *COMMAND, "--device", "cpu", "--workers", "1")
-    assert "$ " not in out
+    assert "$ " not in workspace.run(RUN)
     assert {file: file.stat().st_mtime_ns for file in files} == before
-    dry, _ = run(workspace, "run", "-d", "4", "-tr", LONGER, TRAINER, "-f", "0", "1", "--device", "cpu", "--dry-run")
+    dry = workspace.run(f"xattnres benchmark run -d 4 -tr {LONGER} {TRAINER} -f 0 1 --device cpu --dry-run")
     remaining = [line.split(" -p ")[0].removeprefix("nnUNetv2_train ") for line in dry.splitlines() if "_train" in line]
     name = workspace.dataset(4)
     assert f"{name} 2d 1 -tr {TRAINER}" in remaining
@@ -94,5 +80,4 @@ def test_finished_trainings_are_not_repeated(workspace, finished, trained_2d):
 
 
 def test_status(workspace, finished):
-    out, _ = run(workspace, "status", "--out", "benchmark")
-    assert out.splitlines()[-1].startswith("2 trainings: 2 done")
+    assert workspace.run("xattnres benchmark status --out benchmark").splitlines()[-1].startswith("2 trainings: 2 done")
