@@ -20,6 +20,7 @@ from support.hippocampus import decathlon_folder
 from support.workspace import TRAINER, Workspace, shrink
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items) -> None:
     """With several test processes, one runs all tests of nnU-Net's commands: it prepares what they share once."""
     for item in items:
