@@ -22,10 +22,11 @@ from support.workspace import TRAINER, Workspace, shrink
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items) -> None:
-    """With several test processes, one runs all tests of nnU-Net's commands: it prepares what they share once."""
+    """With several test processes, one starts with all tests of nnU-Net's commands, which share a workspace."""
     for item in items:
         if "workspace" in item.fixturenames or "nnunet" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("nnunet"))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from nnunet_xattnres.benchmark.report import statistics
 
 
 @pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 200)
+def few_resamples(monkeypatch, request):
+    """Fewer bootstrap samples than the 10,000 of a report; the simulations of the `soak` tests take some more."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 500 if request.node.get_closest_marker("soak") else 200)
 
 
 @pytest.fixture(scope="session")
