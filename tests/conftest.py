@@ -20,12 +20,14 @@ from support.hippocampus import decathlon_folder
 from support.workspace import TRAINER, Workspace, shrink
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_itemcollected(item) -> None:
+    """With several test processes, one runs all tests of nnU-Net's commands, which share a workspace."""
+    if "workspace" in item.fixturenames or "nnunet" in item.path.parts:
+        item.add_marker(pytest.mark.xdist_group("nnunet"))
+
+
 def pytest_collection_modifyitems(items) -> None:
-    """With several test processes, one starts with all tests of nnU-Net's commands, which share a workspace."""
-    for item in items:
-        if "workspace" in item.fixturenames or "nnunet" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("nnunet"))
+    """The tests of a group come first: they take as long as all others together."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
