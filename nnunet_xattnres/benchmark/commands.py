@@ -15,8 +15,8 @@ from .folders import NnUNetFolders, find_dataset
 from .grid import FOLDS, Grid, from_options, read_options
 from .local import Failure, Slot, run_tasks
 from .progress import format_status, progress
-from .slurm import Slurm, active_jobs, read_jobs, submit
-from .state import read_plans, read_splits
+from .slurm import SlurmOptions, active_jobs, read_jobs, submit
+from .state import read_experiment_plans, read_splits
 from .tasks import RunOptions, Task, predict_tasks, prepare_tasks, train_tasks
 
 
@@ -100,7 +100,7 @@ def _check_names(grid: Grid, folders: NnUNetFolders) -> None:
 
     for experiment in grid.experiments():
         if folders.plans(experiment).exists():
-            read_plans(experiment, folders)
+            read_experiment_plans(experiment, folders)
         splits = read_splits(experiment, folders)
         folds = FOLDS if splits is None else range(len(splits))  # nnU-Net makes five
         if unknown := [fold for fold in grid.folds if fold not in folds]:
@@ -156,7 +156,9 @@ def print_commands(benchmark: Benchmark, phases: Sequence[Sequence[Task]], optio
     return 0
 
 
-def run_on_slurm(benchmark: Benchmark, phases: Sequence[Sequence[Task]], options: RunOptions, slurm: Slurm) -> int:
+def run_on_slurm(
+    benchmark: Benchmark, phases: Sequence[Sequence[Task]], options: RunOptions, slurm: SlurmOptions
+) -> int:
     """Submit what is not done, and the report as the last job; returns the exit code."""
     benchmark.save_grid(overwrite=True)
     out = benchmark.out.absolute()

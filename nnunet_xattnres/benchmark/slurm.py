@@ -24,8 +24,8 @@ _MAX_REQUEUES = 1000  # a training that is longer than the time limit is requeue
 
 
 @dataclass(frozen=True)
-class Slurm:
-    """Resources of every job.
+class SlurmOptions:
+    """The options of every job.
 
     Attributes:
         time: time limit in minutes; a training that reaches it is requeued and continues.
@@ -90,7 +90,7 @@ def submit(
     phases: Sequence[Sequence[Task]],
     folders: NnUNetFolders,
     options: RunOptions,
-    slurm: Slurm,
+    slurm: SlurmOptions,
     out: Path,
     final_job: Callable[[], None],
 ) -> list[str]:
@@ -102,7 +102,7 @@ def submit(
     Args:
         phases: tasks; each depends on tasks of earlier phases only.
         folders, options: nnU-Net's folders, and options of its commands.
-        slurm: resources of the jobs.
+        slurm: options of the jobs.
         out: folder for logs, on a file system that all nodes share.
         final_job: job that starts when all others have ended, whether they succeeded or not.
 
@@ -148,7 +148,7 @@ def submit(
 
 def _submit(
     work: Sequence[Callable[[], None]],
-    slurm: Slurm,
+    slurm: SlurmOptions,
     out: Path,
     kind: str,
     gpus: int | None,

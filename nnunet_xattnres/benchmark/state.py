@@ -145,7 +145,7 @@ def validation_cases(run: Run, folders: NnUNetFolders) -> set[str] | None:
     return set(splits[run.fold]["val"]) if splits and run.fold < len(splits) else None
 
 
-def read_plans(experiment: ExperimentKey, folders: NnUNetFolders) -> dict:
+def read_experiment_plans(experiment: ExperimentKey, folders: NnUNetFolders) -> dict:
     """The plans of a preprocessed dataset.
 
     Raises:

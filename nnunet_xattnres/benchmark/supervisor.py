@@ -29,6 +29,7 @@ _CANNOT_START = 127  # as shells report a command that cannot be started
 
 
 def main(lifeline: int, lock: int, log: Path, record: Path, command: list[str]) -> int:
+    """Run the command until it ends or is killed; returns its exit code."""
     started = time.time()
     with log.open("a") as out:
         out.write(f"$ {shlex.join(command)}\n")

@@ -12,7 +12,7 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_atomic
 from .folders import NnUNetFolders
 from .grid import ExperimentKey, Grid, Run
-from .state import CHECKPOINTS, is_checkpoint, read_plans, read_splits, read_state
+from .state import CHECKPOINTS, is_checkpoint, read_experiment_plans, read_splits, read_state
 
 _PLANNERS = {
     "nnUNetPlans": None,
@@ -245,7 +245,7 @@ _SPLITS_LOCK = threading.Lock()  # trainings start in threads of one process
 
 def _preprocessed(experiment: ExperimentKey, folders: NnUNetFolders) -> Path:
     """The folder of a configuration's preprocessed cases, which may be inherited from another configuration."""
-    configurations = read_plans(experiment, folders)["configurations"]
+    configurations = read_experiment_plans(experiment, folders)["configurations"]
     configuration = configurations[experiment.configuration]
     while "data_identifier" not in configuration and configuration.get("inherits_from") in configurations:
         configuration = configurations[configuration["inherits_from"]]

@@ -131,7 +131,7 @@ def _option(text: str) -> tuple[str, str]:
 def run(arguments: argparse.Namespace) -> int:
     from ..benchmark import commands
     from ..benchmark.local import make_slots
-    from ..benchmark.slurm import Slurm
+    from ..benchmark.slurm import SlurmOptions
     from ..benchmark.tasks import RunOptions
 
     a = arguments
@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
     if a.dry_run:
         return commands.print_commands(benchmark, phases, options)
     if a.slurm:
-        slurm = Slurm(
+        slurm = SlurmOptions(
             time=a.time, partition=a.partition, memory_gb=a.memory, cpus=a.cpus, parallel=a.parallel,
             options=dict(a.slurm_option), setup=tuple(a.setup),
         )  # fmt: skip

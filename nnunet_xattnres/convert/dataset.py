@@ -18,11 +18,12 @@ from pathlib import Path
 from .. import __version__
 from ..utils.errors import StepFailedError, UserError
 from ..utils.files import read_json, write_atomic
+from ..utils.plotting import choose_evenly
 from ..utils.workers import map_unordered
 from .case import Case, CaseData, Reader
 from .destination import Target, open_working_folder, publish, recover
 from .plan import Plan, describe_split
-from .preview import choose_evenly, save_preview
+from .preview import COLUMNS, ROWS, save_preview
 from .problems import SOURCE, Problem, ProblemCode, UnusableError
 from .splits import make_folds
 
@@ -261,6 +262,6 @@ def _complete(folder: Path, plan: Plan, kept: list[Case], manifest: dict) -> Non
     with_foreground = {record["case"] for record in manifest["cases"] if record["voxels"].keys() - {"0"}}
     candidates = [case for case in kept if case.name in with_foreground] or training
     previews = []
-    for case in choose_evenly(sorted(candidates, key=lambda case: case.name)):
+    for case in choose_evenly(sorted(candidates, key=lambda case: case.name), COLUMNS * ROWS):
         previews.append((case.name, *plan.reader.load_preview(*_case_paths(folder, case, plan.reader.ending))))
     save_preview(previews, plan.labels, f"{plan.title}: {manifest['split']}", folder / "preview.png")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from ..utils.overlays import COLOURS
 from ..utils.plotting import new_figure
 
 COLUMNS, ROWS = 4, 2
-Item = TypeVar("Item")
 
 
 def save_preview(
@@ -45,13 +43,3 @@ def save_preview(
     figure.suptitle(title, fontsize=10)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
-
-
-def choose_evenly(items: Sequence[Item]) -> list[Item]:
-    """Choose at most as many items as the picture has room for, at even distances.
-
-    >>> choose_evenly(range(40))
-    [2, 7, 12, 17, 22, 27, 32, 37]
-    """
-    count = min(COLUMNS * ROWS, len(items))
-    return [items[len(items) * (2 * i + 1) // (2 * count)] for i in range(count)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..training.names import length_name
 from ..utils import nnunet_cli, overlays
 from ..utils.errors import UserError
+from ..utils.plotting import choose_evenly
 from . import decathlon, mni, report
 
 MARKER = "xattnres_demo.json"
@@ -129,7 +130,7 @@ class Demo:
         overlays.draw_overlays(
             [
                 (case, overlays.read_slices(self.dataset / "imagesTs", folders, case, self.description))
-                for case in self._choose_cases()
+                for case in choose_evenly(self.cases, _NUM_FIGURE_ROWS)
             ],
             ["image", "reference", *self.trainers],
             self.description["labels"],
@@ -140,11 +141,6 @@ class Demo:
             configuration=self.configuration, epochs=self.epochs, device=self.device, seconds=round(seconds),
         )  # fmt: skip
         print(f"Figure: {self.out / 'demo.png'}    results: {self.out / 'demo.json'}    {seconds / 60:.1f} minutes")
-
-    def _choose_cases(self) -> list[str]:
-        """Cases for the figure, evenly spread over the held-out ones."""
-        rows = min(_NUM_FIGURE_ROWS, len(self.cases))
-        return [self.cases[len(self.cases) * (2 * row + 1) // (2 * rows)] for row in range(rows)]
 
     def _print_step(self, text: str) -> None:
         self.num_started += 1

@@ -15,7 +15,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFigure:
     """One published figure; Dice (DSC) and mIoU are in %.
 
     The paper prints HD95 in mm, but its protocol ignores the voxel spacing, so the unit is voxels.
@@ -27,14 +27,14 @@ class Published:
     value: float
 
 
-def published(table: int | None = None) -> list[Published]:
+def published(table: int | None = None) -> list[PublishedFigure]:
     """The figures of Tables 1 to 5 of arXiv 2604.03297, row by row, without empty cells.
 
     Args:
         table: number of one table, None for all.
     """
     return [
-        Published(number, row["method"], metric, float(value))
+        PublishedFigure(number, row["method"], metric, float(value))
         for number in ([table] if table else TITLES)
         for row in csv.DictReader((files(__package__) / "tables" / f"table{number}.csv").read_text().splitlines())
         for metric, value in row.items()

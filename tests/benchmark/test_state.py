@@ -32,7 +32,7 @@ from nnunet_xattnres.benchmark.state import (
     epochs_in_name,
     is_checkpoint,
     is_locked,
-    read_plans,
+    read_experiment_plans,
     read_splits,
     read_state,
     validation_cases,
@@ -354,7 +354,7 @@ def test_concurrent_calls_of_is_locked(tmp_path, calls):
 
 def test_plans(folders):
     path = write_plans(folders)
-    assert read_plans(EXPERIMENT, folders) == json.loads(path.read_text())
+    assert read_experiment_plans(EXPERIMENT, folders) == json.loads(path.read_text())
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_unreadable_plans(folders, content, text):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=f"^{path} .*{text}") as error:
-        read_plans(EXPERIMENT, folders)
+        read_experiment_plans(EXPERIMENT, folders)
     assert "\n" not in str(error.value)
 
 

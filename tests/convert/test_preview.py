@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage import io
 
-from nnunet_xattnres.convert.preview import COLUMNS, ROWS, choose_evenly, save_preview
+from nnunet_xattnres.convert.preview import save_preview
 
 
 def test_outlines(tmp_path):
@@ -26,9 +26,3 @@ def test_any_number_of_cases(tmp_path, count):
     case = ("case", np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=int))
     save_preview([case] * count, {"background": 0} | {f"organ {n}": n for n in range(1, 14)}, "t", tmp_path / "p.png")
     assert io.imread(tmp_path / "p.png").shape[0] > 200
-
-
-def test_choose_evenly():
-    assert choose_evenly(list("abc")) == list("abc")
-    chosen = choose_evenly(list(range(100)))
-    assert len(chosen) == COLUMNS * ROWS and np.ptp(np.diff(chosen)) <= 1 and chosen[0] < 10 and chosen[-1] > 90

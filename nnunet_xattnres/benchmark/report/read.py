@@ -9,7 +9,7 @@ from ...utils.errors import UserError
 from ..folders import NnUNetFolders
 from ..grid import Grid
 from ..log import read_debug, read_logs
-from ..state import RECORD, State, read_plans, read_splits, read_state
+from ..state import RECORD, State, read_experiment_plans, read_splits, read_state
 from ..tasks import Predict, find_test_cases, predict_tasks
 from .fairness import find_warnings
 from .results import Finding, Results, TrainedRun, score_table
@@ -33,7 +33,7 @@ def read_results(grid: Grid, folders: NnUNetFolders, workers: int) -> list[Resul
 def _read_validation(results: Results, grid: Grid, folders: NnUNetFolders, workers: int) -> None:
     experiment, missing = results.experiment, results.missing
     try:
-        read_plans(experiment, folders)
+        read_experiment_plans(experiment, folders)
         splits = read_splits(experiment, folders)
     except UserError as error:
         missing.append(Finding("unreadable", str(error)))
