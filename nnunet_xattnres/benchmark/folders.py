@@ -97,10 +97,10 @@ def find_dataset(name: str, folders: NnUNetFolders) -> str:
     if name in known:
         return name
     prefix = f"Dataset{int(name):03d}_" if name.isascii() and name.isdecimal() else None
-    found = sorted(folder for folder in known if prefix and folder.startswith(prefix))
-    if len(found) > 1:
-        raise UserError(f"the number {name} is ambiguous: {', '.join(found)}; give the full name")
-    if not found:
+    matching = sorted(folder for folder in known if prefix and folder.startswith(prefix))
+    if len(matching) > 1:
+        raise UserError(f"the number {name} is ambiguous: {', '.join(matching)}; give the full name")
+    if not matching:
         existing = ", ".join(sorted(known)) or "no datasets"
         raise UserError(f"dataset {name} is not in {folders.raw} or {folders.preprocessed}, which hold {existing}")
-    return found[0]
+    return matching[0]

@@ -71,7 +71,7 @@ def compare(
     scores = {}
     for name, values in regions.items():
         # only the bounding box of the region is compared, which is faster and gives the same scores
-        region_boxes = [found[v] for found in boxes for v in values if v < len(found) and found[v]]
+        region_boxes = [by_value[v] for by_value in boxes for v in values if v < len(by_value) and by_value[v]]
         if region_boxes:
             box = _union(region_boxes)
             masks = np.isin(prediction[box], values), np.isin(reference[box], values)

@@ -27,9 +27,9 @@ def folders(tmp_path, monkeypatch) -> NnUNetFolders:
 
 
 def test_folders_from_the_environment(folders):
-    found = NnUNetFolders.from_environment()
+    actual = NnUNetFolders.from_environment()
     os.chdir("/")
-    assert found == folders
+    assert actual == folders
 
 
 @pytest.mark.parametrize("variable", PATH_VARIABLES)
@@ -69,8 +69,8 @@ def test_environment(folders, tmp_path, repeat):
 )
 def test_trainers_are_added_after_the_users(folders, monkeypatch, variable, expected):
     monkeypatch.setenv("nnUNet_extTrainer", variable)
-    found = folders.environment()["nnUNet_extTrainer"]
-    assert found.split(os.pathsep) == [str(folder) for folder in expected or [variable]]
+    path = folders.environment()["nnUNet_extTrainer"]
+    assert path.split(os.pathsep) == [str(folder) for folder in expected or [variable]]
 
 
 @pytest.mark.parametrize("repeat", [0, 2])

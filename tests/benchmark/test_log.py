@@ -81,15 +81,15 @@ def test_logs_that_nnunet_writes(tmp_path, number):
 )  # fmt: skip
 def test_numbers(tmp_path, text, value):
     write_log(tmp_path, epoch_lines(7, text, text, f"[np.float32({text})]", text))
-    found = read_logs(tmp_path).epochs[7]
-    assert [found[name] for name in ("train_loss", "val_loss", "seconds")] == [value] * 3
-    assert found["dice"] == value
+    values = read_logs(tmp_path).epochs[7]
+    assert [values[name] for name in ("train_loss", "val_loss", "seconds")] == [value] * 3
+    assert values["dice"] == value
 
 
 def test_losses_that_are_nan(tmp_path):
     write_log(tmp_path, epoch_lines(0, "nan", "nan"))
-    found = read_logs(tmp_path).epochs[0]
-    assert str(found["train_loss"]) == str(found["val_loss"]) == "nan"
+    values = read_logs(tmp_path).epochs[0]
+    assert str(values["train_loss"]) == str(values["val_loss"]) == "nan"
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_a_log_that_is_cut_off_anywhere(tmp_path, first):
     counts = []
     for end in range(max(0, text.index(first) - 3), len(text)):
         path.write_text(text[:end])
-        found = read_logs(tmp_path).epochs
-        assert all(values.items() <= complete[number].items() for number, values in found.items()), text[:end][-60:]
-        counts.append(len(found))
+        partial = read_logs(tmp_path).epochs
+        assert all(values.items() <= complete[number].items() for number, values in partial.items()), text[:end][-60:]
+        counts.append(len(partial))
     assert counts == sorted(counts)
 
 
@@ -190,9 +190,9 @@ def test_debug(tmp_path):
 
 def test_debug_that_nnunet_writes(tmp_path):
     nnUNetTrainer._save_debug_information(Trainer(tmp_path, {}))
-    found = read_debug(tmp_path)
-    assert (found.epochs, found.iterations, found.batch_size, found.device) == (1000, 250, "24", "cpu")
-    assert (found.torch, found.configuration) == (torch.__version__, "{'patch_size': [56, 40]}")
+    debug = read_debug(tmp_path)
+    assert (debug.epochs, debug.iterations, debug.batch_size, debug.device) == (1000, 250, "24", "cpu")
+    assert (debug.torch, debug.configuration) == (torch.__version__, "{'patch_size': [56, 40]}")
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"null", b'"a"', b"\xff\xfe", b"{", b"{}"])

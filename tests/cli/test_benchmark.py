@@ -19,8 +19,8 @@ from nnunet_xattnres.cli import benchmark
 from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.utils.paths import PATH_VARIABLES
 
-OURS, THEIRS = SHORT
-GRID = ["-d", "7", "-tr", OURS, THEIRS, "-f", "0", "1", "2"]
+BASELINE, OTHER = SHORT
+GRID = ["-d", "7", "-tr", BASELINE, OTHER, "-f", "0", "1", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def call(capsys):
 
 def results_of(finished: Finished) -> dict:
     """nnU-Net's results, without the cached scores in them."""
-    found = snapshot(finished.folders.results)
-    folders = {name for name, (_, is_folder, *_) in found.items() if is_folder}
-    return {n: None if n in folders else entry for n, entry in found.items() if not n.endswith("_default.json")}
+    files = snapshot(finished.folders.results)
+    folders = {name for name, (_, is_folder, *_) in files.items() if is_folder}
+    return {n: None if n in folders else entry for n, entry in files.items() if not n.endswith("_default.json")}
 
 
 def parse(text: str) -> argparse.Namespace:
@@ -125,7 +125,7 @@ class TestReport:
         code, text, err = call("report", *GRID, "--workers", "1")
         assert (code, err) == (0, "")
         comparison, path = text.splitlines()
-        assert re.match(rf"{finished.experiment}: {THEIRS} is better than {OURS}: \D*\+\d", comparison)
+        assert re.match(rf"{finished.experiment}: {OTHER} is better than {BASELINE}: \D*\+\d", comparison)
         assert path == "Report: xattnres_benchmark/report/report.html"
         out = tmp_path / "here" / "xattnres_benchmark"
         assert {p.name for p in out.iterdir()} == {"benchmark.json", "report"}
@@ -160,17 +160,17 @@ class TestReport:
         assert results_of(finished) == before
 
     def test_something_is_missing(self, call, finished):
-        shutil.rmtree(finished.fold(THEIRS, 1))
+        shutil.rmtree(finished.fold(OTHER, 1))
         code, text, err = call("report", *GRID)
         assert code == 1
-        assert [line for line in err.splitlines() if f"{finished.experiment}: {THEIRS}, fold 1: " in line]
-        assert f"{finished.experiment}: {THEIRS} is better" in text and "Report: " in text
+        assert [line for line in err.splitlines() if f"{finished.experiment}: {OTHER}, fold 1: " in line]
+        assert f"{finished.experiment}: {OTHER} is better" in text and "Report: " in text
 
     def test_a_damaged_label_map(self, call, finished):
-        truncate(finished.predicted(OURS, "case_04"))
+        truncate(finished.predicted(BASELINE, "case_04"))
         code, text, err = call("report", *GRID, "--workers", "1")
         assert code == 1 and "Report: " in text
-        assert err.startswith(f"missing: {finished.experiment}: {OURS}, fold 1: case_04: ")
+        assert err.startswith(f"missing: {finished.experiment}: {BASELINE}, fold 1: case_04: ")
 
     @pytest.mark.parametrize("action", ["report", "status"])
     def test_a_dataset_that_was_moved_away(self, call, action):
@@ -180,7 +180,7 @@ class TestReport:
         assert action == "status" or "missing: Dataset008_Gone" in err
 
     def test_different_settings_are_a_warning(self, call, finished):
-        change_debug(finished.fold(THEIRS, 1), num_epochs="9")
+        change_debug(finished.fold(OTHER, 1), num_epochs="9")
         code, _, err = call("report", *GRID)
         assert code == 0
         assert f"warning: {finished.experiment}: epochs " in err
@@ -188,10 +188,10 @@ class TestReport:
     def test_a_trainer_whose_class_is_gone(self, call, finished):
         """The trainings are compared, but the parameters of the network cannot be counted."""
         for run in finished.grid.runs():
-            if run.trainer == THEIRS and run.fold == 0:
+            if run.trainer == OTHER and run.fold == 0:
                 model = finished.folders.model(run)
-                model.rename(model.with_name(model.name.replace(THEIRS, "nnUNetTrainerOld")))
-        code, text, _ = call("report", "-d", 7, "-tr", OURS, "nnUNetTrainerOld", "-f", 0, 1, 2)
+                model.rename(model.with_name(model.name.replace(OTHER, "nnUNetTrainerOld")))
+        code, text, _ = call("report", "-d", 7, "-tr", BASELINE, "nnUNetTrainerOld", "-f", 0, 1, 2)
         assert code == 0 and "nnUNetTrainerOld is better than" in text
         report = Path("xattnres_benchmark/report/report.md").read_text()
         assert "nnU-Net finds no trainer nnUNetTrainerOld" in report
@@ -205,12 +205,12 @@ class TestStatus:
         assert "6 trainings: 6 done." in text
 
     def test_some_unfinished(self, call, finished):
-        shutil.rmtree(finished.fold(THEIRS, 1))
-        shutil.rmtree(finished.fold(OURS, 2) / "validation")
+        shutil.rmtree(finished.fold(OTHER, 1))
+        shutil.rmtree(finished.fold(BASELINE, 2) / "validation")
         code, text, _ = call("status", *GRID)
         assert code == 0
-        assert re.search(rf"{THEIRS} +1 +to train", text)
-        assert re.search(rf"{OURS} +2 +to validate", text)
+        assert re.search(rf"{OTHER} +1 +to train", text)
+        assert re.search(rf"{BASELINE} +2 +to validate", text)
         assert "4 done" in text
 
     @pytest.mark.parametrize("action", ["status", "report"])
@@ -231,7 +231,7 @@ class TestRun:
         before, prepared = results_of(finished), snapshot(finished.folders.preprocessed)
         code, text, err = call("run", *GRID, "--device", "cpu", "--test", "--workers", "1")
         assert (code, err) == (0, "")
-        assert re.search(rf"{finished.experiment}: {THEIRS} is better than {OURS}: \D*\+\d", text)
+        assert re.search(rf"{finished.experiment}: {OTHER} is better than {BASELINE}: \D*\+\d", text)
         assert "$ nnUNetv2" not in text
         assert results_of(finished) == before
         assert snapshot(finished.folders.preprocessed) == prepared
@@ -246,21 +246,21 @@ class TestRun:
 
     def test_dry_run_of_unfinished_trainings(self, call, finished, tmp_path):
         """The output has nnU-Net's commands for a shell."""
-        shutil.rmtree(finished.fold(THEIRS, 1))
-        shutil.rmtree(finished.fold(OURS, 2) / "validation")
-        (finished.folders.test_predictions(finished.run(THEIRS, 0), (0, 1, 2)) / "test_1.png").unlink()
+        shutil.rmtree(finished.fold(OTHER, 1))
+        shutil.rmtree(finished.fold(BASELINE, 2) / "validation")
+        (finished.folders.test_predictions(finished.run(OTHER, 0), (0, 1, 2)) / "test_1.png").unlink()
         before = snapshot(tmp_path)
         code, text, _ = call("run", *GRID, "--test", "--dry-run", "--device", "cpu", "--workers", "2")
         export, *commands = text.splitlines()
         assert code == 0 and snapshot(tmp_path) == before
         assert shlex.split(export)[1].startswith("nnUNet_extTrainer=") and "trainers" in export
         images = finished.folders.raw_dataset(finished.experiment) / "imagesTs"
-        model = finished.folders.model(finished.run(THEIRS, 0))
+        model = finished.folders.model(finished.run(OTHER, 0))
         assert [shlex.split(command) for command in commands[:-1]] == [
-            f"nnUNetv2_train Dataset007_Cells 2d 1 -tr {THEIRS} -p nnUNetPlans -device cpu --c".split(),
-            f"nnUNetv2_train Dataset007_Cells 2d 2 -tr {OURS} -p nnUNetPlans -device cpu --val".split(),
+            f"nnUNetv2_train Dataset007_Cells 2d 1 -tr {OTHER} -p nnUNetPlans -device cpu --c".split(),
+            f"nnUNetv2_train Dataset007_Cells 2d 2 -tr {BASELINE} -p nnUNetPlans -device cpu --val".split(),
             shlex.split(f"nnUNetv2_predict -i {images} -o {model}/test_folds_0_1_2 -d Dataset007_Cells -c 2d "
-                        f"-tr {THEIRS} -p nnUNetPlans -f 0 1 2 -npp 2 -nps 2 -device cpu"),
+                        f"-tr {OTHER} -p nnUNetPlans -f 0 1 2 -npp 2 -nps 2 -device cpu"),
         ]  # fmt: skip
         assert commands[-1].startswith("# 6 of 9 ")
 
@@ -286,12 +286,13 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "name"),
         [
-            ([], "-d"), (["-d", "7"], "-tr"), (["-tr", OURS, THEIRS], "-d"), (["-d", "8", "-tr", OURS, THEIRS], "8"),
-            (["-d", "Dataset007_Other", "-tr", OURS, THEIRS], "Dataset007_Other"),
-            (["-d", "7", "Dataset007_Cells", "-tr", OURS, THEIRS], "datasets"),
-            (["-d", "7", "-tr", OURS], OURS), (["-d", "7", "-tr", OURS, OURS], "trainers"),
-            (["-d", "7", "-tr", OURS, THEIRS.replace("XAttn", "XAtn"), "-f", "0"], f"{THEIRS}?"),
-            ([*GRID, "-c", "3d_lowres"], "3d_lowres"), (["-d", "7", "-tr", OURS, THEIRS], "3, 4"),
+            ([], "-d"), (["-d", "7"], "-tr"), (["-tr", BASELINE, OTHER], "-d"),
+            (["-d", "8", "-tr", BASELINE, OTHER], "8"),
+            (["-d", "Dataset007_Other", "-tr", BASELINE, OTHER], "Dataset007_Other"),
+            (["-d", "7", "Dataset007_Cells", "-tr", BASELINE, OTHER], "datasets"),
+            (["-d", "7", "-tr", BASELINE], BASELINE), (["-d", "7", "-tr", BASELINE, BASELINE], "trainers"),
+            (["-d", "7", "-tr", BASELINE, OTHER.replace("XAttn", "XAtn"), "-f", "0"], f"{OTHER}?"),
+            ([*GRID, "-c", "3d_lowres"], "3d_lowres"), (["-d", "7", "-tr", BASELINE, OTHER], "3, 4"),
             ([*GRID[:-3], "-1"], "'-1'"), ([*GRID, "--grid", "none.yaml"], "none.yaml"),
         ],
     )  # fmt: skip
@@ -361,5 +362,5 @@ class TestBadInput:
         assert "Traceback" not in capsys.readouterr().err
 
     def test_the_message_of_a_wrong_option_does_not_name_the_file(self, call, tmp_path):
-        (tmp_path / "here/grid.yaml").write_text(f"datasets: 7\ntrainers: [{OURS}, {THEIRS}]\n")
+        (tmp_path / "here/grid.yaml").write_text(f"datasets: 7\ntrainers: [{BASELINE}, {OTHER}]\n")
         assert "grid.yaml" not in self.refused(call, "report", "--grid", "grid.yaml", "-f", "x")

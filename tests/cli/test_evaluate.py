@@ -166,8 +166,8 @@ class TestRegion:
         result = json_output(capsys, folders, *options)
         assert list(result["mean"]) == ["liver", "spleen", "whole organ", "x=y"]
         for name, pair in CASES.items():
-            whole = [(array > 0).astype(int) for array in pair]
-            expected = compare(*whole, {"x": (1,)}, SPACING, PROTOCOLS["default"], 1.0)["x"]
+            organ_masks = [(array > 0).astype(int) for array in pair]
+            expected = compare(*organ_masks, {"x": (1,)}, SPACING, PROTOCOLS["default"], 1.0)["x"]
             assert result["cases"][name]["whole organ"] == expected
             assert result["cases"][name]["x=y"] == result["cases"][name]["spleen"]
         assert result["overall"] == json_output(capsys, folders)["overall"]

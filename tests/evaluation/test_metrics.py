@@ -44,19 +44,19 @@ def test_default_agrees_with_the_equations(pair, spacing):
 def test_default_agrees_with_monai(pair, spacing):
     """The tolerance is that of single precision, in which MONAI computes distances."""
     a, b = masks.PAIRS[pair]
-    exact, tolerance = masks.spacing_of(spacing, a)
-    result = scores(a, b, exact, tolerance)
+    spacings, tolerance = masks.spacing_of(spacing, a)
+    result = scores(a, b, spacings, tolerance)
     tensors = [torch.from_numpy(m.squeeze())[None, None].double() for m in (a, b)]
     options = {
         "include_background": True,
-        "spacing": [float(s) for s, size in zip(exact, a.shape, strict=True) if size > 1],
+        "spacing": [float(s) for s, size in zip(spacings, a.shape, strict=True) if size > 1],
     }
-    theirs = {
+    expected = {
         "surface_dice": compute_surface_dice(*tensors, class_thresholds=[float(tolerance)], **options),
         "hd95": compute_hausdorff_distance(*tensors, percentile=95, **options),
         "assd": compute_average_surface_distance(*tensors, symmetric=True, **options),
     }
-    assert {m: result[m] for m in theirs} == close({m: v.item() for m, v in theirs.items()}, rel=1e-6)
+    assert {m: result[m] for m in expected} == close({m: v.item() for m, v in expected.items()}, rel=1e-6)
 
 
 @pytest.mark.parametrize("spacing", masks.SPACINGS)

@@ -64,12 +64,12 @@ def test_equals_the_reference(operator, shape):
 
 def test_x_in_parts_is_their_concatenation(operator):
     history, x, *rest = make("two parts")
-    (whole,) = torch.autograd.grad(operator(history, x, *rest)[0].sum(), x[0])
+    (expected,) = torch.autograd.grad(operator(history, x, *rest)[0].sum(), x[0])
     joined = torch.cat([part.detach() for part in x], 1).requires_grad_()
     out, alpha = operator(history, joined, *rest)
     torch.testing.assert_close((out, alpha), operator(history, x, *rest), rtol=1e-12, atol=1e-12)
     (gradient,) = torch.autograd.grad(out.sum(), joined)
-    torch.testing.assert_close(gradient[:, : x[0].shape[1]], whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient[:, : x[0].shape[1]], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("first", [torch.float16, torch.float32])
@@ -301,8 +301,8 @@ def test_memory_layout_of_the_inputs_does_not_change_the_results(operator, shape
 @pytest.mark.parametrize(("backend", "shape"), runs(VARIED, FEW), indirect=["backend"])
 def test_expanded_inputs(operator, shape):
     case = make(shape).map(lambda name, t: t[:1].expand_as(t))
-    whole = case.map(lambda name, t: t.contiguous())
-    assert_all_close(all_results(operator, case), all_results(reference, whole), 1e-10)
+    contiguous = case.map(lambda name, t: t.contiguous())
+    assert_all_close(all_results(operator, case), all_results(reference, contiguous), 1e-10)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
@@ -321,8 +321,8 @@ def test_expanded_gradients(operator, shape):
     def expanded(out, alpha):
         return [out.new_tensor(0.5).expand_as(out), random_gradients(alpha[:1, :, :1])[0].expand_as(alpha)]
 
-    whole = all_results(reference, case, lambda *outputs: [d.contiguous() for d in expanded(*outputs)])
-    assert_all_close(all_results(operator, case, expanded), whole, 1e-10)
+    contiguous = all_results(reference, case, lambda *outputs: [d.contiguous() for d in expanded(*outputs)])
+    assert_all_close(all_results(operator, case, expanded), contiguous, 1e-10)
     operator(*case)[0].sum().backward()
     actual = [t.grad.clone() for t in case.named().values()]
     expected = torch.autograd.grad(reference(*case)[0].sum(), list(case.named().values()))

@@ -62,10 +62,10 @@ class TestCompleteFiles:
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_truncated_at_every_byte(tmp_path, ending):
     path = small(tmp_path / f"a{ending}")
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     check_nifti(path)
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
+    for length in range(len(complete)):
+        path.write_bytes(complete[:length])
         with pytest.raises(ValueError, match=r"^(truncated|not a NIfTI file)") as error:
             check_nifti(path)
         assert "\n" not in str(error.value)
@@ -73,11 +73,11 @@ def test_truncated_at_every_byte(tmp_path, ending):
 
 def test_a_truncated_file_that_was_compressed_afterwards(tmp_path):
     path = tmp_path / "a.nii.gz"
-    whole = small(tmp_path / "a.nii").read_bytes()
-    path.write_bytes(gzip.compress(whole))
+    complete = small(tmp_path / "a.nii").read_bytes()
+    path.write_bytes(gzip.compress(complete))
     check_nifti(path)
-    for length in (*range(0, 352, 50), *range(352, len(whole))):
-        path.write_bytes(gzip.compress(whole[:length]))
+    for length in (*range(0, 352, 50), *range(352, len(complete))):
+        path.write_bytes(gzip.compress(complete[:length]))
         with pytest.raises(ValueError, match=r"^(truncated|not a NIfTI file)"):
             check_nifti(path)
 
@@ -85,18 +85,18 @@ def test_a_truncated_file_that_was_compressed_afterwards(tmp_path):
 def test_a_flipped_bit_is_detected_or_changes_nothing(tmp_path):
     """gzip has a checksum; only its header has bits without an effect, such as the time."""
     path = small(tmp_path / "a.nii.gz")
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     detected = 0
-    for position in range(len(whole)):
+    for position in range(len(complete)):
         for bit in (0, 4, 7):
-            path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+            path.write_bytes(complete[:position] + bytes([complete[position] ^ 1 << bit]) + complete[position + 1 :])
             try:
                 check_nifti(path)
             except ValueError:
                 detected += 1
             else:
-                assert gzip.decompress(path.read_bytes()) == gzip.decompress(whole)
-    assert detected > 2.5 * (len(whole) - 10)
+                assert gzip.decompress(path.read_bytes()) == gzip.decompress(complete)
+    assert detected > 2.5 * (len(complete) - 10)
 
 
 @pytest.mark.parametrize("content", [b"", b"no header", b"\x00" * 1000])

@@ -173,10 +173,10 @@ def table_of_test_cases(results: Results, protocol: str, unit: str) -> str:
 
 def published_table(name: str) -> str:
     """The paper's figures for one of its data sets."""
-    found = [figure for figure in published() if figure.metric.startswith(f"{name} ")]
-    columns = list(dict.fromkeys(figure.metric for figure in found))
+    figures = [figure for figure in published() if figure.metric.startswith(f"{name} ")]
+    columns = list(dict.fromkeys(figure.metric for figure in figures))
     rows = []
-    for number, method in dict.fromkeys((figure.table, figure.method) for figure in found):
-        values = {f.metric: f"{f.value:.2f}" for f in found if (f.table, f.method) == (number, method)}
+    for number, method in dict.fromkeys((figure.table, figure.method) for figure in figures):
+        values = {f.metric: f"{f.value:.2f}" for f in figures if (f.table, f.method) == (number, method)}
         rows.append([f"{method} (Table {number})", *(values.get(column, "") for column in columns)])
     return format_markdown(["", *(column.removeprefix(f"{name} ") for column in columns)], rows)

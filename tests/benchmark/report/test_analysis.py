@@ -32,10 +32,10 @@ class TestPairScores:
         assert values(pair_scores(results, OTHER, "dice")) == (["x", "y"], [0.5, 0.25], [1.0, 0.5])
 
     def test_folds_and_repeats_that_both_have(self):
-        ours, theirs = [(0, 0), (1, 0), (2, 0), (1, 1)], [(2, 0), (3, 0), (1, 0), (1, 1)]
+        baseline_scores, other_scores = [(0, 0), (1, 0), (2, 0), (1, 1)], [(2, 0), (3, 0), (1, 0), (1, 1)]
         scores = {fold: cases(**{f"x{fold}": 0.5}) for fold in range(4)}
-        results = in_memory({(BASELINE, *key): scores[key[0]] for key in ours}
-                            | {(OTHER, *key): scores[key[0]] for key in theirs})  # fmt: skip
+        results = in_memory({(BASELINE, *key): scores[key[0]] for key in baseline_scores}
+                            | {(OTHER, *key): scores[key[0]] for key in other_scores})  # fmt: skip
         pairs = pair_scores(results, OTHER, "dice")
         assert pairs[["repeat", "fold", "case"]].values.tolist() == [[0, 1, "x1"], [0, 2, "x2"], [1, 1, "x1"]]
 
@@ -46,8 +46,8 @@ class TestPairScores:
         assert len(pair_scores(in_memory(trainings, trainers=(BASELINE, OTHER)), OTHER, "dice")) == 0
 
     def test_mean_over_labels(self):
-        ours, theirs = two(row(0.5), row(0.25)), two(row(0.75), row(1.0))
-        results = in_memory({(BASELINE, 0): {"x": ours}, (OTHER, 0): {"x": theirs}})
+        baseline_scores, other_scores = two(row(0.5), row(0.25)), two(row(0.75), row(1.0))
+        results = in_memory({(BASELINE, 0): {"x": baseline_scores}, (OTHER, 0): {"x": other_scores}})
         assert values(pair_scores(results, OTHER, "dice")) == (["x"], [0.375], [0.875])
         assert values(pair_scores(results, OTHER, "dice", "tumour")) == (["x"], [0.25], [1.0])
 
@@ -126,9 +126,11 @@ class TestCompareAll:
 
     def test_what_cannot_be_compared_is_not_corrected_for(self):
         """This is so for a trainer without trainings and for a label that no case has."""
-        ours = {f"{i}": two(row(0.1 * i), row(None, None)) for i in range(7)}
-        theirs = {f"{i}": two(row(0.1 * i + 0.01 + 0.001 * i), row(None, None)) for i in range(7)}
-        results = in_memory({(BASELINE, 0): ours, (OTHER, 0): theirs}, trainers=(BASELINE, OTHER, THIRD))
+        baseline_scores = {f"{i}": two(row(0.1 * i), row(None, None)) for i in range(7)}
+        other_scores = {f"{i}": two(row(0.1 * i + 0.01 + 0.001 * i), row(None, None)) for i in range(7)}
+        results = in_memory(
+            {(BASELINE, 0): baseline_scores, (OTHER, 0): other_scores}, trainers=(BASELINE, OTHER, THIRD)
+        )
         (compared,) = compare_all([results], by_region=True)
         assert (compared.trainer, compared.region) == (OTHER, "organ")
         assert (compared.adjusted_p, compared.adjusted_both) == (compared.comparison.p, compared.comparison.p_both)

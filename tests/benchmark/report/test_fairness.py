@@ -121,9 +121,9 @@ def test_a_trainer_that_has_not_learned():
 
 
 def test_empty_predictions_that_are_correct():
-    """Six cases without a label have undefined Dice; four are found."""
-    found = {str(n): {"lesion": row(None if n < 6 else 0.9)} for n in range(10)}
-    assert find_warnings(in_memory({(BASELINE, 0, 0): found})) == []
-    missed = found | {str(n): {"lesion": row(0.0)} for n in range(6, 9)}
+    """Six cases without a label have undefined Dice; four have a high Dice."""
+    correct = {str(n): {"lesion": row(None if n < 6 else 0.9)} for n in range(10)}
+    assert find_warnings(in_memory({(BASELINE, 0, 0): correct})) == []
+    missed = correct | {str(n): {"lesion": row(0.0)} for n in range(6, 9)}
     (finding,) = find_warnings(in_memory({(BASELINE, 0, 0): missed}))
     assert finding.code == "not learned" and "3 of 4" in finding.text

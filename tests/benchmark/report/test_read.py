@@ -53,12 +53,12 @@ def test_everything(scored):
     results = scored.results()
     assert (results.missing, results.warnings, results.unit) == ([], [], "voxels")
     assert trained(results) == ALL
-    for one in results.trained:
-        assert one.log.series("seconds") == ([0, 1], list(EPOCH_SECONDS[one.run.trainer]))
-        assert (one.debug.epochs, one.debug.iterations, one.debug.host) == (2, 250, "node7")
-        assert one.attempts == []
-        rows = results.validation.query("trainer == @one.run.trainer and fold == @one.run.fold")
-        assert rows.case.tolist() == np.repeat(scored.validated[one.run.fold], 2).tolist()
+    for training in results.trained:
+        assert training.log.series("seconds") == ([0, 1], list(EPOCH_SECONDS[training.run.trainer]))
+        assert (training.debug.epochs, training.debug.iterations, training.debug.host) == (2, 250, "node7")
+        assert training.attempts == []
+        rows = results.validation.query("trainer == @training.run.trainer and fold == @training.run.fold")
+        assert rows.case.tolist() == np.repeat(scored.validated[training.run.fold], 2).tolist()
     assert results.regions == ["nucleus", "cell wall"]
     assert results.shared_folds() == {(0, 0), (0, 1), (0, 2)}
     assert list(results.test) == ["default", "published"]
@@ -243,10 +243,17 @@ class TestLogs:
 
 class TestAttempts:
     def test_damaged_lines_are_left_out(self, tmp_path):
-        whole = {"command": ["nnUNetv2_train"], "peak_memory_bytes": 5}
-        lines = [json.dumps(whole), '{"command": ["nnUNe', "[1]", "", "\x00\x00", json.dumps(whole | {"exit_code": 1})]
+        record = {"command": ["nnUNetv2_train"], "peak_memory_bytes": 5}
+        lines = [
+            json.dumps(record),
+            '{"command": ["nnUNe',
+            "[1]",
+            "",
+            "\x00\x00",
+            json.dumps(record | {"exit_code": 1}),
+        ]
         (tmp_path / "benchmark.jsonl").write_text("\n".join(lines))
-        assert read_attempts(tmp_path) == [whole, whole | {"exit_code": 1}]
+        assert read_attempts(tmp_path) == [record, record | {"exit_code": 1}]
 
     def test_binary(self, tmp_path):
         (tmp_path / "benchmark.jsonl").write_bytes(b'\xff\xfe\n{"exit_code": 0}\n')

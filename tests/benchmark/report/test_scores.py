@@ -99,18 +99,18 @@ def test_overlaps_are_those_of_nnunet(either):
     run = either.run(OTHER, 0)
     summarise(either, run)
     nnunet = load_summary_json(str(either.folders.validation(run) / "summary.json"))["metric_per_case"]
-    ours = score_one(predictions_of(either))
-    assert len(ours) == len(nnunet) == 5
+    scores = score_one(predictions_of(either))
+    assert len(scores) == len(nnunet) == 5
     undefined = 0
     for entry in nnunet:
         case = Path(entry["prediction_file"]).name.removesuffix(either.ending)
         for region, value in [(region, value) for region, value in LABELS.items() if value]:
             for name, metric in (("Dice", "dice"), ("IoU", "iou")):
-                expected, actual = entry["metrics"][value][name], ours[case][region][metric]
+                expected, actual = entry["metrics"][value][name], scores[case][region][metric]
                 undefined += actual is None
                 assert np.isnan(expected) if actual is None else actual == pytest.approx(expected, rel=1e-12)
     assert undefined == 2
-    assert [ours[case]["cell wall"]["dice"] for case in (first, second)] == [0, 0]
+    assert [scores[case]["cell wall"]["dice"] for case in (first, second)] == [0, 0]
 
 
 @pytest.mark.parametrize("protocol", ["default", "published"])
@@ -280,14 +280,14 @@ class TestCache:
 
 class TestProblems:
     def test_every_problem_is_one_line_and_the_other_cases_are_scored(self, finished, predictions):
-        damaged, absent, foreign, lost, whole = predictions.cases
+        damaged, absent, foreign, lost, intact = predictions.cases
         truncate(finished.predicted(OTHER, damaged))
         finished.predicted(OTHER, absent).unlink()
         write_label_map(finished.predicted(OTHER, foreign), np.full((24, 28), 7))
         finished.reference(lost).unlink()
         for _ in range(2):
             ((scores, problems),) = score([predictions], 1)
-            assert scores == expected_scores(replace(predictions, cases=(whole,)))
+            assert scores == expected_scores(replace(predictions, cases=(intact,)))
             assert [problem.case for problem in problems] == [damaged, absent, foreign, lost]
             assert "7" in problems[2].text
             assert str(finished.reference(lost)) in problems[3].text
@@ -295,10 +295,10 @@ class TestProblems:
 
     def test_a_repaired_file(self, finished, predictions):
         path = finished.predicted(OTHER, predictions.cases[0])
-        whole = path.read_bytes()
+        content = path.read_bytes()
         truncate(path)
         assert len(score([predictions], 1)[0][1]) == 1
-        path.write_bytes(whole)
+        path.write_bytes(content)
         assert list(score_one(predictions)) == list(predictions.cases)
 
     def test_a_temporary_problem_is_not_cached(self, predictions, monkeypatch):

@@ -59,7 +59,7 @@ def section(text: str, title: str) -> str:
     return re.split(r"^#+ ", text.split(f"# {title}\n\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0].strip()
 
 
-def results(center=0.01, folds: int = 3, n: int = 5, **options):
+def make_results(center=0.01, folds: int = 3, n: int = 5, **options):
     """Results whose differences have the mean `center` in every fold, or one mean for each fold."""
     d = np.random.default_rng(0).normal(0, 0.01, (folds, n))
     d += np.reshape(center, (-1, 1)) - d.mean(axis=1, keepdims=True)
@@ -83,42 +83,42 @@ class TestSummary:
         ],
     )
     def test_verdicts(self, text, center, folds, n, verdict, mean):
-        found = results(center, folds, n)
-        (paired,) = report_data(found).primary
+        results = make_results(center, folds, n)
+        (paired,) = report_data(results).primary
         assert paired.verdict is verdict
-        (line,) = [line for line in summary(text(found)) if line.startswith(f"- **{found.experiment}**: ")]
+        (line,) = [line for line in summary(text(results)) if line.startswith(f"- **{results.experiment}**: ")]
         assert line.endswith(paired.describe()) and mean in line
 
     def test_title(self, text):
-        title, *_ = text(results(trainers=(BASELINE, OTHER, THIRD))).splitlines()
+        title, *_ = text(make_results(trainers=(BASELINE, OTHER, THIRD))).splitlines()
         assert title.endswith(f" {BASELINE}")
         assert title.index(f" {OTHER} ") < title.index(f" {THIRD} ")
 
     def test_nothing_to_compare(self, text):
-        found = in_memory({(BASELINE, 0): cases(x=0.5)}, trainers=(BASELINE, OTHER))
-        (line,) = [line for line in summary(text(found)) if str(found.experiment) in line]
+        results = in_memory({(BASELINE, 0): cases(x=0.5)}, trainers=(BASELINE, OTHER))
+        (line,) = [line for line in summary(text(results)) if str(results.experiment) in line]
         assert OTHER in line and not re.search("better|worse|difference", line)
 
     @pytest.mark.parametrize("n", [0, 1, 2])
     def test_incomplete(self, text, n):
-        found = results()
-        found.missing += [Finding("to train", "not trained")] * n
-        lines = [line for line in summary(text(found)) if "(#missing)" in line]
+        results = make_results()
+        results.missing += [Finding("to train", "not trained")] * n
+        lines = [line for line in summary(text(results)) if "(#missing)" in line]
         assert [str(n) in line for line in lines] == [True] * bool(n)
 
     @pytest.mark.parametrize(("code", "differs"), [("different epochs", True), ("unequal trainings", False)])
     def test_different_settings(self, text, code, differs):
-        found = results()
-        assert "(#fairness)" not in text(found)
-        found.warnings.append(Finding(code, "a warning"))
-        report = text(found)
+        results = make_results()
+        assert "(#fairness)" not in text(results)
+        results.warnings.append(Finding(code, "a warning"))
+        report = text(results)
         assert ("(#fairness)" in report) == differs
         assert "a warning" in section(report, "Fairness")
 
 
 class TestExperiment:
     def test_all_figures_are_shown(self, text, drawn, pictures):
-        report = text(results(log=Log({0: {"train_loss": 0.0}})))
+        report = text(make_results(log=Log({0: {"train_loss": 0.0}})))
         assert drawn == ["differences", "boxes", "learning_curves", "cases"]
         shown = re.findall(r"!\[[^]]+\]\(pictures/([^)]+)\)", report)
         assert sorted(shown) == sorted(file.name for file in pictures.iterdir())
@@ -141,16 +141,16 @@ class TestExperiment:
 
     def test_a_third_trainer_that_is_behind(self, text):
         """Comparisons of the other trainers are shown although no fold is finished by all three."""
-        found = results(folds=2, trainers=(BASELINE, OTHER, THIRD))
-        found.trained += in_memory({(THIRD, 7): {}}, debug=DEBUG).trained
-        assert not found.shared_folds()
-        report = text(found)
+        results = make_results(folds=2, trainers=(BASELINE, OTHER, THIRD))
+        results.trained += in_memory({(THIRD, 7): {}}, debug=DEBUG).trained
+        assert not results.shared_folds()
+        report = text(results)
         assert f"| {OTHER} |" in section(report, "Cases") and "_differences.png" in report
         assert "parameters" not in report
 
     def test_nothing_is_finished(self, text, drawn):
-        found = in_memory({}, trainers=(BASELINE, OTHER))
-        assert "|" not in section(text(found), str(found.experiment))
+        results = in_memory({}, trainers=(BASELINE, OTHER))
+        assert "|" not in section(text(results), str(results.experiment))
         assert drawn == []
 
     def test_no_fold_of_both(self, text, drawn):
@@ -161,7 +161,7 @@ class TestExperiment:
 
     def test_no_learning_curves(self, text, monkeypatch):
         monkeypatch.setattr(figures, "draw_learning_curves", lambda *_: False)
-        report = text(results())
+        report = text(make_results())
         assert "Learning curves" not in report and "_curves" not in report
 
     @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ class TestExperiment:
             raise error
 
         monkeypatch.setattr(figures, "draw_cases", fail)
-        report = text(results())
-        found = section(report, f"Example cases: {OTHER}")
-        assert reason in found and "\n" not in found and "![" not in found
+        report = text(make_results())
+        cases_text = section(report, f"Example cases: {OTHER}")
+        assert reason in cases_text and "\n" not in cases_text and "![" not in cases_text
         assert "## How to reproduce" in report
         assert len(list(pictures.iterdir())) == 3
 
@@ -195,14 +195,14 @@ class TestExperiment:
 
         monkeypatch.setattr(figures, "draw_boxes", stop)
         with pytest.raises(KeyboardInterrupt):
-            text(results())
+            text(make_results())
         assert [file.name for file in pictures.iterdir() if file.read_text()] == []
 
     @pytest.mark.parametrize(
         ("folds", "counts"), [(1, "4 validation cases of 1 fold"), (3, "12 validation cases of 3 folds")]
     )
     def test_counts(self, text, folds, counts):
-        assert f"\n{counts}. " in text(results(folds=folds, n=4))
+        assert f"\n{counts}. " in text(make_results(folds=folds, n=4))
 
     def test_counts_of_repeats(self, text):
         trainings = {(trainer, 0, repeat): cases(x=0.5) for trainer in (BASELINE, OTHER) for repeat in (0, 1)}
@@ -225,7 +225,7 @@ class TestPublished:
     )
     def test_only_for_the_data_sets_of_the_paper(self, text, dataset, name):
         """Validation cases are not comparable, so test cases have to be predicted."""
-        report = text(results(experiment=ExperimentKey(dataset, "2d", "nnUNetPlans")))
+        report = text(make_results(experiment=ExperimentKey(dataset, "2d", "nnUNetPlans")))
         assert re.findall(r"^### Published for (.*)$", report, re.MULTILINE) == ([name] if name else [])
         assert ("2604.03297" in report) == ("`--test`" in report) == bool(name)
         assert "Test cases" not in report
@@ -236,10 +236,10 @@ class TestPublished:
     @pytest.mark.parametrize("experiment", [SYNAPSE, ExperimentKey("Dataset004_Hippocampus", "2d", "nnUNetPlans")])
     def test_test_cases(self, text, experiment):
         """The published protocol is used only for the data sets of the paper."""
-        found = results(experiment=experiment)
+        results = make_results(experiment=experiment)
         scores = [(trainer, 0, "together", {"t": {"organ": row(0.25, 3.0)}}) for trainer in (BASELINE, OTHER)]
-        found.test = {protocol: score_table(scores) for protocol in ("default", "published")}
-        report = text(found)
+        results.test = {protocol: score_table(scores) for protocol in ("default", "published")}
+        report = text(results)
         line = f"| {OTHER} | 25.00 | 3.00 |"
         assert "| Dice % | HD95 mm |" in section(report, "Test cases") and line in section(report, "Test cases")
         assert "`--test`" not in report
@@ -254,14 +254,14 @@ class TestFairness:
     EQUAL = "equal for all trainers"
 
     def test_equal(self, text):
-        assert self.EQUAL in section(text(results()), "Fairness")
+        assert self.EQUAL in section(text(make_results()), "Fairness")
 
     def test_warnings(self, text):
-        found = results()
-        found.warnings += [Finding("different epochs", "one"), Finding("different device", "two")]
-        lines = section(text(found), "Fairness").splitlines()
-        assert lines[:2] == [f"- {found.experiment}: one", f"- {found.experiment}: two"]
-        assert self.EQUAL not in section(text(found), "Fairness")
+        results = make_results()
+        results.warnings += [Finding("different epochs", "one"), Finding("different device", "two")]
+        lines = section(text(results), "Fairness").splitlines()
+        assert lines[:2] == [f"- {results.experiment}: one", f"- {results.experiment}: two"]
+        assert self.EQUAL not in section(text(results), "Fairness")
 
     @pytest.mark.parametrize(
         "trainings", [{}, {(BASELINE, 0): cases(x=0.5)}, {(BASELINE, 0): cases(x=0.5), (OTHER, 1): cases(x=0.5)}]
@@ -271,18 +271,18 @@ class TestFairness:
         assert self.EQUAL not in report
 
     def test_unknown_settings_are_not_equal(self, text):
-        assert self.EQUAL not in text(results(debug=Debug()))
+        assert self.EQUAL not in text(make_results(debug=Debug()))
 
 
 def test_missing(text, tmp_path):
-    found = results()
-    found.missing += [Finding("to train", "one"), Finding("to train", "two")]
-    lines = section(text(found), "Missing").splitlines()
-    assert lines[:2] == [f"- {found.experiment}: one", f"- {found.experiment}: two"]
+    results = make_results()
+    results.missing += [Finding("to train", "one"), Finding("to train", "two")]
+    lines = section(text(results), "Missing").splitlines()
+    assert lines[:2] == [f"- {results.experiment}: one", f"- {results.experiment}: two"]
     # without plans the networks cannot be measured
     assert len(lines) == 4 and all("nnUNetPlans.json" in line for line in lines[2:])
-    whole = ReportData(Grid(["Dataset007_Cells"], [BASELINE, OTHER]), NnUNetFolders(*[tmp_path] * 3), [results()])
-    assert not section(markdown(whole, tmp_path), "Missing").startswith("-")
+    data = ReportData(Grid(["Dataset007_Cells"], [BASELINE, OTHER]), NnUNetFolders(*[tmp_path] * 3), [make_results()])
+    assert not section(markdown(data, tmp_path), "Missing").startswith("-")
 
 
 class TestHowToReproduce:
@@ -295,11 +295,11 @@ class TestHowToReproduce:
         experiment = ExperimentKey("Dataset007_Cells", "3d_fullres", "nnUNetResEncUNetMPlans")
         train = "nnUNetv2_train Dataset007_Cells 3d_fullres {} -tr {} -p nnUNetResEncUNetMPlans -device cuda"
         expected = [train.format(fold, trainer) for fold in (0, 1) for trainer in (BASELINE, OTHER)]
-        assert self.commands(text(results(folds=2, experiment=experiment))) == expected
+        assert self.commands(text(make_results(folds=2, experiment=experiment))) == expected
 
     @pytest.mark.parametrize("device", ["cpu", "mps"])
     def test_device(self, text, device):
-        report = text(results(folds=1, debug=Debug(50, 250, "2", device, "2.7.0", "node7")))
+        report = text(make_results(folds=1, debug=Debug(50, 250, "2", device, "2.7.0", "node7")))
         assert all(line.endswith(f"-device {device}") for line in self.commands(report))
 
     def test_repeats(self, text):
@@ -309,9 +309,9 @@ class TestHowToReproduce:
     def test_trainings_and_versions(self, text):
         import torch
 
-        found = results(folds=2)
-        found.trained[-1] = type(found.trained[-1])(found.trained[-1].run, Log(), Debug(), [])
-        version, known, unknown, *_ = section(text(found), "How to reproduce").splitlines()
+        results = make_results(folds=2)
+        results.trained[-1] = type(results.trained[-1])(results.trained[-1].run, Log(), Debug(), [])
+        version, known, unknown, *_ = section(text(results), "How to reproduce").splitlines()
         assert f"torch {torch.__version__.split('+')[0]}" in version
         assert known.startswith("- 3 trainings ") and unknown.startswith("- 1 training ")
         assert all(fact in known for fact in ("50 epochs", "250 iterations", "NVIDIA H200 of node7", "PyTorch 2.7.0"))
@@ -321,7 +321,7 @@ class TestHowToReproduce:
         """A log of `nnUNetv2_train --val` does not count as an interruption."""
 
         def interrupted() -> str | None:
-            lines = section(text(results(folds=1, log=read_logs(tmp_path))), "How to reproduce").splitlines()
+            lines = section(text(make_results(folds=1, log=read_logs(tmp_path))), "How to reproduce").splitlines()
             return next((line for line in lines if line.startswith("- Interrupted")), None)
 
         write_log(tmp_path, [1.0, 2.0])
@@ -352,10 +352,10 @@ def test_names_are_literal_in_html(text, name):
     """This includes the names of data sets, labels and files."""
     experiment = ExperimentKey(f"Dataset009_{name}", "2d", "nnUNetPlans")
     scores = {(t, 0): {"x": {name: row(0.5), "other": row(0.5)}} for t in (BASELINE, OTHER)}
-    found = in_memory(scores, experiment, debug=DEBUG)
-    found.missing.append(Finding("unreadable", f"/data/{name}/x.png cannot be read"))
-    found.warnings.append(Finding("different epochs", f"/data/{name} differs"))
-    page = Text(python_markdown.markdown(text(found), extensions=["tables", "fenced_code", "toc"]))
+    results = in_memory(scores, experiment, debug=DEBUG)
+    results.missing.append(Finding("unreadable", f"/data/{name}/x.png cannot be read"))
+    results.warnings.append(Finding("different epochs", f"/data/{name} differs"))
+    page = Text(python_markdown.markdown(text(results), extensions=["tables", "fenced_code", "toc"]))
     for shown in (f"{experiment}", f"/data/{name}/x.png cannot be read", f"/data/{name} differs", f"{OTHER}, {name}\n"):
         assert shown in page.shown
     assert page.tags <= {"h1", "h2", "h3", "ul", "li", "p", "strong", "a", "table", "thead", "tbody", "tr", "th", "td",

@@ -110,15 +110,15 @@ class TestMeanTable:
             {"peak_gpu_memory_bytes": 3 * 2**29, "peak_memory_bytes": 9 * 2**30}
         )
         sizes = {BASELINE: NetworkSize(7_766_828, 12_345_678_901), OTHER: "no network"}
-        _, ours, theirs, difference = mean_table(results, **sizes)
-        assert ours[4:] == ["7.77 M", "12.35", "2.2", "not recorded"]
-        assert theirs[4:] == ["?", "?", "2.2", "1.50 GiB"]
+        _, baseline, other_row, difference = mean_table(results, **sizes)
+        assert baseline[4:] == ["7.77 M", "12.35", "2.2", "not recorded"]
+        assert other_row[4:] == ["?", "?", "2.2", "1.50 GiB"]
         assert difference[4:] == [""] * 4
 
     def test_small_networks(self):
         sizes = {BASELINE: NetworkSize(121_999, 17_400_000), OTHER: NetworkSize(999_999, 1_000_000_000)}
-        _, ours, theirs, _ = mean_table(from_dice(DICE), **sizes)
-        assert (ours[4:6], theirs[4:6]) == (["0.122 M", "0.0174"], ["1 M", "1.00"])
+        _, baseline, other_row, _ = mean_table(from_dice(DICE), **sizes)
+        assert (baseline[4:6], other_row[4:6]) == (["0.122 M", "0.0174"], ["1 M", "1.00"])
 
 
 def test_label_tables():
@@ -180,15 +180,15 @@ class TestTestCases:
         x = {"organ": row(0.5, 4.0), "tumour": row(0.25, 8.0)}
         y = {"organ": row(1.0, 0.0), "tumour": row(0.75, 0.0)}
         scores = {(OTHER, 0): {"x": x, "y": y}, (OTHER, 1): {"x": y, "y": y}, (BASELINE, 0): {"x": x, "y": y}}
-        head, ours, theirs = read_table(tables.table_of_test_cases(self.results(scores), "default", "voxels"))
+        head, baseline, other_row = read_table(tables.table_of_test_cases(self.results(scores), "default", "voxels"))
         assert head == ["", "Dice %", "HD95 voxels", "IoU %", "Dice organ", "Dice tumour"]
-        assert [ours[i] for i in (0, 1, 2, 4, 5)] == [BASELINE, "62.50", "3.00", "75.00", "50.00"]
-        assert [theirs[i] for i in (0, 1, 2, 4, 5)] == [OTHER, "75.00", "1.50", "87.50", "62.50"]
+        assert [baseline[i] for i in (0, 1, 2, 4, 5)] == [BASELINE, "62.50", "3.00", "75.00", "50.00"]
+        assert [other_row[i] for i in (0, 1, 2, 4, 5)] == [OTHER, "75.00", "1.50", "87.50", "62.50"]
 
     def test_a_case_that_one_side_lacks(self):
         scores = {(BASELINE, 0): cases(x=0.5, y=0.5), (OTHER, 0): cases(x=0.5)}
-        _, ours, theirs = read_table(tables.table_of_test_cases(self.results(scores), "default", "mm"))
-        assert (ours[1], theirs[1], theirs[4]) == ("50.00", "50.00 (1 of 2)", "50.00 (1 of 2)")
+        _, baseline, other_row = read_table(tables.table_of_test_cases(self.results(scores), "default", "mm"))
+        assert (baseline[1], other_row[1], other_row[4]) == ("50.00", "50.00 (1 of 2)", "50.00 (1 of 2)")
 
     def test_nothing(self):
         assert tables.table_of_test_cases(from_dice(DICE), "default", "mm") == ""
@@ -200,10 +200,10 @@ def test_published_table(name, number):
     """The paper's table without the other data sets."""
     head, *rows = read_table(tables.published_table(name))
     text = (files("nnunet_xattnres.paper") / "tables" / f"table{number}.csv").read_text()
-    found = {cells[0]: dict(zip(head[1:], cells[1:], strict=True)) for cells in rows}
+    printed_rows = {cells[0]: dict(zip(head[1:], cells[1:], strict=True)) for cells in rows}
     for printed in csv.DictReader(text.splitlines()):
         expected = {key.removeprefix(f"{name} "): value for key, value in printed.items() if key.startswith(f"{name} ")}
-        values = found[f"{printed['method']} (Table {number})"]
+        values = printed_rows[f"{printed['method']} (Table {number})"]
         assert expected and {key: value for key, value in values.items() if key in expected} == expected
     others = {"Synapse", "ColonDB", "ClinicDB", "ISIC2017", "average"} - {name}
     assert not any(other in title for other in others for title in head)

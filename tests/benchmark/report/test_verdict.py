@@ -57,10 +57,10 @@ def test_decide(changes, p, expected):
 def test_describe(changes, p, turn):
     """The text has the claim of the verdict and no other, and the finite figures, in points, that support it."""
     c = turn(comparison(**changes))
-    verdict, text = decide(c, *p), describe(c, *p, "ours", "theirs")
+    verdict, text = decide(c, *p), describe(c, *p, "TrainerB", "TrainerA")
     assert re.findall(r"better|worse", text) == re.findall(r"better|worse", verdict.value)
     assert ("these trained networks" in text) == (verdict in (BETTER_HERE, WORSE_HERE))
-    assert text.index("ours") < text.index("theirs")
+    assert text.index("TrainerB") < text.index("TrainerA")
     assert text.endswith(".") and "\n" not in text
     assert re.search(rf"\b{c.n} cases?\b", text) and ("1 cases" not in text)
     mean, *over_cases = (f"{100 * x:+.2f}" for x in astuple(c.cases))
@@ -84,7 +84,7 @@ def test_describe(changes, p, turn):
 def test_why_an_interval_that_excludes_zero_shows_no_difference(changes, p, fact):
     c = comparison(**changes)
     assert c.cases.excludes_zero() and decide(c, *p) is NO_DIFFERENCE
-    assert fact in describe(c, *p, "ours", "theirs")
+    assert fact in describe(c, *p, "TrainerB", "TrainerA")
 
 
 def test_mean_and_ranks_of_opposite_sign_show_no_difference():

@@ -147,17 +147,17 @@ DICE = np.random.default_rng(0).uniform(0.3, 0.9, (2, 3, 4, 2))
 REGIONS = ("organ", 'tumour, "core"')
 
 
-def results(dataset: str = "Dataset007_Cells", folds: int = 3) -> Results:
+def make_results(dataset: str = "Dataset007_Cells", folds: int = 3) -> Results:
     """The last prediction lacks the second label: Dice 0 and no HD95."""
     log = Log({0: {"seconds": 1.5}, 1: {"seconds": 2.5}})
-    found = from_dice(DICE[:, :folds], REGIONS, experiment=ExperimentKey(dataset, "2d", "nnUNetPlans"), log=log)
-    table = found.validation
+    results = from_dice(DICE[:, :folds], REGIONS, experiment=ExperimentKey(dataset, "2d", "nnUNetPlans"), log=log)
+    table = results.validation
     last = (table.trainer == OTHER) & (table.case == f"{folds - 1}3") & (table.region == REGIONS[1])
     table.loc[last, list(METRICS)] = list(row(0.0, np.nan).values())
     for protocol, dice in (("default", 0.5), ("published", 0.25)):
         scores = {"t0": {name: row(dice, None) for name in REGIONS}}
-        found.test[protocol] = score_table([(OTHER, 0, "together", scores)])
-    return found
+        results.test[protocol] = score_table([(OTHER, 0, "together", scores)])
+    return results
 
 
 class TestCasesCsv:
@@ -165,19 +165,19 @@ class TestCasesCsv:
         return list(csv.DictReader(io.StringIO(cases_csv(report_data(*results)))))
 
     def test_every_score(self):
-        one, two = results(), results("Dataset008_More", folds=2)
+        one, two = make_results(), make_results("Dataset008_More", folds=2)
         rows = self.rows(one, two)
         expected = []
-        for found, folds in ((one, 3), (two, 2)):
+        for results, folds in ((one, 3), (two, 2)):
             for (i, trainer), fold, n, (j, region) in itertools.product(
                 enumerate((BASELINE, OTHER)), range(folds), range(4), enumerate(REGIONS)
             ):
                 lost = (i, fold, n, j) == (1, folds - 1, 3, 1)
                 dice, hd95 = (0.0, None) if lost else (DICE[i, fold, n, j], 10 - 10 * DICE[i, fold, n, j])
-                key = (found.experiment.dataset, trainer, "0", str(fold), "validation", f"{fold}{n}", region)
+                key = (results.experiment.dataset, trainer, "0", str(fold), "validation", f"{fold}{n}", region)
                 expected.append((*key, pytest.approx(row(dice, hd95))))
             for region in REGIONS:
-                key = (found.experiment.dataset, OTHER, "0", "together", "test", "t0", region)
+                key = (results.experiment.dataset, OTHER, "0", "together", "test", "t0", region)
                 expected.append((*key, pytest.approx(row(0.5, None))))
         keys = ("dataset", "trainer", "repeat", "fold", "part", "case", "region")
         actual = [(*(r[key] for key in keys), {m: float(r[m]) if r[m] else None for m in METRICS}) for r in rows]
@@ -185,8 +185,8 @@ class TestCasesCsv:
         assert {(r["configuration"], r["plans"]) for r in rows} == {("2d", "nnUNetPlans")}
 
     def test_repeats(self):
-        found = in_memory({(OTHER, 0, repeat): cases(x=0.5) for repeat in (0, 1)})
-        assert [r["repeat"] for r in self.rows(found)] == ["0", "1"]
+        results = in_memory({(OTHER, 0, repeat): cases(x=0.5) for repeat in (0, 1)})
+        assert [r["repeat"] for r in self.rows(results)] == ["0", "1"]
 
     def test_nothing(self):
         text = cases_csv(report_data(in_memory({}, trainers=(BASELINE, OTHER))))
@@ -202,26 +202,26 @@ class TestResultsJson:
 
         text = (out / "results.json").read_text()
         assert json.dumps(json.loads(text, parse_constant=refuse), indent=1, allow_nan=False) + "\n" == text
-        first = results_json(report_data(results(folds=1)))["comparisons"][0]
+        first = results_json(report_data(make_results(folds=1)))["comparisons"][0]
         assert (first["n_folds"], first["folds"]["low"], first["folds"]["high"]) == (1, None, None)
         assert math.isfinite(first["folds"]["mean"])
 
     def test_means(self):
-        (setting,) = results_json(report_data(results()))["settings"]
+        (setting,) = results_json(report_data(make_results()))["settings"]
         assert [setting[k] for k in ("dataset", "configuration", "plans")] == ["Dataset007_Cells", "2d", "nnUNetPlans"]
-        ours, theirs = (setting["trainers"][name] for name in (BASELINE, OTHER))
-        assert ours["mean"]["dice"] == pytest.approx(DICE[0].mean())
-        assert ours["regions"]["organ"]["dice"] == pytest.approx(DICE[0, ..., 0].mean())
-        assert ours["regions"]["organ"]["hd95"] == pytest.approx((10 - 10 * DICE[0, ..., 0]).mean())
+        baseline, other = (setting["trainers"][name] for name in (BASELINE, OTHER))
+        assert baseline["mean"]["dice"] == pytest.approx(DICE[0].mean())
+        assert baseline["regions"]["organ"]["dice"] == pytest.approx(DICE[0, ..., 0].mean())
+        assert baseline["regions"]["organ"]["hd95"] == pytest.approx((10 - 10 * DICE[0, ..., 0]).mean())
         rest = np.delete(DICE[1, ..., 1].ravel(), 11)
-        second = theirs["regions"][REGIONS[1]]
+        second = other["regions"][REGIONS[1]]
         assert (second["dice_n"], second["hd95_n"]) == (12, 11)
         assert second["hd95"] == pytest.approx((10 - 10 * rest).mean())
         assert second["dice"] == pytest.approx(rest.sum() / 12)
-        assert ours["seconds_per_epoch"] == theirs["seconds_per_epoch"] == 2.0
+        assert baseline["seconds_per_epoch"] == other["seconds_per_epoch"] == 2.0
 
     def test_costs(self):
-        data = report_data(results())
+        data = report_data(make_results())
         experiment = data.results[0].experiment
         data.sizes = {(experiment, BASELINE): NetworkSize(12, 34), (experiment, OTHER): "none"}
         data.results[0].trained_by(OTHER)[0].attempts.append({"peak_memory_bytes": 5})
@@ -231,7 +231,7 @@ class TestResultsJson:
 
     def test_comparisons(self):
         """The mean over labels has a verdict, single labels have none."""
-        data = report_data(results())
+        data = report_data(make_results())
         compared = results_json(data)["comparisons"]
         kinds = [("dice", None), *itertools.product(("dice", "hd95"), REGIONS)]
         assert [(c["metric"], c["region"]) for c in compared] == kinds
@@ -249,10 +249,10 @@ class TestResultsJson:
         assert (compared[4]["n"], compared[4]["cases"]["mean"]) == (11, pytest.approx(distances.mean()))
 
     def test_other_entries(self):
-        found = results()
-        found.missing.append(Finding("to train", "a"))
-        found.warnings.append(Finding("different epochs", "b"))
-        document = json.loads(json.dumps(results_json(report_data(found))))
+        results = make_results()
+        results.missing.append(Finding("to train", "a"))
+        results.warnings.append(Finding("different epochs", "b"))
+        document = json.loads(json.dumps(results_json(report_data(results))))
         assert (document["version"], document["grid"]["trainers"]) == (__version__, [BASELINE, OTHER])
         (setting,) = document["settings"]
         assert (setting["missing"], setting["warnings"]) == (["a"], ["b"])
@@ -303,10 +303,10 @@ def read_table(text: str, first: str) -> list[list[str]]:
 def read_scores(out: Path, trainer: str, part: str = "validation") -> dict[str, np.ndarray]:
     """Every metric as an array (case, label), from cases.csv."""
     with (out / "cases.csv").open() as file:
-        found = [row for row in csv.DictReader(file) if (row["trainer"], row["part"]) == (trainer, part)]
-    names = sorted({row["case"] for row in found})
-    values = {(row["case"], row["region"]): row for row in found}
-    assert len(values) == len(found)
+        rows = [row for row in csv.DictReader(file) if (row["trainer"], row["part"]) == (trainer, part)]
+    names = sorted({row["case"] for row in rows})
+    values = {(row["case"], row["region"]): row for row in rows}
+    assert len(values) == len(rows)
     return {
         metric: np.array([[float(values[c, r][metric] or "nan") for r in ("nucleus", "cell wall")] for c in names])
         for metric in METRICS
@@ -370,11 +370,11 @@ class TestVolumes:
         write_report(analyse_all(volumes), tmp_path / "out")
         text = (tmp_path / "out/report.md").read_text()
         assert "HD95 mm" in text and "HD95, mm" in text and "voxels" not in text
-        ours, theirs = (read_scores(tmp_path / "out", trainer)["hd95"] for trainer in (BASELINE, OTHER))
-        assert set(np.unique(ours) / 0.75) <= {2, 3}
-        assert set(np.unique(theirs[np.isfinite(theirs)]) / 0.75) <= {0, 1}
+        baseline, other = (read_scores(tmp_path / "out", trainer)["hd95"] for trainer in (BASELINE, OTHER))
+        assert set(np.unique(baseline) / 0.75) <= {2, 3}
+        assert set(np.unique(other[np.isfinite(other)]) / 0.75) <= {0, 1}
         _, first, second, difference = read_table(text, " | Dice %")
-        assert second[2] == f"{np.nanmean(theirs, 0).mean():.2f} (28 of 30)" and "of" not in first[2]
+        assert second[2] == f"{np.nanmean(other, 0).mean():.2f} (28 of 30)" and "of" not in first[2]
         assert difference[2] == "" != difference[1]
         _, *labels = read_table(text, "HD95, mm")
         assert [line[1] for line in labels] == ["14", "14"]
