@@ -14,10 +14,10 @@ demo: $(VENV)/.installed
 	$(BIN)/xattnres demo --overwrite
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto
 
 test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m "interpreter or soak or slow or slurm"
+	$(BIN)/python -m pytest --numprocesses auto -m "interpreter or soak or slow or slurm"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -19,16 +19,22 @@ if not torch.cuda.is_available():
 from support.hippocampus import decathlon_folder
 from support.workspace import TRAINER, Workspace, shrink
 
-
-def pytest_itemcollected(item) -> None:
-    """With several test processes, one runs all tests of nnU-Net's commands, which share a workspace."""
-    if "workspace" in item.fixturenames or "nnunet" in item.path.parts:
-        item.add_marker(pytest.mark.xdist_group("nnunet"))
+COMMANDS_OF_NNUNET = ("tests/nnunet/", "tests/slurm/", "tests/demo/test_pipeline.py::test_end_to_end")
 
 
-def pytest_collection_modifyitems(items) -> None:
-    """The tests of a group come first: they take as long as all others together."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Of several test processes, one runs all tests of nnU-Net's commands, which share a workspace, and first.
+
+    This is pytest-xdist's `loadgroup`, whose marks are without effect in pytest 9.2 with pytest-xdist 3.8.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "nnunet" if nodeid.startswith(COMMANDS_OF_NNUNET) else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

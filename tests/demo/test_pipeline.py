@@ -30,7 +30,6 @@ def run_preloaded(command, env, log):
     return time.monotonic() - start
 
 
-@pytest.mark.xdist_group("nnunet")
 @pytest.mark.parametrize(
     ("images", "run_command"),
     [
