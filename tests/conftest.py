@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 from support.hippocampus import decathlon_folder
 from support.workspace import TRAINER, Workspace, shrink
 
-COMMANDS_OF_NNUNET = ("tests/nnunet/", "tests/slurm/", "tests/demo/test_pipeline.py::test_end_to_end")
+COMMANDS_OF_NNUNET = ("tests/nnunet/", "tests/slurm/")
 
 
 @pytest.hookimpl(optionalhook=True)
