@@ -68,7 +68,9 @@ class Grid:
 
     Attributes:
         datasets: full names such as Dataset004_Hippocampus.
-        trainers, configurations, plans: names.
+        trainers: names of trainer classes.
+        configurations: names of configurations in the plans.
+        plans: names of plans.
         folds: numbers.
         repeats: number of trainings of each combination.
     """

@@ -85,7 +85,8 @@ def run_tasks(
 
     Args:
         tasks: in the order in which they are started.
-        folders, options: nnU-Net's folders, and options of its commands.
+        folders: nnU-Net's folders.
+        options: options of nnU-Net's commands.
         slots: one task at a time runs in each.
         logs: folder for the output of the commands.
         echo: prints a line for the user.
@@ -133,7 +134,8 @@ def run_task(
 
     Args:
         task: the task.
-        folders, options: nnU-Net's folders, and options of its commands.
+        folders: nnU-Net's folders.
+        options: options of nnU-Net's commands.
         gpus: visible GPUs of its commands.
         log: file for their output.
         echo: prints a line for the user.

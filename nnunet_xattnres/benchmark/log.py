@@ -87,7 +87,10 @@ class Debug:
     Attributes:
         epochs: number of epochs of the training.
         iterations: number of iterations per epoch.
-        batch_size, device, torch, host: as nnU-Net writes them.
+        batch_size: the batch size, as nnU-Net writes it.
+        device: the device, as nnU-Net writes it.
+        torch: the version of PyTorch.
+        host: the name of the computer.
         configuration: the configuration in the plans.
     """
 

@@ -76,7 +76,8 @@ def format_status(grid: Grid, folders: NnUNetFolders, jobs: Mapping[str, str] | 
     """A table with a line for every run, and a summary with the remaining time.
 
     Args:
-        grid, folders: grid and folders of the benchmark.
+        grid: all trainings of the benchmark.
+        folders: nnU-Net's folders.
         jobs: states of jobs on a cluster, by the text of their run.
     """
     jobs = jobs or {}

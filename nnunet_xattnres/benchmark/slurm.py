@@ -29,7 +29,9 @@ class SlurmOptions:
 
     Attributes:
         time: time limit in minutes; a training that reaches it is requeued and continues.
-        partition, memory_gb, cpus: None for the cluster's default.
+        partition: the partition, None for the cluster's default.
+        memory_gb: memory in GB, None for the cluster's default.
+        cpus: number of CPU cores, None for the cluster's default.
         parallel: jobs of an array at the same time.
         warning: seconds before the time limit at which a job is stopped and requeued.
         options: further options of sbatch, by name.
@@ -101,7 +103,8 @@ def submit(
 
     Args:
         phases: tasks; each depends on tasks of earlier phases only.
-        folders, options: nnU-Net's folders, and options of its commands.
+        folders: nnU-Net's folders.
+        options: options of nnU-Net's commands.
         slurm: options of the jobs.
         out: folder for logs, on a file system that all nodes share.
         final_job: job that starts when all others have ended, whether they succeeded or not.

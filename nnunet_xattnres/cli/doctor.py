@@ -32,7 +32,7 @@ _PACKAGES = (
 
 
 class Level(Enum):
-    """How serious a finding is; the value is the mark in front of its line."""
+    """How serious a result is; the value is the mark in front of its line."""
 
     OK = "  ok     "
     WARNING = "! warning"
@@ -40,7 +40,7 @@ class Level(Enum):
 
 
 @dataclass
-class Finding:
+class CheckResult:
     """One line of the report.
 
     Attributes:
@@ -75,19 +75,19 @@ def run(arguments: argparse.Namespace) -> int:
         "device": check_device,
     }.items():
         print(title)
-        for finding in _catch_errors(title, check):
-            print(finding, flush=True)
-            num_broken += finding.level is Level.BROKEN
+        for result in _catch_errors(title, check):
+            print(result, flush=True)
+            num_broken += result.level is Level.BROKEN
     print(f"\n{num_broken} problem(s) found" if num_broken else "\nNo problem found.")
     return 1 if num_broken else 0
 
 
-def _catch_errors(title: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check. If it raises an exception, that is a finding too."""
+def _catch_errors(title: str, check: Callable[[], Iterator[CheckResult]]) -> Iterator[CheckResult]:
+    """The results of a check. If it raises an exception, that is a result too."""
     try:
         yield from check()
     except Exception as error:
-        yield Finding(Level.BROKEN, title, f"this check fails: {_reason(error)}", "fix the versions above first")
+        yield CheckResult(Level.BROKEN, title, f"this check fails: {_reason(error)}", "fix the versions above first")
 
 
 def _reason(error: Exception) -> str:
@@ -98,11 +98,11 @@ def _reason(error: Exception) -> str:
     return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
 
 
-def check_versions() -> Iterator[Finding]:
+def check_versions() -> Iterator[CheckResult]:
     """The installed packages against the requirements of this package."""
     from packaging.requirements import Requirement
 
-    yield Finding(Level.OK, "python", f"Python {platform.python_version()} on {platform.platform()}")
+    yield CheckResult(Level.OK, "python", f"Python {platform.python_version()} on {platform.platform()}")
     requirements: dict[str, Requirement] = {}
     for package in _PACKAGES:
         try:
@@ -110,7 +110,7 @@ def check_versions() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             if package != "triton":
                 hint = "pip install . in the checkout" if package == _THIS_PACKAGE else f"pip install {package}"
-                yield Finding(Level.BROKEN, package, f"{package} is not installed", hint)
+                yield CheckResult(Level.BROKEN, package, f"{package} is not installed", hint)
             continue
         if package == _THIS_PACKAGE:
             own = map(Requirement, importlib.metadata.requires(package) or ())
@@ -118,46 +118,46 @@ def check_versions() -> Iterator[Finding]:
         requirement = requirements.get(package.lower())
         if requirement and not requirement.specifier.contains(version, prereleases=True):
             text = f"{package} {version} is installed, but {requirement} is required"
-            yield Finding(Level.BROKEN, package, text, f"pip install '{requirement}'")
+            yield CheckResult(Level.BROKEN, package, text, f"pip install '{requirement}'")
         else:
-            yield Finding(Level.OK, package, f"{package} {version}")
+            yield CheckResult(Level.OK, package, f"{package} {version}")
 
 
-def check_environment() -> Iterator[Finding]:
+def check_environment() -> Iterator[CheckResult]:
     """nnU-Net's four environment variables, and those of this package."""
     from ..ops.dispatch import BACKEND_VARIABLE, BACKENDS
 
     if (name := os.environ.get(BACKEND_VARIABLE)) and name not in BACKENDS:
         hint = f"export {BACKEND_VARIABLE}=auto (or {', '.join(BACKENDS[1:])})"
-        yield Finding(Level.BROKEN, BACKEND_VARIABLE, f"{BACKEND_VARIABLE}={name} is not a backend", hint)
+        yield CheckResult(Level.BROKEN, BACKEND_VARIABLE, f"{BACKEND_VARIABLE}={name} is not a backend", hint)
     weights = os.environ.get(WEIGHTS_VARIABLE)
     if weights and weights != "random" and not Path(weights).is_file():
         hint = f"export {WEIGHTS_VARIABLE}=/path/to/a/file, or unset {WEIGHTS_VARIABLE}"
-        yield Finding(Level.BROKEN, WEIGHTS_VARIABLE, f"{WEIGHTS_VARIABLE}={weights} is not a file", hint)
+        yield CheckResult(Level.BROKEN, WEIGHTS_VARIABLE, f"{WEIGHTS_VARIABLE}={weights} is not a file", hint)
     for variable in PATH_VARIABLES:
         value = os.environ.get(variable)
         if value is None:
-            yield Finding(Level.BROKEN, variable, f"{variable} is not set", f"export {variable}=/path/to/a/folder")
+            yield CheckResult(Level.BROKEN, variable, f"{variable} is not set", f"export {variable}=/path/to/a/folder")
         elif not Path(value).is_dir():
-            yield Finding(Level.BROKEN, variable, f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
+            yield CheckResult(Level.BROKEN, variable, f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
         elif variable != "nnUNet_raw" and not os.access(value, os.W_OK):
             hint = f"chmod u+w '{value}', or choose another folder"
-            yield Finding(Level.BROKEN, variable, f"{variable}={value} is not writable", hint)
+            yield CheckResult(Level.BROKEN, variable, f"{variable}={value} is not writable", hint)
         else:
-            yield Finding(Level.OK, variable, f"{variable}={value}")
+            yield CheckResult(Level.OK, variable, f"{variable}={value}")
     variable, hint = "nnUNet_extTrainer", 'export nnUNet_extTrainer="$(xattnres trainers)"'
     value = os.environ.get(variable)
     if value is None:
-        yield Finding(Level.BROKEN, variable, f"{variable} is not set, so nnU-Net does not find the trainers", hint)
+        yield CheckResult(Level.BROKEN, variable, f"{variable} is not set, so nnU-Net does not find the trainers", hint)
         return
     folders = [Path(folder).resolve() for folder in value.split(os.pathsep) if folder.strip()]
     if trainers_path().resolve() in folders:
-        yield Finding(Level.OK, variable, f"{variable}={value}")
+        yield CheckResult(Level.OK, variable, f"{variable}={value}")
     else:
-        yield Finding(Level.BROKEN, variable, f"{variable}={value} does not include {trainers_path()}", hint)
+        yield CheckResult(Level.BROKEN, variable, f"{variable}={value} does not include {trainers_path()}", hint)
 
 
-def check_trainers(name: str | None = None) -> Iterator[Finding]:
+def check_trainers(name: str | None = None) -> Iterator[CheckResult]:
     """nnU-Net's own search for one trainer, which imports the trainer files as nnU-Net's commands do."""
     from ..training.lookup import look_up, nearest
     from ..training.names import trainer_names
@@ -171,12 +171,12 @@ def check_trainers(name: str | None = None) -> Iterator[Finding]:
         hint = f"did you mean {similar}?" if similar else (
             "see nnUNet_extTrainer above; one broken file in any of its folders breaks the search for every trainer"
         )  # fmt: skip
-        yield Finding(Level.BROKEN, trainer, f"nnU-Net does not find {trainer}: {_reason(error)}", hint)
+        yield CheckResult(Level.BROKEN, trainer, f"nnU-Net does not find {trainer}: {_reason(error)}", hint)
     else:
-        yield Finding(Level.OK, trainer, f"nnU-Net finds {trainer}; all trainers: xattnres trainers --list")
+        yield CheckResult(Level.OK, trainer, f"nnU-Net finds {trainer}; all trainers: xattnres trainers --list")
 
 
-def check_network() -> Iterator[Finding]:
+def check_network() -> Iterator[CheckResult]:
     """The gradients of one training step of a small network on the CPU."""
     import torch
 
@@ -190,13 +190,13 @@ def check_network() -> Iterator[Finding]:
     net(torch.randn(1, 1, 16, 16)).square().mean().backward()
     if all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters()):
         text = "in a training step of a small network, all parameters have finite gradients"
-        yield Finding(Level.OK, "gradients", text)
+        yield CheckResult(Level.OK, "gradients", text)
     else:
         text = "in a training step of a small network, some parameters have no finite gradient"
-        yield Finding(Level.BROKEN, "gradients", text, "reinstall torch")
+        yield CheckResult(Level.BROKEN, "gradients", text, "reinstall torch")
 
 
-def check_device() -> Iterator[Finding]:
+def check_device() -> Iterator[CheckResult]:
     """The GPU, and on CUDA the compiler and the backend of XAttnRes."""
     import torch
 
@@ -204,44 +204,48 @@ def check_device() -> Iterator[Finding]:
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             text = f"CUDA {torch.version.cuda}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-            yield Finding(Level.OK, f"cuda:{index}", text)
+            yield CheckResult(Level.OK, f"cuda:{index}", text)
         yield from check_compiler()
         yield from check_backend()
     elif torch.backends.mps.is_available():
-        yield Finding(Level.OK, "mps", "Apple GPU: train with -device mps; nnU-Net does not use torch.compile there")
+        yield CheckResult(
+            Level.OK, "mps", "Apple GPU: train with -device mps; nnU-Net does not use torch.compile there"
+        )
     else:
         hint = "train with -device cpu, but only to try it out: nnU-Net's trainings need a GPU"
-        yield Finding(Level.WARNING, "cpu", f"no GPU; {os.cpu_count()} CPU cores", hint)
+        yield CheckResult(Level.WARNING, "cpu", f"no GPU; {os.cpu_count()} CPU cores", hint)
 
 
-def check_backend() -> Iterator[Finding]:
+def check_backend() -> Iterator[CheckResult]:
     """The backend that computes XAttnRes on CUDA."""
     from ..ops.dispatch import BACKEND_VARIABLE, resolve_backend, why_triton_unavailable
 
     name = os.environ.get(BACKEND_VARIABLE) or "auto"
     if name in ("torch", "reference"):
         text = f"backend of XAttnRes: {resolve_backend(None, 'cuda')}, because of {BACKEND_VARIABLE}={name}"
-        yield Finding(Level.OK, "backend", text)
+        yield CheckResult(Level.OK, "backend", text)
     elif reason := why_triton_unavailable("cuda"):
         text = f"backend of XAttnRes: torch, which is slower than Triton; Triton cannot be used ({reason})"
-        yield Finding(Level.WARNING, "backend", text, "see the compiler above, or update PyTorch and the driver")
+        yield CheckResult(Level.WARNING, "backend", text, "see the compiler above, or update PyTorch and the driver")
     else:
-        yield Finding(Level.OK, "backend", "backend of XAttnRes: triton")
+        yield CheckResult(Level.OK, "backend", "backend of XAttnRes: triton")
 
 
-def check_compiler() -> Iterator[Finding]:
+def check_compiler() -> Iterator[CheckResult]:
     """Triton and a C compiler, which torch.compile needs; nnU-Net uses torch.compile on CUDA."""
     if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
-        yield Finding(Level.OK, "torch.compile", "torch.compile is switched off by nnUNet_compile")
+        yield CheckResult(Level.OK, "torch.compile", "torch.compile is switched off by nnUNet_compile")
         return
     hint = "install it, or train without torch.compile: export nnUNet_compile=f"
     try:
         importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
-        yield Finding(Level.BROKEN, "triton", "Triton is not installed, but nnU-Net uses torch.compile on CUDA", hint)
+        yield CheckResult(
+            Level.BROKEN, "triton", "Triton is not installed, but nnU-Net uses torch.compile on CUDA", hint
+        )
     compilers = [c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)]
     if compilers:
-        yield Finding(Level.OK, "compiler", f"C compiler for torch.compile: {shutil.which(compilers[0])}")
+        yield CheckResult(Level.OK, "compiler", f"C compiler for torch.compile: {shutil.which(compilers[0])}")
     else:
         text = "there is no C compiler, but nnU-Net uses torch.compile on CUDA"
-        yield Finding(Level.BROKEN, "compiler", text, hint)
+        yield CheckResult(Level.BROKEN, "compiler", text, hint)

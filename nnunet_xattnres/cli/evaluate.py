@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluation import PROTOCOLS
     from ..evaluation.folders import (
         CaseEvaluator,
-        Problem,
+        ScoringProblem,
         check_folders,
         find_dataset_json,
         pair_cases,
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     scores = {}
     for case in cases:
         result = results[case]
-        if isinstance(result, Problem):
+        if isinstance(result, ScoringProblem):
             problems.append(result)
         else:
             scores[case] = result

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .case import Case, CaseData
+from .case import CaseData, SourceCase
 from .formats import CT_WINDOW
 from .labels import LabelMap, count_labels
 from .problems import ProblemCode, UnusableError, format_size
@@ -27,7 +27,7 @@ class ArrayReader(NiftiWriter):
     mask_labels: LabelMap
     spacing: tuple[float, float, float]
 
-    def read(self, case: Case) -> CaseData:
+    def read(self, case: SourceCase) -> CaseData:
         import SimpleITK as sitk  # noqa: N813
 
         name = case.image[0].name

@@ -15,7 +15,7 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Case:
+class SourceCase:
     """One case of a data set.
 
     Attributes:
@@ -60,7 +60,7 @@ class Reader(Protocol):
     def ending(self) -> str:
         """The file ending that `write` expects, such as .png."""
 
-    def read(self, case: Case) -> CaseData:
+    def read(self, case: SourceCase) -> CaseData:
         """Read and check a case.
 
         Raises:

@@ -20,7 +20,7 @@ from ..utils.errors import StepFailedError, UserError
 from ..utils.files import read_json, write_atomic
 from ..utils.plotting import choose_evenly
 from ..utils.workers import map_unordered
-from .case import Case, CaseData, Reader
+from .case import CaseData, Reader, SourceCase
 from .destination import Target, open_working_folder, publish, recover
 from .plan import Plan, describe_split
 from .preview import COLUMNS, ROWS, save_preview
@@ -43,7 +43,7 @@ class _CaseConverter:
     reader: Reader
     folder: Path | None
 
-    def __call__(self, case: Case) -> dict | Problem:
+    def __call__(self, case: SourceCase) -> dict | Problem:
         try:
             data = self.reader.read(case)
             files = [{"file": f.name, "sha256": hashlib.sha256(f.read()).hexdigest()} for f in case.files]
@@ -57,7 +57,7 @@ class _CaseConverter:
             self._write(case, data, record, self.folder)
         return record
 
-    def _write(self, case: Case, data: CaseData, record: dict, folder: Path) -> None:
+    def _write(self, case: SourceCase, data: CaseData, record: dict, folder: Path) -> None:
         image_path, label_path = _case_paths(folder / "dataset", case, self.reader.ending)
         try:
             self.reader.write(data.image, image_path)
@@ -73,7 +73,7 @@ class _CaseConverter:
 
 def check(
     plan: Plan, target: Target, workers: int, skip_bad: bool, overwrite: bool
-) -> tuple[list[Case], list[Problem]]:
+) -> tuple[list[SourceCase], list[Problem]]:
     """Read and check everything, and write nothing; see `convert` for the arguments.
 
     Returns:
@@ -123,7 +123,7 @@ def convert(plan: Plan, target: Target, settings: dict, workers: int, skip_bad: 
         return manifest | {"continued": num_continued}
 
 
-def _case_paths(dataset: Path, case: Case, ending: str) -> tuple[Path, Path]:
+def _case_paths(dataset: Path, case: SourceCase, ending: str) -> tuple[Path, Path]:
     """The files of a case's image and label map."""
     images, labels = FOLDERS[case.split]
     return dataset / images / f"{case.name}_0000{ending}", dataset / labels / f"{case.name}{ending}"
@@ -135,7 +135,7 @@ def _records(results: Mapping[str, dict | Problem]) -> dict[str, dict]:
 
 def _select_cases(
     plan: Plan, results: Mapping[str, dict | Problem], skip_bad: bool
-) -> tuple[list[Case], list[Problem]]:
+) -> tuple[list[SourceCase], list[Problem]]:
     """The cases to keep, and the problems of the source, of its cases, and of the data set as a whole.
 
     Raises:
@@ -216,7 +216,7 @@ def _read_records(folder: Path, plan: Plan) -> dict[str, dict]:
 
 
 def _make_manifest(
-    plan: Plan, kept: list[Case], records: dict[str, dict], problems: list[Problem], settings: dict
+    plan: Plan, kept: list[SourceCase], records: dict[str, dict], problems: list[Problem], settings: dict
 ) -> dict:
     return {
         "dataset": plan.title,
@@ -230,7 +230,7 @@ def _make_manifest(
     }
 
 
-def _missing_parts(plan: Plan, kept: list[Case], records: dict[str, dict]) -> list[str]:
+def _missing_parts(plan: Plan, kept: list[SourceCase], records: dict[str, dict]) -> list[str]:
     """Notes about labels that no case has, and about a validation split that lost all its cases."""
     labels = {label for case in kept for label in records[case.name]["voxels"]}
     notes = [f"no case has the label {name}" for name, label in plan.labels.items() if str(label) not in labels]
@@ -240,7 +240,7 @@ def _missing_parts(plan: Plan, kept: list[Case], records: dict[str, dict]) -> li
     return notes
 
 
-def _complete(folder: Path, plan: Plan, kept: list[Case], manifest: dict) -> None:
+def _complete(folder: Path, plan: Plan, kept: list[SourceCase], manifest: dict) -> None:
     """Write everything except the cases; remove files of an interrupted run and of cases that cannot be used."""
     for path in folder.iterdir():
         if path.is_file():

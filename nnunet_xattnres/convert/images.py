@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from .case import Case, CaseData
+from .case import CaseData, SourceCase
 from .formats import IMAGE_ENDINGS, LOSSY_ENDINGS
 from .labels import MaskLabels, count_labels
 from .problems import ProblemCode, UnusableError, format_size
@@ -39,7 +39,7 @@ class ImageReader:
 
     ending = ".png"
 
-    def read(self, case: Case) -> CaseData:
+    def read(self, case: SourceCase) -> CaseData:
         (file,) = case.image
         image = decode(file)
         if count_channels(image) != self.channels:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .case import Case, Reader
+from .case import Reader, SourceCase
 from .problems import Problem, ProblemCode
 from .sources import SourceFile
 
@@ -31,7 +31,7 @@ class Plan:
 
     title: str
     name: str
-    cases: list[Case]
+    cases: list[SourceCase]
     reader: Reader
     labels: Mapping[str, int]
     channel_names: Sequence[str]
@@ -78,10 +78,10 @@ def pair(images: FilesByCase, masks: FilesByCase) -> tuple[list[str], list[Probl
     return sorted(images.keys() & masks.keys()), problems
 
 
-def describe_split(cases: Iterable[Case]) -> str:
+def describe_split(cases: Iterable[SourceCase]) -> str:
     """The number of cases by split.
 
-    >>> describe_split([Case("a", "train", ()), Case("b", "train", ()), Case("c", "test", ())])
+    >>> describe_split([SourceCase("a", "train", ()), SourceCase("b", "train", ()), SourceCase("c", "test", ())])
     '2 training, 0 validation, 1 test'
     """
     counts = Counter(case.split for case in cases)

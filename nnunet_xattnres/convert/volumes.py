@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ..utils.nifti import check_nifti
-from .case import Case, CaseData
+from .case import CaseData, SourceCase
 from .labels import MaskLabels, count_labels
 from .problems import ProblemCode, UnusableError, format_size
 from .sources import SourceFile
@@ -53,7 +53,7 @@ class NiftiReader(NiftiWriter):
     mask_labels: MaskLabels
     window: tuple[int, int] | None = None
 
-    def read(self, case: Case) -> CaseData:
+    def read(self, case: SourceCase) -> CaseData:
         import SimpleITK as sitk  # noqa: N813
 
         (file,) = case.image

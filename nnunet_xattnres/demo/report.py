@@ -19,7 +19,8 @@ class Result:
         trainer: name of the trainer class.
         dice: mean Dice over the held-out cases by class name, NaN if undefined.
         parameters: the number of parameters of the network.
-        train_seconds, predict_seconds: seconds of nnUNetv2_train and nnUNetv2_predict.
+        train_seconds: seconds of nnUNetv2_train.
+        predict_seconds: seconds of nnUNetv2_predict.
     """
 
     name: str

@@ -42,7 +42,7 @@ class Labels:
         return not natural
 
 
-class ProblemCode(str, Enum):
+class ScoringProblemCode(str, Enum):
     """The reason why a case cannot be compared."""
 
     MISSING_PREDICTION = "missing prediction"
@@ -57,7 +57,7 @@ class ProblemCode(str, Enum):
 
 
 @dataclass(frozen=True)
-class Problem:
+class ScoringProblem:
     """A case that cannot be compared.
 
     Attributes:
@@ -66,7 +66,7 @@ class Problem:
         text: one line for the user, with the file and the values concerned.
     """
 
-    code: ProblemCode
+    code: ScoringProblemCode
     case: str
     text: str
 
@@ -117,11 +117,12 @@ def find_dataset_json(predictions: Path, references: Path) -> Path:
     raise UserError(f"no dataset.json in {predictions}, {references} or {references.parent}: pass --dataset-json")
 
 
-def pair_cases(predictions: Path, references: Path, ending: str) -> tuple[list[str], list[Problem]]:
+def pair_cases(predictions: Path, references: Path, ending: str) -> tuple[list[str], list[ScoringProblem]]:
     """List the cases that both folders have, and a problem for every case that only one of them has.
 
     Args:
-        predictions, references: folders of label maps named CASE + ending.
+        predictions: the folder of the predicted label maps, named CASE + ending.
+        references: the folder of the reference label maps, named likewise.
         ending: the file name ending, such as ".nii.gz".
 
     Raises:
@@ -140,11 +141,11 @@ def pair_cases(predictions: Path, references: Path, ending: str) -> tuple[list[s
             f"the folders have no case in common: {predictions} has {first[0]} ..., {references} has {first[1]} ..."
         )
     problems = [
-        Problem(ProblemCode.MISSING_PREDICTION, case, "a reference without a prediction")
+        ScoringProblem(ScoringProblemCode.MISSING_PREDICTION, case, "a reference without a prediction")
         for case in sorted(referenced - predicted)
     ]
     problems += [
-        Problem(ProblemCode.MISSING_REFERENCE, case, "a prediction without a reference")
+        ScoringProblem(ScoringProblemCode.MISSING_REFERENCE, case, "a prediction without a reference")
         for case in sorted(predicted - referenced)
     ]
     return sorted(predicted & referenced), problems
@@ -157,7 +158,8 @@ class CaseEvaluator:
     Worker processes receive a pickled copy.
 
     Attributes:
-        predictions, references: the folders of the label maps.
+        predictions: the folder of the predicted label maps.
+        references: the folder of the reference label maps.
         labels: the labels of both folders.
         regions: label values by name: `labels.regions`, and regions that the user adds.
         protocol: a name in `PROTOCOLS`.
@@ -171,14 +173,14 @@ class CaseEvaluator:
     protocol: str
     tolerance: float
 
-    def __call__(self, case: str) -> dict[str, Scores] | Problem:
+    def __call__(self, case: str) -> dict[str, Scores] | ScoringProblem:
         try:
             (prediction, predicted), (reference, referenced) = (
                 self._read(folder / f"{case}{self.labels.ending}") for folder in (self.predictions, self.references)
             )
             _check_same_geometry(prediction.shape, reference.shape, predicted, referenced)
         except _NotComparableError as error:
-            return Problem(error.code, case, error.text)
+            return ScoringProblem(error.code, case, error.text)
         spacing, protocol = referenced["spacing"], PROTOCOLS[self.protocol]
         return compare(prediction, reference, self.regions, spacing, protocol, self.tolerance, self.labels.ignore)
 
@@ -195,16 +197,16 @@ class CaseEvaluator:
             array, header = reader.read_seg(str(path))
         except Exception as error:  # the readers of different libraries raise different exceptions
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-            raise _NotComparableError(ProblemCode.UNREADABLE, f"{path} cannot be read ({reason})") from None
+            raise _NotComparableError(ScoringProblemCode.UNREADABLE, f"{path} cannot be read ({reason})") from None
         if array.shape[0] != 1:
             message = f"{path} has {array.shape[0]} channels, but a label map has one"
-            raise _NotComparableError(ProblemCode.CHANNELS, message)
+            raise _NotComparableError(ScoringProblemCode.CHANNELS, message)
         unknown = np.unique(array[0][~np.isin(array[0], list(self.labels.known))])
         if len(unknown):
             known = ", ".join(map(str, sorted(self.labels.known)))
             first = ", ".join(f"{v:g}" for v in unknown[:5])
             message = f"{path} has the values {first}, but dataset.json has {known}"
-            raise _NotComparableError(ProblemCode.UNKNOWN_VALUES, message)
+            raise _NotComparableError(ScoringProblemCode.UNKNOWN_VALUES, message)
         return array[0].astype(np.int32), header
 
 
@@ -214,12 +216,12 @@ def _check_same_geometry(
     """Raise unless two label maps have the same shape, and their headers the same spacing, origin and direction."""
     if predicted_shape != reference_shape:
         shapes = f"the prediction has {_format_shape(predicted_shape)}, the reference {_format_shape(reference_shape)}"
-        raise _NotComparableError(ProblemCode.SHAPE, f"the shapes differ (z, y, x): {shapes}")
+        raise _NotComparableError(ScoringProblemCode.SHAPE, f"the shapes differ (z, y, x): {shapes}")
     if not np.allclose(predicted["spacing"], referenced["spacing"], rtol=_GEOMETRY_TOLERANCE):
         spacings = [" x ".join(f"{s:.4g}" for s in header["spacing"]) for header in (predicted, referenced)]
         message = f"the spacings differ (z, y, x): the prediction has {spacings[0]} mm, the reference {spacings[1]} mm"
-        raise _NotComparableError(ProblemCode.SPACING, message)
-    for key, code in (("origin", ProblemCode.ORIGIN), ("direction", ProblemCode.DIRECTION)):
+        raise _NotComparableError(ScoringProblemCode.SPACING, message)
+    for key, code in (("origin", ScoringProblemCode.ORIGIN), ("direction", ScoringProblemCode.DIRECTION)):
         a, b = (header.get("sitk_stuff", {}).get(key, 0) for header in (predicted, referenced))
         if not np.allclose(a, b, rtol=_GEOMETRY_TOLERANCE, atol=_GEOMETRY_TOLERANCE):
             raise _NotComparableError(code, f"prediction and reference have different {key}s in their headers")
@@ -228,7 +230,7 @@ def _check_same_geometry(
 class _NotComparableError(Exception):
     """A file that cannot be compared."""
 
-    def __init__(self, code: ProblemCode, text: str):
+    def __init__(self, code: ScoringProblemCode, text: str):
         super().__init__(code, text)
         self.code, self.text = code, text
 

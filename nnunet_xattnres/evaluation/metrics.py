@@ -43,8 +43,9 @@ def compare(
         {'dice': 0.5, 'iou': 0.333, 'hd95': 0.5, 'assd': 0.25, 'surface_dice': 0.5}
 
     Args:
-        prediction, reference: label maps (*spatial) of non-negative integers. Axes of size 1 are removed, so that a
-            volume of one slice is compared as an image.
+        prediction: label map (*spatial) of non-negative integers. Axes of size 1 are removed, so that a volume of one
+            slice is compared as an image.
+        reference: label map of the same shape.
         regions: the label values of each region by its name.
         spacing: mm per voxel, one value per axis.
         protocol: the conventions for empty masks, for the unit of distances and for HD95.

@@ -36,7 +36,8 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) ->
         array([1.5, 1. ])
 
     Args:
-        a, b: boolean masks (*spatial).
+        a: boolean mask (*spatial).
+        b: boolean mask of the same shape.
         spacing: mm per voxel, one value per axis.
 
     Raises:

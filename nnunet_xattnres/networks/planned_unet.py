@@ -27,8 +27,9 @@ class XAttnResUNetMixin(nn.Module):
     The history H holds the outputs e_1, ..., e_S of the encoder stages, then d_1, d_2, ... of the decoder stages.
 
     Args:
-        skip, encoder, decoder, decoder_input, init, backend: keyword options, see `Connections`. All other arguments
-            are those of the stock network.
+        *args: the arguments of the stock network.
+        **kwargs: the keyword arguments of the stock network, and the fields of `Connections`: `skip`, `encoder`,
+            `decoder`, `decoder_input`, `init` and `backend`.
 
     Shapes:
         input (B, input_channels, *spatial) -> (B, num_classes, *spatial), or with deep supervision one such tensor

@@ -24,14 +24,14 @@ def healthy(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
     for variable in ("XATTNRES_BACKEND", "XATTNRES_ENCODER_WEIGHTS"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(doctor, "check_device", lambda: iter([doctor.Finding(Level.OK, "device", "a device")]))
+    monkeypatch.setattr(doctor, "check_device", lambda: iter([doctor.CheckResult(Level.OK, "device", "a device")]))
 
 
-def broken(findings):
-    """The findings that are broken; each has one line and a hint."""
-    result = [finding for finding in findings if finding.level is Level.BROKEN]
-    assert all(finding.hint and "\n" not in finding.text for finding in result)
-    return result
+def broken(results):
+    """The results that are broken; each has one line and a hint."""
+    broken_results = [result for result in results if result.level is Level.BROKEN]
+    assert all(result.hint and "\n" not in result.text for result in broken_results)
+    return broken_results
 
 
 def lines_at(level, output):
@@ -65,34 +65,34 @@ class TestEnvironment:
     @pytest.mark.parametrize("variable", [*FOLDERS, "nnUNet_extTrainer"])
     def test_a_variable_that_is_not_set(self, healthy, monkeypatch, variable):
         monkeypatch.delenv(variable)
-        (finding,) = broken(doctor.check_environment())
-        assert finding.subject == variable
-        assert finding.hint.startswith(f"export {variable}=")
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == variable
+        assert result.hint.startswith(f"export {variable}=")
 
     @pytest.mark.parametrize("variable", FOLDERS)
     def test_a_folder_that_does_not_exist(self, healthy, monkeypatch, tmp_path, variable):
         monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
-        (finding,) = broken(doctor.check_environment())
-        assert finding.subject == variable
-        assert str(tmp_path / "nowhere") in finding.text and str(tmp_path / "nowhere") in finding.hint
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == variable
+        assert str(tmp_path / "nowhere") in result.text and str(tmp_path / "nowhere") in result.hint
 
     def test_folders_of_trainers_without_this_package(self, healthy, monkeypatch, tmp_path):
         monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
-        (finding,) = broken(doctor.check_environment())
-        assert finding.subject == "nnUNet_extTrainer" and str(trainers_path()) in finding.text
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == "nnUNet_extTrainer" and str(trainers_path()) in result.text
         monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path}:{trainers_path()}")
         assert broken(doctor.check_environment()) == []
 
     def test_a_backend_that_does_not_exist(self, healthy, monkeypatch):
         monkeypatch.setenv("XATTNRES_BACKEND", "cudnn")
-        (finding,) = broken(doctor.check_environment())
-        assert finding.subject == "XATTNRES_BACKEND" and "cudnn" in finding.text
-        assert all(backend in finding.hint for backend in dispatch.BACKENDS)
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == "XATTNRES_BACKEND" and "cudnn" in result.text
+        assert all(backend in result.hint for backend in dispatch.BACKENDS)
 
     def test_encoder_weights_that_are_no_file(self, healthy, monkeypatch, tmp_path):
         monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "/no/such/file")
-        (finding,) = broken(doctor.check_environment())
-        assert finding.subject == "XATTNRES_ENCODER_WEIGHTS" and "/no/such/file" in finding.text
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == "XATTNRES_ENCODER_WEIGHTS" and "/no/such/file" in result.text
         (tmp_path / "weights.pth").touch()
         for valid in ("random", str(tmp_path / "weights.pth")):
             monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", valid)
@@ -105,19 +105,19 @@ class TestTrainers:
         shutil.copytree(trainers_path(), folder)
         (folder / "aaa_broken.py").write_text("raise OSError('this file is broken')")
         monkeypatch.setenv("nnUNet_extTrainer", str(folder))
-        (finding,) = broken(doctor.check_trainers())
-        assert finding.subject == doctor.TRAINER
-        assert "this file is broken" in finding.text and "aaa_broken.py" in finding.text
+        (result,) = broken(doctor.check_trainers())
+        assert result.subject == doctor.TRAINER
+        assert "this file is broken" in result.text and "aaa_broken.py" in result.text
 
     def test_a_misspelt_trainer(self, healthy, capsys):
-        (finding,) = broken(doctor.check_trainers("nnUNetTrainerXAtnRes"))
-        assert finding.subject == "nnUNetTrainerXAtnRes"
-        assert "nnUNetTrainerXAttnRes?" in finding.hint
+        (result,) = broken(doctor.check_trainers("nnUNetTrainerXAtnRes"))
+        assert result.subject == "nnUNetTrainerXAtnRes"
+        assert "nnUNetTrainerXAttnRes?" in result.hint
 
     def test_a_named_trainer(self, healthy):
-        (finding,) = doctor.check_trainers("nnUNetTrainerEMCADXAttnRes_PaperBinary_1epoch")
-        assert finding.level is Level.OK
-        assert finding.subject == "nnUNetTrainerEMCADXAttnRes_PaperBinary_1epoch"
+        (result,) = doctor.check_trainers("nnUNetTrainerEMCADXAttnRes_PaperBinary_1epoch")
+        assert result.level is Level.OK
+        assert result.subject == "nnUNetTrainerEMCADXAttnRes_PaperBinary_1epoch"
 
 
 class TestVersions:
@@ -126,9 +126,9 @@ class TestVersions:
         monkeypatch.setattr(
             importlib.metadata, "version", lambda name: "2.1.0" if name == "nnunetv2" else version(name)
         )
-        (finding,) = broken(doctor.check_versions())
-        assert finding.subject == "nnunetv2" and "2.1.0" in finding.text
-        assert finding.hint.startswith("pip install 'nnunetv2")
+        (result,) = broken(doctor.check_versions())
+        assert result.subject == "nnunetv2" and "2.1.0" in result.text
+        assert result.hint.startswith("pip install 'nnunetv2")
 
     def test_a_package_that_is_not_installed(self, monkeypatch):
         """Triton is optional: it is not installed on machines without CUDA."""
@@ -140,8 +140,8 @@ class TestVersions:
             return version(name)
 
         monkeypatch.setattr(importlib.metadata, "version", without_two)
-        (finding,) = broken(doctor.check_versions())
-        assert (finding.subject, finding.hint) == ("SimpleITK", "pip install SimpleITK")
+        (result,) = broken(doctor.check_versions())
+        assert (result.subject, result.hint) == ("SimpleITK", "pip install SimpleITK")
 
     def test_nothing_is_installed(self, monkeypatch):
         def version(name):
@@ -155,9 +155,9 @@ class TestVersions:
 def test_no_compiler_where_nnunet_compiles(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("nnUNet_compile", raising=False)
-    (finding,) = [f for f in broken(doctor.check_compiler()) if f.subject != "triton"]
-    assert finding.subject == "compiler"
-    assert "export nnUNet_compile=f" in finding.hint
+    (result,) = [f for f in broken(doctor.check_compiler()) if f.subject != "triton"]
+    assert result.subject == "compiler"
+    assert "export nnUNet_compile=f" in result.hint
     monkeypatch.setenv("nnUNet_compile", "f")
     assert broken(doctor.check_compiler()) == []
 
@@ -165,24 +165,24 @@ def test_no_compiler_where_nnunet_compiles(monkeypatch):
 def test_no_gpu_is_a_warning(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    (finding,) = doctor.check_device()
-    assert finding.level is Level.WARNING
+    (result,) = doctor.check_device()
+    assert result.level is Level.WARNING
 
 
 def test_the_network_has_gradients():
-    (finding,) = doctor.check_network()
-    assert finding.level is Level.OK
+    (result,) = doctor.check_network()
+    assert result.level is Level.OK
 
 
 def test_the_backend_on_cuda(monkeypatch):
     monkeypatch.delenv("XATTNRES_BACKEND", raising=False)
     monkeypatch.setattr(dispatch, "why_triton_unavailable", lambda device_type: None)
-    (finding,) = doctor.check_backend()
-    assert finding.level is Level.OK and "triton" in finding.text
+    (result,) = doctor.check_backend()
+    assert result.level is Level.OK and "triton" in result.text
     monkeypatch.setattr(dispatch, "why_triton_unavailable", lambda device_type: "a GeForce GTX 980 is too old for it")
-    (finding,) = doctor.check_backend()
-    assert finding.level is Level.WARNING
-    assert "torch" in finding.text and "a GeForce GTX 980 is too old for it" in finding.text
+    (result,) = doctor.check_backend()
+    assert result.level is Level.WARNING
+    assert "torch" in result.text and "a GeForce GTX 980 is too old for it" in result.text
     monkeypatch.setenv("XATTNRES_BACKEND", "torch")
-    (finding,) = doctor.check_backend()
-    assert finding.level is Level.OK and "XATTNRES_BACKEND=torch" in finding.text
+    (result,) = doctor.check_backend()
+    assert result.level is Level.OK and "XATTNRES_BACKEND=torch" in result.text

@@ -9,7 +9,7 @@ import SimpleITK as sitk  # noqa: N813
 from support import faults
 
 from nnunet_xattnres.convert.arrays import ArrayReader, read_arrays
-from nnunet_xattnres.convert.case import Case
+from nnunet_xattnres.convert.case import SourceCase
 from nnunet_xattnres.convert.labels import LabelMap
 from nnunet_xattnres.convert.problems import UnusableError
 from nnunet_xattnres.convert.sources import SourceFile
@@ -27,7 +27,7 @@ def test_hu_and_spacing(tmp_path, integers):
     image[0, 0, 0] = (0 if integers else 0.3) / 400
     window[0, 0, 0] = -125
     np.savez(tmp_path / "a.npz", image=image, label=(HU > 0).astype(np.float32))
-    case = Case("1", "train", (SourceFile("a.npz", tmp_path / "a.npz"),))
+    case = SourceCase("1", "train", (SourceFile("a.npz", tmp_path / "a.npz"),))
     data = ArrayReader(LABELS, (1.0, 2.0, 3.0)).read(case)
     array = sitk.GetArrayFromImage(data.image)
     assert array.dtype == (np.int16 if integers else np.float32)
@@ -105,7 +105,7 @@ def test_slices_with_faults(tmp_path, arrays, code, values):
     save_npz(tmp_path / "2.npz", **arrays)
     files = tuple(SourceFile(name, tmp_path / name) for name in ("1.npz", "2.npz"))
     with pytest.raises(UnusableError) as error:
-        ArrayReader(LABELS, (1.0, 1.0, 1.0)).read(Case("1", "train", files))
+        ArrayReader(LABELS, (1.0, 1.0, 1.0)).read(SourceCase("1", "train", files))
     problem = error.value.problem
     assert (problem.file, problem.code) == ("2.npz", code)
     assert all(value in problem.text for value in values)
@@ -113,7 +113,7 @@ def test_slices_with_faults(tmp_path, arrays, code, values):
 
 def test_a_single_slice_is_not_a_volume(tmp_path):
     save_npz(tmp_path / "1.npz")
-    case = Case("1", "train", (SourceFile("1.npz", tmp_path / "1.npz"),))
+    case = SourceCase("1", "train", (SourceFile("1.npz", tmp_path / "1.npz"),))
     with pytest.raises(UnusableError) as error:
         ArrayReader(LABELS, (1.0, 1.0, 1.0)).read(case)
     assert error.value.problem.code == "dimensions"

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import io as skio
 from support import converted, downloads, faults
 
-from nnunet_xattnres.convert.case import Case
+from nnunet_xattnres.convert.case import SourceCase
 from nnunet_xattnres.convert.images import ImageReader, count_channels, decode, mask_values
 from nnunet_xattnres.convert.labels import BinaryMask
 from nnunet_xattnres.convert.problems import UnusableError
@@ -27,7 +27,7 @@ def source_file(path):
 
 
 def read_image(path):
-    return ImageReader(BinaryMask("polyp"), 3).read(Case("1", "train", (source_file(path),)))
+    return ImageReader(BinaryMask("polyp"), 3).read(SourceCase("1", "train", (source_file(path),)))
 
 
 @pytest.mark.parametrize("flavour", downloads.FLAVOURS)

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from support import downloads, faults
 
-from nnunet_xattnres.convert.case import Case
+from nnunet_xattnres.convert.case import SourceCase
 from nnunet_xattnres.convert.labels import LabelMap
 from nnunet_xattnres.convert.problems import UnusableError
 from nnunet_xattnres.convert.sources import SourceFile
@@ -27,7 +27,7 @@ def save(path, array, spacing=(1, 2, 3), origin=(4, 5, 6)):
 def save_case(root, **geometry):
     """A case whose mask has this geometry."""
     mask = save(root / "mask.nii.gz", (HU > 0).astype(np.uint8), **geometry)
-    return Case("1", "train", (save(root / "image.nii.gz", HU),), (mask,))
+    return SourceCase("1", "train", (save(root / "image.nii.gz", HU),), (mask,))
 
 
 def test_window_and_type_of_values(tmp_path):

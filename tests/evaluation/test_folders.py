@@ -14,8 +14,8 @@ from nnunet_xattnres.evaluation import PROTOCOLS, compare
 from nnunet_xattnres.evaluation.folders import (
     CaseEvaluator,
     Labels,
-    Problem,
-    ProblemCode,
+    ScoringProblem,
+    ScoringProblemCode,
     check_folders,
     find_dataset_json,
     pair_cases,
@@ -91,9 +91,9 @@ class TestPairs:
         cases, problems = pair_cases(tmp_path / "predictions", tmp_path / "labels", ".nii.gz")
         assert cases == ["b", "c"]
         assert [(problem.code, problem.case) for problem in problems] == [
-            (ProblemCode.MISSING_PREDICTION, "d"),
-            (ProblemCode.MISSING_PREDICTION, "e"),
-            (ProblemCode.MISSING_REFERENCE, "a"),
+            (ScoringProblemCode.MISSING_PREDICTION, "d"),
+            (ScoringProblemCode.MISSING_PREDICTION, "e"),
+            (ScoringProblemCode.MISSING_REFERENCE, "a"),
         ]
         assert str(problems[0]).startswith("d: ")
 
@@ -183,9 +183,9 @@ class TestScores:
         assert evaluate(tmp_path, tolerance=0.8)["liver"]["surface_dice"] == 1
 
 
-def checked(problem) -> Problem:
+def checked(problem) -> ScoringProblem:
     """A problem of the case `a` with a text of one line."""
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, ScoringProblem)
     assert problem.case == "a"
     assert "\n" not in str(problem)
     return problem
@@ -194,7 +194,9 @@ def checked(problem) -> Problem:
 class TestProblems:
     """A case that cannot be compared gives a problem with a code and one line that names the file."""
 
-    def problem(self, root, folder_index, array, spacing=SPACING, ending=".nii.gz", **others) -> tuple[Problem, str]:
+    def problem(
+        self, root, folder_index, array, spacing=SPACING, ending=".nii.gz", **others
+    ) -> tuple[ScoringProblem, str]:
         """The problem of a case with `array` in one of the folders, half a file for None; and the path of its file."""
         empty = voxel(SHAPE if ending == ".nii.gz" else SHAPE[1:], -1)
         folder = write_folders(root, {"a": (empty, empty)}, spacing, ending=ending, **others)[folder_index]
@@ -213,7 +215,7 @@ class TestProblems:
         array = voxel(SHAPE, -1)
         array[0, 0, : len(values)] = values
         problem, path = self.problem(tmp_path, folder, array)
-        assert problem.code is ProblemCode.UNKNOWN_VALUES
+        assert problem.code is ScoringProblemCode.UNKNOWN_VALUES
         assert problem.text.startswith(path) and problem.text.endswith("0, 1, 2")
         assert f" {listed}, but" in problem.text
 
@@ -224,20 +226,20 @@ class TestProblems:
         array = np.zeros(SHAPE, np.float32)
         array[0, 0, 0] = value
         problem, path = self.problem(tmp_path, 0, array, overwrite_image_reader_writer="NibabelIO")  # ITK reads 0
-        assert problem.code is ProblemCode.UNKNOWN_VALUES
+        assert problem.code is ScoringProblemCode.UNKNOWN_VALUES
         assert problem.text.startswith(path) and f" {listed}, " in problem.text
 
     def test_unknown_values_beside_regions_and_the_ignore_label(self, tmp_path):
         labels = {"background": 0, "whole": [1, 4], "ignore": 6}
         array = np.arange(8).repeat(6)[: np.prod(SHAPE[1:])].reshape(SHAPE[1:])
         problem, _ = self.problem(tmp_path, 1, array, ending=".png", labels=labels)
-        assert problem.code is ProblemCode.UNKNOWN_VALUES
+        assert problem.code is ScoringProblemCode.UNKNOWN_VALUES
         assert " 2, 3, 5, " in problem.text and problem.text.endswith("0, 1, 4, 6")
 
     @pytest.mark.parametrize("shape", [(5, 6, 8), (5, 7, 6), (1, 6, 7)])
     def test_shapes_that_differ(self, tmp_path, shape):
         problem, _ = self.problem(tmp_path, 0, voxel(shape, -1))
-        assert problem.code is ProblemCode.SHAPE
+        assert problem.code is ScoringProblemCode.SHAPE
         assert re.findall(r"\d+x\d+x\d+", problem.text) == [f"{shape[0]}x{shape[1]}x{shape[2]}", "5x6x7"]
 
     def test_spacings_that_differ(self, tmp_path):
@@ -250,7 +252,7 @@ class TestProblems:
             results.append(evaluate(root))
         assert isinstance(results[0], dict)
         problem = checked(results[1])
-        assert problem.code is ProblemCode.SPACING
+        assert problem.code is ScoringProblemCode.SPACING
         numbers = re.findall(r"[\d.]+", problem.text.partition("): ")[2])
         assert [float(n) for n in numbers] == pytest.approx([*SPACING[:2], 0.505, *SPACING])
 
@@ -258,7 +260,7 @@ class TestProblems:
     @pytest.mark.parametrize("ending", [".nii.gz", ".png"])
     def test_a_truncated_file(self, tmp_path, capfd, folder, ending):
         problem, path = self.problem(tmp_path, folder, None, ending=ending)
-        assert problem.code is ProblemCode.UNREADABLE
+        assert problem.code is ScoringProblemCode.UNREADABLE
         assert problem.text.startswith(path)
         assert "Traceback" not in capfd.readouterr().err
 
@@ -270,7 +272,7 @@ class TestProblems:
         write_dataset_json(tmp_path, ending=ending)
         (predictions / f"a{ending}").write_bytes(content)
         problem = checked(evaluate(tmp_path))
-        assert problem.code is ProblemCode.UNREADABLE
+        assert problem.code is ScoringProblemCode.UNREADABLE
         assert problem.text.startswith(str(predictions / f"a{ending}"))
         assert "Traceback" not in capfd.readouterr().err
 
@@ -280,7 +282,7 @@ class TestProblems:
         path = predictions / "a.nii"
         path.write_bytes(path.read_bytes()[:-8])
         problem = checked(evaluate(tmp_path))
-        assert problem.code is ProblemCode.UNREADABLE
+        assert problem.code is ScoringProblemCode.UNREADABLE
         assert problem.text.startswith(str(path)) and "truncated" in problem.text
 
     def test_rgb(self, tmp_path):
@@ -288,7 +290,7 @@ class TestProblems:
         predictions, _ = write_folders(tmp_path, {"a": (empty, empty)}, ending=".png")
         Image.fromarray(np.zeros((6, 7, 3), np.uint8)).save(predictions / "a.png")
         problem = checked(evaluate(tmp_path))
-        assert problem.code is ProblemCode.CHANNELS
+        assert problem.code is ScoringProblemCode.CHANNELS
         assert problem.text.startswith(str(predictions / "a.png")) and " 3 " in problem.text
 
     def test_a_fourth_dimension(self, tmp_path):
@@ -296,14 +298,14 @@ class TestProblems:
         predictions, _ = write_folders(tmp_path, {"a": (empty, empty)})
         nibabel.save(nibabel.Nifti1Image(np.zeros((7, 6, 5, 2), np.uint8), np.eye(4)), predictions / "a.nii.gz")
         problem = checked(evaluate(tmp_path))
-        assert problem.code is ProblemCode.CHANNELS
+        assert problem.code is ScoringProblemCode.CHANNELS
         assert problem.text.startswith(str(predictions / "a.nii.gz")) and " 2 " in problem.text
 
     @pytest.mark.parametrize(
         ("code", "change"),
         [
-            (ProblemCode.ORIGIN, lambda image: image.SetOrigin((0, 0, 5))),
-            (ProblemCode.DIRECTION, lambda image: image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))),
+            (ScoringProblemCode.ORIGIN, lambda image: image.SetOrigin((0, 0, 5))),
+            (ScoringProblemCode.DIRECTION, lambda image: image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))),
         ],
     )
     def test_another_origin_or_direction(self, tmp_path, code, change):

@@ -28,7 +28,8 @@ class PairedComparison:
         metric: a key of `METRICS`.
         region: name of a label or region; None for the mean over all of them.
         comparison: statistics of trainer - baseline.
-        adjusted_p, adjusted_both: `p` and `p_both`, corrected (Holm) over all trainers, experiments and regions.
+        adjusted_p: `comparison.p`, corrected (Holm) over all trainers, experiments and regions.
+        adjusted_both: `comparison.p_both`, corrected likewise.
         pairs: the scores, see `pair_scores`.
     """
 
@@ -59,7 +60,8 @@ class ReportData:
     """All content of a report.
 
     Attributes:
-        grid, folders: grid and folders of the benchmark.
+        grid: all trainings of the benchmark.
+        folders: nnU-Net's folders.
         results: the experiments.
         primary: comparisons of the mean Dice over labels, which verdicts are based on.
         secondary: comparisons of single labels in Dice and HD95, for exploration.

@@ -32,7 +32,9 @@ class TrainedRun:
     """A training that is finished and validated.
 
     Attributes:
-        log, debug: content of nnU-Net's log files and of debug.json.
+        run: the training.
+        log: content of nnU-Net's log files.
+        debug: content of debug.json.
         attempts: records of `xattnres benchmark run`; empty if nnU-Net was started by hand.
     """
 
@@ -73,7 +75,9 @@ class Results:
     """Everything about one dataset, configuration and plans.
 
     Attributes:
-        experiment, trainers, baseline: what is compared.
+        experiment: dataset, configuration and plans.
+        trainers: names of the trainer classes that are compared.
+        baseline: the trainer that the others are compared with.
         trained: the finished trainings.
         validation: scores of their validation cases, see `score_table`.
         test: scores of the test cases by protocol; their fold is "together".

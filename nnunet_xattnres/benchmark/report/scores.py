@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ... import __version__
-from ...evaluation.folders import CaseEvaluator, Problem, read_labels
+from ...evaluation.folders import CaseEvaluator, ScoringProblem, read_labels
 from ...evaluation.protocols import Scores
 from ...utils.errors import UserError
 from ...utils.files import write_atomic
@@ -61,7 +61,7 @@ class Predictions:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores, list[Problem]]]:
+def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores, list[ScoringProblem]]]:
     """Score the cases of every folder, or read their scores from the cache.
 
     Args:
@@ -75,7 +75,7 @@ def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores
         UserError: if a dataset.json cannot be read.
     """
     cached = {folder: _read_cache(folder) for folder in folders}
-    results: dict[Predictions, tuple[CaseScores, list[Problem]]]
+    results: dict[Predictions, tuple[CaseScores, list[ScoringProblem]]]
     results = {folder: (scores, []) for folder, scores in cached.items() if scores is not None}
     todo = [folder for folder in folders if folder not in results]
     keys = [folder.cache_key() for folder in todo]  # before scoring: files may be replaced while they are scored
@@ -84,15 +84,15 @@ def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores
     outcomes = dict(map_unordered(score_case, jobs, workers, "scoring")) if jobs else {}
     for index, (folder, key) in enumerate(zip(todo, keys, strict=True)):
         by_case = {case: outcomes[index, case] for case in folder.cases}
-        scores = {case: outcome for case, outcome in by_case.items() if not isinstance(outcome, Problem)}
-        problems = [outcome for outcome in by_case.values() if isinstance(outcome, Problem)]
+        scores = {case: outcome for case, outcome in by_case.items() if not isinstance(outcome, ScoringProblem)}
+        problems = [outcome for outcome in by_case.values() if isinstance(outcome, ScoringProblem)]
         results[folder] = scores, problems
         if not problems:  # a problem such as missing permissions may be solved without a change of the files
             _write_cache(folder, key, scores)
     return [results[folder] for folder in folders]
 
 
-def _score_case(evaluations: Sequence[CaseEvaluator], job: tuple[int, str]) -> dict[str, Scores] | Problem:
+def _score_case(evaluations: Sequence[CaseEvaluator], job: tuple[int, str]) -> dict[str, Scores] | ScoringProblem:
     index, case = job
     return evaluations[index](case)
 

@@ -54,7 +54,9 @@ class Comparison:
         p: two-sided Wilcoxon signed-rank test over cases, zeros ranked (Pratt 1959).
         p_folds: two-sided one-sample t-test over folds; 1 for a single fold.
         effect: matched-pairs rank-biserial correlation, zeros ranked: -1 (b always lower) to 1 (b always higher).
-        wins, ties, losses: cases with d > `TIE`, |d| <= `TIE` and d < -`TIE`.
+        wins: number of cases with d > `TIE`.
+        ties: number of cases with |d| <= `TIE`.
+        losses: number of cases with d < -`TIE`.
     """
 
     n: int
@@ -85,8 +87,10 @@ def compare(a: ArrayLike, b: ArrayLike, cases: Sequence[Hashable], folds: Sequen
     (3, 2, 3, 0.0233, 0.25, 1.0)
 
     Args:
-        a, b: scores, one for each case and repeat, in the same order.
-        cases, folds: the case and the fold of each score.
+        a: scores, one for each case and repeat.
+        b: scores of the same cases and repeats, in the same order.
+        cases: the case of each score.
+        folds: the fold of each score.
 
     Raises:
         ValueError: if there are no scores, the lengths differ, or a score is not finite.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...utils.errors import UserError
-from ..case import Case, Reader
+from ..case import Reader, SourceCase
 from ..formats import IMAGE_ENDINGS, VOLUME_ENDINGS
 from ..plan import FilesByCase, Plan, pair
 from ..problems import Problem, ProblemCode, UnusableError
@@ -84,7 +84,7 @@ def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: a
         problems.append(Problem(images[name].name, ProblemCode.BAD_NAME, text))
         names.remove(name)
     splits, split = _split({name: images[name] for name in names}, arguments, problems)
-    cases = [Case(name, splits[name], (images[name],), (masks[name],)) for name in names if name in splits]
+    cases = [SourceCase(name, splits[name], (images[name],), (masks[name],)) for name in names if name in splits]
     mask_labels = _mask_labels(arguments)
     num_ignored = len(files) - len(image_files) - len(mask_files)
     reader, channel_names = _choose_reader(cases, mask_labels, arguments)
@@ -96,7 +96,7 @@ def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: a
 
 
 def _choose_reader(
-    cases: Sequence[Case], mask_labels: "MaskLabels", arguments: argparse.Namespace
+    cases: Sequence[SourceCase], mask_labels: "MaskLabels", arguments: argparse.Namespace
 ) -> tuple[Reader, Sequence[str]]:
     """The reader for 2-D images or for volumes, and the names of the channels."""
     from ..images import CHANNEL_NAMES, ImageReader

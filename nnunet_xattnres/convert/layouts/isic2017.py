@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from ...utils.errors import UserError
-from ..case import Case
+from ..case import SourceCase
 from ..plan import FilesByCase, Plan, pair
 from ..problems import SOURCE, Problem, ProblemCode
 from ..sources import SourceFile
@@ -49,14 +49,14 @@ def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: a
             unlabelled = [images.pop(name) for name in names]
             if split == "test":
                 notes.append("the test images have no masks and are converted without labels")
-                cases += [Case(file.stem, split, (file,)) for file in unlabelled]
+                cases += [SourceCase(file.stem, split, (file,)) for file in unlabelled]
             else:
                 folder = unlabelled[0].folders[-1] if unlabelled[0].folders else SOURCE
                 text = f"none of the {len(names)} {split} images has a mask; download its Part1_GroundTruth"
                 problems.append(Problem(folder, ProblemCode.MASK_MISSING, text))
     names, unpaired = pair(images, masks)
     problems += unpaired
-    cases += [Case(name, splits[name], (images[name],), (masks[name],)) for name in names if name in splits]
+    cases += [SourceCase(name, splits[name], (images[name],), (masks[name],)) for name in names if name in splits]
     lesion = BinaryMask("lesion", arguments.threshold)
     return Plan(
         title="ISIC 2017", name="ISIC2017", cases=sorted(cases, key=lambda case: case.name),

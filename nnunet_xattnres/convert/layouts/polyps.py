@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from ...utils.errors import UserError
-from ..case import Case
+from ..case import SourceCase
 from ..formats import IMAGE_ENDINGS
 from ..plan import FilesByCase, Plan, pair
 from ..problems import SOURCE, Problem, ProblemCode, shorten
@@ -46,7 +46,7 @@ def _make_layout(title: str, list_name: str, layouts: str) -> Layout:
         names, unpaired = pair(images, masks)
         problems = [*problems, *unpaired]
         splits, split = _split(names, list_name, arguments.seed, problems)
-        cases = [Case(name, splits[name], (images[name],), (masks[name],)) for name in names]
+        cases = [SourceCase(name, splits[name], (images[name],), (masks[name],)) for name in names]
         polyp = BinaryMask("polyp", arguments.threshold)
         return Plan(
             title=title, name=title.removeprefix("CVC-"), cases=cases,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...utils.errors import UserError
-from ..case import Case, Reader
+from ..case import Reader, SourceCase
 from ..formats import CT_WINDOW, VOLUME_ENDINGS
 from ..plan import FilesByCase, Plan, VoxelCounts, pair
 from ..problems import SOURCE, Problem, ProblemCode, shorten
@@ -93,7 +93,7 @@ def _plan_nifti(files: Sequence[SourceFile], problems: list[Problem], arguments:
         del images[name]
     names, unpaired = pair(images, labels)
     problems += unpaired
-    cases = [Case(n, listed[n].split, (images[n],), (labels[n],)) for n in names if n in listed]
+    cases = [SourceCase(n, listed[n].split, (images[n],), (labels[n],)) for n in names if n in listed]
     problems += [Problem(images[n].name, ProblemCode.NOT_LISTED, _NOT_LISTED) for n in names if n not in listed]
     reader = NiftiReader(_label_map("btcv", arguments.organs), None if arguments.no_window else CT_WINDOW)
     return _make_plan("BTCV NIfTI", cases, reader, problems, notes, arguments.organs)
@@ -116,7 +116,7 @@ def _plan_arrays(
         numbered[int(number)] = file
     volumes_by_case = FilesByCase(volumes)
     problems += volumes_by_case.problems()
-    cases = [Case(name, listed[name].split, (file,)) for name, file in volumes_by_case.items() if name in listed]
+    cases = [SourceCase(name, listed[name].split, (file,)) for name, file in volumes_by_case.items() if name in listed]
     for name, numbered in slices_by_case.items():
         if name in volumes_by_case:
             text = "the source has the case as slices, too; keep one of them"
@@ -125,7 +125,7 @@ def _plan_arrays(
             text = f"{len(missing)} slices are missing: {shorten([f'{number:03d}' for number in missing])}"
             problems.append(Problem(name, ProblemCode.INCOMPLETE, text))
         elif name in listed:
-            cases.append(Case(name, listed[name].split, tuple(numbered[number] for number in sorted(numbered))))
+            cases.append(SourceCase(name, listed[name].split, tuple(numbered[number] for number in sorted(numbered))))
     not_listed = {*slices_by_case, *volumes_by_case} - listed.keys()
     problems += [Problem(name, ProblemCode.NOT_LISTED, _NOT_LISTED) for name in not_listed]
     notes = [f"the arrays have no geometry: the spacing is set to {list(spacing)} mm, the direction to the identity"]
@@ -157,7 +157,7 @@ def _missing_slices(numbered: dict[int, SourceFile], listed: ListedCase | None) 
 
 
 def _make_plan(
-    form: str, cases: list[Case], reader: Reader, problems: list[Problem], notes: list[str], organs: int
+    form: str, cases: list[SourceCase], reader: Reader, problems: list[Problem], notes: list[str], organs: int
 ) -> Plan:
     reported = {f"case{problem.file.split('.')[0][-4:]}" for problem in problems}
     missing = sorted(published_list("synapse").keys() - {case.name for case in cases} - reported)
