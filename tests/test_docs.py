@@ -18,6 +18,7 @@ from support.shell_lines import check, commands
 
 from nnunet_xattnres.benchmark.grid import from_options, read_options
 from nnunet_xattnres.cli.main import COMMANDS
+from nnunet_xattnres.convert.problems import ProblemCode
 from nnunet_xattnres.paper.sizes import sizes
 from nnunet_xattnres.utils.paths import trainers_path
 
@@ -155,6 +156,7 @@ def test_generated_parts_are_in_the_site(site):
     assert not [name for name, page in pages.items() if "insert:" in page]
     assert all(f"xattnres {command}" in pages["reference/commands"] for command in COMMANDS)
     assert "nnUNetTrainer" in pages["reference/trainers"]
+    assert all(f"<code>{code}</code>" in pages["reference/files"] for code in ProblemCode)
     assert "Contributing" in pages["contributing"] and "Changelog" in pages["changelog"]
     formulas = [name for name, page in pages.items() if "<math" in page]
     assert {"reference/layer", "explanation/algebra"} <= set(formulas)

@@ -51,7 +51,7 @@ def insert(name: str) -> str:
     """
     if name.endswith(".md"):
         return file_of_the_repository(name)
-    return {"commands": commands, "trainers": trainers}[name]()
+    return {"commands": commands, "trainers": trainers, "problem-codes": problem_codes}[name]()
 
 
 def file_of_the_repository(name: str) -> str:
@@ -82,6 +82,13 @@ def trainers() -> str:
     from nnunet_xattnres.training.names import markdown
 
     return markdown()
+
+
+def problem_codes() -> str:
+    """The codes of the problems that `xattnres convert` reports, and their meaning."""
+    from nnunet_xattnres.convert.problems import ProblemCode
+
+    return "\n".join(["| code | meaning |", "|---|---|", *(f"| `{code}` | {code.meaning} |" for code in ProblemCode)])
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> list[argparse._SubParsersAction]:
