@@ -1,5 +1,6 @@
 """The networks that are measured: as nnU-Net plans them, with their patch and batch sizes."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ..networks.plans import xattnres_class_name
 from ..utils.errors import UserError
 from ..utils.plans_file import count_input_channels, get_configuration, read_plans
 
+_NORM_VOXELS = 8
 _REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 
@@ -49,16 +51,26 @@ class Case:
         )  # fmt: skip
 
     def small(self) -> "Case":
-        """A case with an eighth of the channels, the smallest possible patch and batch size 1, to compare results."""
+        """A case to compare results: an eighth of the channels, a small patch, batch size 1, SiLU.
+
+        A smooth nonlinearity, because where rounding changes the sign of a value, the gradient of a LeakyReLU jumps
+        (measured in float16: gradients with errors of 9 % instead of 0.6 %).
+        """
         factors = [1] * len(self.patch_size)
         for stride in self.arch_kwargs["strides"]:
             factors = [f * s for f, s in zip(factors, stride, strict=True)]
-        widths = [max(2, width // 8) for width in self.arch_kwargs["features_per_stage"]]
+        # in the last stage; over fewer voxels, instance normalisation magnifies rounding
+        voxels = [2] * len(factors)
+        voxels[-1] = _NORM_VOXELS // math.prod(voxels[:-1])
+        changes: dict[str, Any] = {
+            "features_per_stage": [max(width // 8, min(width, 8)) for width in self.arch_kwargs["features_per_stage"]]
+        }
+        if self.arch_kwargs.get("nonlin") is not None:
+            changes |= {"nonlin": "torch.nn.SiLU", "nonlin_kwargs": {"inplace": True}}
         return replace(
             self,
-            arch_kwargs={**self.arch_kwargs, "features_per_stage": widths},
-            # instance normalisation needs more than one voxel in the last stage
-            patch_size=tuple(2 * f for f in factors),
+            arch_kwargs={**self.arch_kwargs, **changes},
+            patch_size=tuple(f * n for f, n in zip(factors, voxels, strict=True)),
             batch_size=1,
         )
 

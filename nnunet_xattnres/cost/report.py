@@ -14,6 +14,7 @@ from ..utils.files import write_atomic
 from ..utils.plotting import new_figure
 from ..utils.tables import format_table
 from .cases import Case
+from .check import Comparison
 from .measure import PHASES, Measurement, MeasureOptions
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -72,17 +73,30 @@ def _processor_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def to_dict(case: Case, results: Sequence[Measurement], errors: Mapping[str, float]) -> dict[str, Any]:
+def format_rejected(comparison: Comparison) -> str:
+    """A table of the tensors whose errors are not accepted, the worst first: error, bound, error of the reference."""
+    rejected = sorted((t for t in comparison.tensors if not t.accepted), key=lambda t: -t.excess)
+    rows = [["tensor", "error", "largest accepted", "error of the reference itself"]]
+    rows += [[t.name, *(f"{value:.1e}" for value in (t.error, t.bound, t.reference_error))] for t in rejected]
+    return format_table(rows)
+
+
+def to_dict(
+    case: Case, results: Sequence[Measurement], comparisons: Mapping[str, Sequence[Comparison]]
+) -> dict[str, Any]:
     """One case for JSON, with the seconds of every repeat.
 
     Args:
         case: the measured case.
         results: one measurement per network.
-        errors: the largest relative errors by backend and precision.
+        comparisons: the comparisons with the reference equations by network; the worst tensor of each is kept.
     """
     return {
         "case": {**asdict(case), "network_class_name": case.network_class_name.rpartition(".")[2]},
-        "largest_relative_error": errors,
+        "comparison_with_reference": {
+            name: {comparison.precision: asdict(comparison.worst) for comparison in compared}
+            for name, compared in comparisons.items()
+        },
         "results": [asdict(result) for result in results],
     }
 

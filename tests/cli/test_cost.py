@@ -30,8 +30,9 @@ def test_table_and_json(plans, tmp_path, capsys):
     cases = json.loads(out.read_text())["cases"]
     assert [[r["name"] for r in case["results"]] for case in cases] == [["stock", "reference", "XAttnRes"]] * 2
     for case in cases:
-        assert 0 < case["largest_relative_error"]["XAttnRes, float64"] < 1e-8
-        assert 0 < case["largest_relative_error"]["XAttnRes, float32"] < 1e-3
+        errors = case["comparison_with_reference"]["XAttnRes"]
+        assert 0 < errors["float64"]["error"] < 1e-8
+        assert 0 < errors["float32"]["error"] < 1e-3
         assert all(len(r["seconds"]["step"]) == 1 for r in case["results"])
 
 
@@ -52,7 +53,9 @@ def test_a_wrong_result_is_not_measured(plans, tmp_path, capsys, monkeypatch):
     out = tmp_path / "figures.json"
     assert main(["cost", "--plans", plans, "--out", str(out)]) == 1
     output = capsys.readouterr()
-    assert "XAttnRes in float64" in output.err
+    for precision in ("float64", "float32"):
+        assert f"2d: XAttnRes in {precision}" in output.err
+    assert "\nlogits 0 " in output.err
     assert "stock" not in output.out
     assert not out.exists()
 

@@ -8,6 +8,7 @@ from matplotlib import image
 
 from nnunet_xattnres.cost import report
 from nnunet_xattnres.cost.cases import TYPICAL_CASES
+from nnunet_xattnres.cost.check import Comparison, TensorError
 from nnunet_xattnres.cost.measure import PHASES, Measurement, MeasureOptions
 
 OPTIONS = MeasureOptions(torch.device("cpu"), amp=False, compile=False, repeats=3, reference_repeats=1)
@@ -51,16 +52,34 @@ def test_table_with_a_network_that_ran_out_of_memory():
 def test_json(tmp_path):
     results = [measurement("stock", 1), Measurement("reference", failure="out of memory")]
     path = tmp_path / "figures.json"
-    report.save_json(path, OPTIONS, [report.to_dict(TYPICAL_CASES["2d-256"], results, {"XAttnRes": 1e-15})])
+    comparison = Comparison(
+        "float64", [TensorError("logits 0", 1e-15, 0, 1e-8), TensorError("logits 1", 2e-15, 0, 1e-8)]
+    )
+    report.save_json(path, OPTIONS, [report.to_dict(TYPICAL_CASES["2d-256"], results, {"XAttnRes": [comparison]})])
     loaded = json.loads(path.read_text())
     assert loaded["about"]["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert loaded["about"]["threads"] == torch.get_num_threads()
     (case,) = loaded["cases"]
     assert case["case"]["patch_size"] == [256, 256]
-    assert case["largest_relative_error"] == {"XAttnRes": 1e-15}
+    assert case["comparison_with_reference"] == {
+        "XAttnRes": {"float64": {"name": "logits 1", "error": 2e-15, "reference_error": 0, "bound": 1e-8}}
+    }
     assert case["results"][0]["seconds"]["step"] == [9.0, 1, 0.5]
     assert case["results"][1]["failure"] == "out of memory"
     assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_table_of_rejected_tensors():
+    tensors = [
+        TensorError("xattnres.1", 0.5, 0.1, 0.25),
+        TensorError("logits 0", 0.1, 0.1, 0.25),
+        TensorError("xattnres.2", float("nan"), 0.1, 0.3),
+    ]
+    _, *rows = report.format_rejected(Comparison("mixed precision", tensors)).splitlines()
+    assert [row.split() for row in rows] == [
+        ["xattnres.2", "nan", "3.0e-01", "1.0e-01"],
+        ["xattnres.1", "5.0e-01", "2.5e-01", "1.0e-01"],
+    ]
 
 
 def test_scaling_figure(tmp_path):
