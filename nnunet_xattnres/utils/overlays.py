@@ -88,8 +88,9 @@ def draw_overlays(
                 axis.imshow(overlay, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row_axes[0].set_ylabel(text, fontsize=8)
+    fontsize = 10 if max(map(len, column_titles)) < 20 else 7  # one size for all columns
     for axis, title in zip(axes[0], column_titles, strict=True):
-        axis.set_title(title, fontsize=10 if len(title) < 20 else 7)
+        axis.set_title(title, fontsize=fontsize)
     handles = [Patch(color=tuple(colour), label=name) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
