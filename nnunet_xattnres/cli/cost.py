@@ -3,7 +3,9 @@
 For networks as nnU-Net plans them, the table shows the parameters, the FLOPs of a forward pass (convolutions and
 projections), the bytes that it keeps for backward, and the median seconds of the forward pass, the backward pass, the
 whole training step (loss at all scales, clipping, optimiser) and inference; on CUDA also the peak memory. The networks
-are measured in turns, so that other work on the machine slows all of them down.
+are measured in turns, so that other work on the machine slows all of them down. A second table has the first training
+step of each network in a process of its own, with compilation and empty caches. --layers adds a table of every call of
+the operator: its time, the bytes that it reads and writes at least, and the time that a copy of them takes.
 
 Before this, the logits and the gradients of XAttnRes are compared with the reference equations, in float64 and in the
 precision that is measured; in the latter, at most twice the error that the reference itself has there is accepted. If
@@ -13,12 +15,14 @@ examples:
   xattnres cost                                       2d, 256x256, batch size 2: some minutes on two CPU cores
   xattnres cost --device cuda                         mixed precision and torch.compile, as nnU-Net trains
   xattnres cost --case 2d-512 3d-128 --no-reference   other typical plans, without the slow reference equations
+  xattnres cost --device cuda --case 2d-512 --no-reference --layers --out 2d-512.json
   xattnres cost --plans $nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetPlans.json -c 2d
   xattnres cost --scaling scaling.png                 the cost against stages, width, batch size and patch size
 """
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
 
     from ..cost.cases import Case
     from ..cost.check import Comparison
-    from ..cost.measure import Measurement, MeasureOptions
+    from ..cost.layers import LayerMeasurement
+    from ..cost.measure import FirstStep, Measurement, MeasureOptions
 
 _CASES = ("2d-256", "2d-512", "3d-128", "resencm-2d-512", "resencm-3d-128")
 
@@ -75,6 +80,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--compile", action=argparse.BooleanOptionalAction, help="use torch.compile (default: only on CUDA)"
     )
     measurement.add_argument(
+        "--first-step", action=argparse.BooleanOptionalAction,
+        help="measure the first step of every network with empty caches of the compilers (default: only on CUDA)",
+    )  # fmt: skip
+    measurement.add_argument(
+        "--layers", action="store_true", help="measure every call of the operator in a training step, too"
+    )
+    measurement.add_argument(
         "--repeats", type=positive_int, default=7, metavar="N", help="measured steps (default: %(default)s)"
     )
     measurement.add_argument(
@@ -107,12 +119,16 @@ def run(arguments: argparse.Namespace) -> int:
         compile=cuda if arguments.compile is None else arguments.compile,
         repeats=arguments.repeats,
         reference_repeats=arguments.reference_repeats,
+        first_step=cuda if arguments.first_step is None else arguments.first_step,
     )
     backends: dict[str, str | None] = {"stock": None}
     if not arguments.no_reference:
         backends["reference"] = "reference"
     backends |= {"XAttnRes" if b == "auto" else f"XAttnRes {b}": b for b in arguments.backend}
-    measured = (_measure_scaling if arguments.scaling else _measure_cases)(arguments, options, backends)
+    # kept until all is measured, because compiled code is loaded from it
+    with tempfile.TemporaryDirectory(prefix="xattnres-cost-", ignore_cleanup_errors=True) as folder:
+        measure_all = _measure_scaling if arguments.scaling else _measure_cases
+        measured = measure_all(arguments, options, backends, Path(folder))
     if measured is None or not _triton_was_used(backends, device):
         return 1
     if arguments.out:
@@ -139,7 +155,7 @@ def _show_progress(message: str) -> None:
 
 
 def _measure_cases(
-    arguments: argparse.Namespace, options: "MeasureOptions", backends: Mapping[str, str | None]
+    arguments: argparse.Namespace, options: "MeasureOptions", backends: Mapping[str, str | None], folder: Path
 ) -> list[dict[str, Any]] | None:
     """Measure the cases of --case or --plans; returns what --out writes, None on an error."""
     from dataclasses import replace
@@ -156,7 +172,7 @@ def _measure_cases(
     for case in chosen:
         patch = "x".join(map(str, case.patch_size))
         title = f"{case.name}: patch {patch}, batch size {case.batch_size}"
-        result = _measure_case(case, title, options, backends)
+        result = _measure_case(case, title, options, backends, arguments.layers, folder)
         if result is None:
             return None
         measured.append(result[1])
@@ -164,7 +180,7 @@ def _measure_cases(
 
 
 def _measure_scaling(
-    arguments: argparse.Namespace, options: "MeasureOptions", backends: Mapping[str, str | None]
+    arguments: argparse.Namespace, options: "MeasureOptions", backends: Mapping[str, str | None], folder: Path
 ) -> list[dict[str, Any]] | None:
     """Measure the series of --scaling and draw them; returns what --out writes, None on an error."""
     from ..cost import cases, report
@@ -174,7 +190,7 @@ def _measure_scaling(
     for quantity, points in cases.scaling_cases().items():
         series[quantity] = []
         for value, case in points:
-            result = _measure_case(case, case.name, options, backends)
+            result = _measure_case(case, case.name, options, backends, arguments.layers, folder)
             if result is None:
                 return None
             series[quantity].append((value, result[0]))
@@ -186,19 +202,75 @@ def _measure_scaling(
 
 
 def _measure_case(
-    case: "Case", title: str, options: "MeasureOptions", backends: Mapping[str, str | None]
+    case: "Case",
+    title: str,
+    options: "MeasureOptions",
+    backends: Mapping[str, str | None],
+    with_layers: bool,
+    folder: Path,
 ) -> "tuple[list[Measurement], dict[str, Any]] | None":
     """Check and measure one case and print its table; returns the results, also for JSON, or None on an error."""
     from ..cost import report
+    from ..cost.first_step import compiled_code_from
     from ..cost.measure import measure
 
     comparisons = _compare_with_reference(case, backends, options)
     if comparisons is None:
         return None
-    results = measure(case, backends, options, _show_progress)
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    first_steps = _measure_first_steps(case, backends, options, folder) if options.first_step else {}
+    with compiled_code_from([folder / name for name in first_steps], folder / "merged"):
+        results = measure(case, backends, options, _show_progress)
+    for result in results:
+        result.first_step = first_steps.get(result.name)
     _show_progress("")
     print(f"\n{title}\n{report.format_results(results)}", flush=True)
-    return results, report.to_dict(case, results, comparisons)
+    if first_steps:
+        print(f"\n{report.format_first_steps(results)}", flush=True)
+    layers = _measure_layers(case, backends, options) if with_layers else {}
+    return results, report.to_dict(case, results, comparisons, layers)
+
+
+def _measure_first_steps(
+    case: "Case", backends: Mapping[str, str | None], options: "MeasureOptions", folder: Path
+) -> "dict[str, FirstStep]":
+    """The first training step of every network but the reference, each with empty caches in a folder of its name."""
+    from ..cost.first_step import measure_first_step
+    from ..cost.measure import free_memory
+
+    first_steps = {}
+    free_memory()
+    for name, backend in backends.items():
+        if backend != "reference":
+            _show_progress(f"{case.name}: {name}: first step, with empty caches")
+            (folder / name).mkdir()
+            first_steps[name] = measure_first_step(case, backend, options, folder / name)
+    return first_steps
+
+
+def _measure_layers(
+    case: "Case", backends: Mapping[str, str | None], options: "MeasureOptions"
+) -> "dict[str, LayerMeasurement]":
+    """Measure and print every call of the operator in one training step; returns them by network."""
+    from ..cost import report
+    from ..cost.layers import measure_layers
+    from ..cost.measure import is_out_of_memory
+
+    layers = {}
+    for name, backend in backends.items():
+        if backend is None or backend == "reference":
+            continue
+        try:
+            layers[name] = measure_layers(case, backend, options, _show_progress)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"\n{case.name}: the calls of {name}: out of memory", flush=True)
+            continue
+        table = report.format_layers(layers[name])
+        _show_progress("")
+        print(f"\n{case.name}: the calls of {name} in one training step, each alone; {table}", flush=True)
+    return layers
 
 
 def _triton_was_used(backends: Mapping[str, str | None], device: "torch.device") -> bool:

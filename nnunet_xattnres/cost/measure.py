@@ -1,6 +1,8 @@
 """Time and memory of several networks. They are measured in turns, so that a busy machine slows all of them down."""
 
 import contextlib
+import gc
+import math
 import os
 import statistics
 import time
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -20,6 +23,9 @@ from .cases import Case
 
 _REFERENCE_MEMORY_FACTOR = 30
 """The memory of the reference equations, relative to what the stock network keeps for backward (an estimate)."""
+
+_MAX_OVERFLOWS = 20
+"""The number of steps in which the gradient scaler may search for its scale during the warm-up."""
 
 PHASES = ("forward", "backward", "step", "inference")
 
@@ -34,6 +40,7 @@ class MeasureOptions:
         compile: whether they run through torch.compile.
         repeats: the number of measured steps.
         reference_repeats: the number of measured steps of the reference equations, which are slow.
+        first_step: whether the first step of every network is measured in a process of its own.
     """
 
     device: torch.device
@@ -41,6 +48,23 @@ class MeasureOptions:
     compile: bool
     repeats: int
     reference_repeats: int
+    first_step: bool = False
+
+
+@dataclass
+class FirstStep:
+    """The first training step of a network in a process of its own, with empty caches of the compilers.
+
+    Attributes:
+        seconds: from the call of the step to its end, with compilation and warm-up.
+        peak_allocated, peak_reserved: the largest memory in bytes, on CUDA only.
+        failure: the reason why the step could not be measured, or None.
+    """
+
+    seconds: float | None = None
+    peak_allocated: int | None = None
+    peak_reserved: int | None = None
+    failure: str | None = None
 
 
 @dataclass
@@ -53,7 +77,8 @@ class Measurement:
         flops: floating point operations of a forward pass.
         saved_bytes: bytes that a forward pass keeps for backward, without the parameters.
         seconds: the seconds of every repeat by phase.
-        peak_allocated, peak_reserved: the largest memory of a repeat in bytes, on CUDA only.
+        peak_allocated, peak_reserved: the largest memory of a training step in bytes, on CUDA only.
+        first_step: the first training step, if it was measured.
         failure: the reason why the network could not be run, or None.
     """
 
@@ -64,6 +89,7 @@ class Measurement:
     seconds: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
     peak_allocated: int | None = None
     peak_reserved: int | None = None
+    first_step: FirstStep | None = None
     failure: str | None = None
 
     def median(self, phase: str) -> float:
@@ -71,10 +97,59 @@ class Measurement:
         return statistics.median(self.seconds[phase])
 
 
-class _NetworkRunner:
-    """A network with what nnU-Net's training step has: loss at all scales, optimiser, gradient scaler, clipping."""
+class _Stopwatch:
+    """The times of consecutive parts of a step.
+
+    On CUDA they are measured by events: waiting for the device between the parts would slow the step down.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._marks: list[Any] = []
+        self._synchronize()
+        self.mark()
+        self._start = time.perf_counter()
+
+    def mark(self) -> None:
+        """End a part and begin the next."""
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                event = torch.cuda.Event(enable_timing=True)
+                event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def stop(self) -> float:
+        """End the last part; returns the seconds of all parts together."""
+        self._synchronize()
+        return time.perf_counter() - self._start
+
+    def parts(self) -> list[float]:
+        """The seconds between the marks."""
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        if self._device.type == "cuda":
+            return [start.elapsed_time(end) / 1000 for start, end in pairs]
+        return [end - start for start, end in pairs]
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+class NetworkRunner:
+    """A network with what nnU-Net's training step has: loss at all scales, optimiser, gradient scaler, clipping.
+
+    Nothing is computed before the first call of a method.
+
+    Args:
+        case: the network.
+        backend: the backend of XAttnRes, or None for the stock network.
+        options: how it is run.
+    """
 
     def __init__(self, case: Case, backend: str | None, options: MeasureOptions):
+        self.backend = backend
         self.options = options
         device = options.device
         torch.manual_seed(0)
@@ -86,17 +161,18 @@ class _NetworkRunner:
         self.optimizer = torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
         self.scaler = torch.amp.GradScaler(device.type) if options.amp and device.type == "cuda" else None
         self.image = torch.randn(case.batch_size, case.input_channels, *case.patch_size, device=device)
-        with torch.no_grad(), self._autocast():
-            shapes = [scale.shape for scale in network(self.image)]
-        self.target = [torch.randint(case.num_classes, (s[0], 1, *s[2:]), device=device).float() for s in shapes]
+        self.target = [
+            torch.randint(case.num_classes, (case.batch_size, 1, *size), device=device).float()
+            for size in output_sizes(case)
+        ]
         loss = DC_and_CE_loss(
             {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
             dice_class=MemoryEfficientSoftDiceLoss,
         )  # fmt: skip
         if options.compile:
             loss.dc = torch.compile(loss.dc)
-        weights = np.array([1 / 2**i for i in range(len(shapes))])
-        weights[-1] = 0 if len(shapes) > 1 else 1
+        weights = np.array([1 / 2**i for i in range(len(self.target))])
+        weights[-1] = 0 if len(self.target) > 1 else 1
         self.loss = DeepSupervisionWrapper(loss, weights / weights.sum())
 
     def _autocast(self) -> contextlib.AbstractContextManager:
@@ -111,15 +187,15 @@ class _NetworkRunner:
         """Run one training step; returns its seconds by phase."""
         self._set_mode(training=True)
         self.optimizer.zero_grad(set_to_none=True)
-        start = self._now()
+        stopwatch = _Stopwatch(self.options.device)
         with self._autocast():
             loss = self.loss(self.network(self.image), self.target)
-        after_forward = self._now()
+        stopwatch.mark()
         if self.scaler:
             self.scaler.scale(loss).backward()
         else:
             loss.backward()
-        after_backward = self._now()
+        stopwatch.mark()
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.plain.parameters(), 12)
@@ -128,31 +204,28 @@ class _NetworkRunner:
             self.scaler.update()
         else:
             self.optimizer.step()
-        return {
-            "forward": after_forward - start,
-            "backward": after_backward - after_forward,
-            "step": self._now() - start,
-        }
+        step = stopwatch.stop()
+        forward, backward = stopwatch.parts()
+        return {"forward": forward, "backward": backward, "step": step}
 
     def predict(self) -> dict[str, float]:
         """Predict the batch once; returns the seconds."""
         self._set_mode(training=False)
-        start = self._now()
+        stopwatch = _Stopwatch(self.options.device)
         with torch.inference_mode(), self._autocast():
             self.network(self.image)
-        return {"inference": self._now() - start}
+        return {"inference": stopwatch.stop()}
 
-    def _now(self) -> float:
-        if self.options.device.type == "cuda":
-            torch.cuda.synchronize(self.options.device)
-        return time.perf_counter()
-
-    def persistent_bytes(self) -> int:
-        """Bytes that stay allocated between steps: parameters, gradients, momenta, image and target."""
-        momenta = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
-        parameters = list(self.plain.parameters())
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        return sum(t.nbytes for t in (*parameters, *gradients, *momenta, self.image, *self.target))
+    def warm_up(self, steps: int) -> None:
+        """Train and predict `steps` times, not counting steps that the gradient scaler skips to find its scale."""
+        for _ in range(steps + _MAX_OVERFLOWS):
+            scale = self.scaler.get_scale() if self.scaler else 1.0
+            self.train_step()
+            if self.scaler is None or self.scaler.get_scale() >= scale:
+                self.predict()
+                steps -= 1
+            if steps == 0:
+                break
 
     def record_sizes(self, measurement: Measurement) -> None:
         """Record the parameters, the FLOPs of a forward pass, and the bytes that it keeps for backward."""
@@ -168,11 +241,21 @@ class _NetworkRunner:
                 alive.append(tensor)  # otherwise another tensor could get the same address
             return tensor
 
+        self._set_mode(training=True)
         counter = FlopCounterMode(display=False)
         with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), self._autocast():
             self.plain(self.image)
         measurement.flops = counter.get_total_flops()
         measurement.saved_bytes = sum(saved.values())
+
+
+def output_sizes(case: Case) -> list[tuple[int, ...]]:
+    """The spatial sizes of the network's outputs, the largest first: those of all its stages but the last."""
+    sizes, size = [], case.patch_size
+    for stride in case.arch_kwargs["strides"][:-1]:
+        size = tuple(math.ceil(s / t) for s, t in zip(size, stride, strict=True))
+        sizes.append(size)
+    return sizes
 
 
 def measure(
@@ -196,27 +279,31 @@ def measure(
     """
     torch.backends.cudnn.benchmark = True  # as nnU-Net trains
     torch.compiler.reset()  # otherwise the shapes of an earlier case make the compiled graphs dynamic
-    runners: dict[str, _NetworkRunner] = {}
+    # the networks share the code that is compiled, and each has two modes
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(backends))
+    runners: dict[str, NetworkRunner] = {}
     results = {name: Measurement(name) for name in backends}
     for name, backend in backends.items():
         show_progress(f"{case.name}: {name}: sizes and warm-up")
         if backend == "reference" and _exceeds_cpu_memory(results.get("stock"), options.device):
             results[name].failure = "not tried: it would take most of this machine's memory"
             continue
-        with _record_out_of_memory(results[name]):
-            runners[name] = _NetworkRunner(case, backend, options)
+        with _record_out_of_memory(results[name], runners):
+            before = _memory_in_use(options.device)
+            runners[name] = NetworkRunner(case, backend, options)
             runners[name].record_sizes(results[name])
-            for _ in range(1 if backend == "reference" else 2):
-                runners[name].train_step()
-                runners[name].predict()
+            runners[name].warm_up(1 if backend == "reference" else 2)
+            _record_peak_memory(results[name], runners[name], before)
     for repeat in range(options.repeats):
-        for name, runner in runners.items():
+        for name in list(runners):
             result = results[name]
-            if result.failure or (backends[name] == "reference" and repeat >= options.reference_repeats):
+            if backends[name] == "reference" and repeat >= options.reference_repeats:
                 continue
             show_progress(f"{case.name}: {name}: {repeat + 1}/{options.repeats}")
-            with _record_out_of_memory(result), _record_peak_memory(result, runner):
-                for phase, seconds in (runner.train_step() | runner.predict()).items():
+            with _record_out_of_memory(result, runners):
+                if repeat == 0 and options.device.type == "cuda":
+                    runners[name].train_step()  # the allocator's cache is empty after the measurement of the memory
+                for phase, seconds in (runners[name].train_step() | runners[name].predict()).items():
                     result.seconds[phase].append(seconds)
     return list(results.values())
 
@@ -229,29 +316,58 @@ def _exceeds_cpu_memory(stock: Measurement | None, device: torch.device) -> bool
     return _REFERENCE_MEMORY_FACTOR * stock.saved_bytes > available
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory could not be allocated.
+
+    Only PyTorch's allocator on CUDA has an error class of its own. The CPU's allocator, CUDA's libraries, Triton and
+    the compiler, which wraps errors, raise others.
+    """
+    reasons = ("out of memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(reason in str(error) for reason in reasons)
+
+
 @contextlib.contextmanager
-def _record_out_of_memory(measurement: Measurement) -> Iterator[None]:
-    """Record an out-of-memory error as the failure of a network instead of raising it."""
+def _record_out_of_memory(measurement: Measurement, runners: dict[str, NetworkRunner]) -> Iterator[None]:
+    """Record an out-of-memory error as the failure of a network, and free it for the others, instead of raising."""
     try:
         yield
     except RuntimeError as error:
-        # the allocator of the CPU raises a plain RuntimeError
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         measurement.failure = "out of memory"
+    if measurement.failure:
+        runners.pop(measurement.name, None)
+        free_memory()
 
 
-@contextlib.contextmanager
-def _record_peak_memory(measurement: Measurement, runner: _NetworkRunner) -> Iterator[None]:
-    """Record the largest memory of a repeat on CUDA, without the memory that the other networks hold."""
+def free_memory() -> None:
+    """Give memory that is no longer used back to the device."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _memory_in_use(device: torch.device) -> tuple[int, int]:
+    """The bytes that other networks have allocated and reserved on CUDA."""
+    free_memory()
+    if device.type != "cuda":
+        return 0, 0
+    # matrix products have a workspace, which the first of them would have to bear
+    half = torch.ones(16, 16, device=device, dtype=torch.float16)
+    torch.mm(half, half)
+    return torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+
+
+def _record_peak_memory(measurement: Measurement, runner: NetworkRunner, before: tuple[int, int]) -> None:
+    """Record the largest memory of a training step on CUDA, without what was in use before the network was made.
+
+    In a step that is not timed: the allocator's cache is emptied before it.
+    """
     device = runner.options.device
     if device.type != "cuda":
-        yield
         return
-    torch.cuda.empty_cache()
+    free_memory()
     torch.cuda.reset_peak_memory_stats(device)
-    others = torch.cuda.memory_allocated(device) - runner.persistent_bytes()
-    yield
-    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    measurement.peak_allocated = max(measurement.peak_allocated or 0, allocated - others)
-    measurement.peak_reserved = max(measurement.peak_reserved or 0, reserved - others)
+    runner.train_step()
+    measurement.peak_allocated = torch.cuda.max_memory_allocated(device) - before[0]
+    measurement.peak_reserved = torch.cuda.max_memory_reserved(device) - before[1]

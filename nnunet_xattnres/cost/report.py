@@ -15,6 +15,7 @@ from ..utils.plotting import new_figure
 from ..utils.tables import format_table
 from .cases import Case
 from .check import Comparison
+from .layers import LayerCall, LayerMeasurement
 from .measure import PHASES, Measurement, MeasureOptions
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -24,8 +25,9 @@ def format_results(results: Sequence[Measurement]) -> str:
     """A table with one row per network: medians, and in brackets the ratio to stock nnU-Net in the first row."""
     stock = results[0]
     head = ["", "parameters", "GFLOP", "kept for backward", *(f"{phase} s" for phase in PHASES)]
-    on_cuda = stock.peak_allocated is not None
-    rows = [head + (["peak allocated", "reserved"] if on_cuda else [])]
+    on_cuda = any(result.peak_allocated is not None for result in results)
+    head += ["peak allocated", "reserved"] if on_cuda else []
+    rows = [head]
     for result in results:
         if result.failure:
             rows.append([result.name, result.failure])
@@ -34,20 +36,76 @@ def format_results(results: Sequence[Measurement]) -> str:
             _cell(result.parameters, stock.parameters, "{:.2f} M", 1e6),
             _cell(result.flops, stock.flops, "{:.1f}", 1e9),
             _cell(result.saved_bytes, stock.saved_bytes, "{:.2f} GB", 1e9),
-            *(_cell(result.median(phase), stock.median(phase), "{:.3f}", 1) for phase in PHASES),
+            *(_cell(result.median(phase), _median(stock, phase), "{:.3f}", 1) for phase in PHASES),
         ]
         for peak, stock_peak in (
             (result.peak_allocated, stock.peak_allocated),
             (result.peak_reserved, stock.peak_reserved),
         ):
-            if peak is not None and stock_peak is not None:
+            if peak is not None:
                 cells.append(_cell(peak, stock_peak, "{:.2f} GB", 1e9))
         rows.append([result.name, *cells])
     return format_table(rows)
 
 
-def _cell(value: float, stock: float, form: str, unit: float) -> str:
-    return f"{form.format(value / unit)} ({value / stock:.2f}x)"
+def format_first_steps(results: Sequence[Measurement]) -> str:
+    """A table of the first training steps, one row per network for which it was measured; empty if there is none."""
+    measured = [(result.name, result.first_step) for result in results if result.first_step is not None]
+    if not measured:
+        return ""
+    stock = measured[0][1]
+    rows = [["first step", "s", "later than stock, s"]]
+    if any(step.peak_allocated is not None for _, step in measured):
+        rows[0] += ["peak allocated", "reserved"]
+    for name, step in measured:
+        if step.seconds is None:
+            rows.append([name, step.failure or ""])
+            continue
+        cells = [f"{step.seconds:.1f}", "" if stock.seconds is None else f"{step.seconds - stock.seconds:.1f}"]
+        for peak, stock_peak in (
+            (step.peak_allocated, stock.peak_allocated),
+            (step.peak_reserved, stock.peak_reserved),
+        ):
+            if peak is not None:
+                cells.append(_cell(peak, stock_peak, "{:.2f} GB", 1e9))
+        rows.append([name, *cells])
+    return format_table(rows)
+
+
+def format_layers(measurement: LayerMeasurement) -> str:
+    """A table with one row per call of the operator, and the sums of all forward and all backward calls."""
+    launches = "launches" if measurement.on_cuda else "operators"
+    rows = [["layer", "", "channels", "size", "history", "ms", "MB", "floor ms", "share of floor", launches]]
+    calls = measurement.calls
+    for call in calls:
+        size = "x".join(map(str, call.size))
+        rows.append(
+            [call.layer, call.function, str(call.channels), size, str(call.history), *_costs(measurement, [call])]
+        )
+    for function in ("forward", "backward"):
+        rows.append(["all", function, "", "", "", *_costs(measurement, [c for c in calls if c.function == function])])
+    return f"bandwidth of a copy: {measurement.bandwidth / 1e9:.0f} GB/s\n{format_table(rows)}"
+
+
+def _costs(measurement: LayerMeasurement, calls: Sequence[LayerCall]) -> list[str]:
+    seconds, floor = sum(call.median for call in calls), sum(measurement.floor(call) for call in calls)
+    launches = [call.launches for call in calls]
+    return [
+        f"{1e3 * seconds:.3f}",
+        f"{sum(call.bytes for call in calls) / 1e6:.1f}",
+        f"{1e3 * floor:.3f}",
+        f"{100 * floor / seconds:.1f} %" if seconds else "",
+        "unknown" if None in launches else str(sum(n for n in launches if n is not None)),
+    ]
+
+
+def _median(result: Measurement, phase: str) -> float | None:
+    return None if result.failure else result.median(phase)
+
+
+def _cell(value: float, stock: float | None, form: str, unit: float) -> str:
+    """A value in its unit, with the ratio to stock nnU-Net where that is known."""
+    return form.format(value / unit) + (f" ({value / stock:.2f}x)" if stock else "")
 
 
 def describe_setup(options: MeasureOptions) -> dict[str, Any]:
@@ -55,6 +113,7 @@ def describe_setup(options: MeasureOptions) -> dict[str, Any]:
     cuda = options.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(options.device) if cuda else _processor_name(),
+        "cuda": torch.version.cuda if cuda else None,
         "threads": torch.get_num_threads(),
         "amp": options.amp,
         "compile": options.compile,
@@ -82,7 +141,10 @@ def format_rejected(comparison: Comparison) -> str:
 
 
 def to_dict(
-    case: Case, results: Sequence[Measurement], comparisons: Mapping[str, Sequence[Comparison]]
+    case: Case,
+    results: Sequence[Measurement],
+    comparisons: Mapping[str, Sequence[Comparison]],
+    layers: Mapping[str, LayerMeasurement] | None = None,
 ) -> dict[str, Any]:
     """One case for JSON, with the seconds of every repeat.
 
@@ -90,6 +152,7 @@ def to_dict(
         case: the measured case.
         results: one measurement per network.
         comparisons: the comparisons with the reference equations by network; the worst tensor of each is kept.
+        layers: the calls of the operator by network, if they were measured.
     """
     return {
         "case": {**asdict(case), "network_class_name": case.network_class_name.rpartition(".")[2]},
@@ -98,6 +161,7 @@ def to_dict(
             for name, compared in comparisons.items()
         },
         "results": [asdict(result) for result in results],
+        **({"layers": {name: asdict(measurement) for name, measurement in layers.items()}} if layers else {}),
     }
 
 

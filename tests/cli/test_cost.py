@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 from support.plans_file import write_plans
 
 from nnunet_xattnres.cli import cost
 from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.cost.cases import TYPICAL_CASES
+from nnunet_xattnres.cost.measure import FirstStep
 from nnunet_xattnres.ops import custom_op, torch_backend
 
 
@@ -40,6 +42,33 @@ def test_two_backends_without_the_reference_equations(plans, capsys):
     assert main(["cost", "--plans", plans, "--repeats", "1", "--no-reference", "--backend", "auto", "torch"]) == 0
     rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if "(1" in line]
     assert rows == ["stock", "XAttnRes", "XAttnRes torch"]
+
+
+def test_first_steps_and_layers(plans, tmp_path, capsys, monkeypatch):
+    def measure_first_step(case, backend, options, folder):
+        assert folder.is_dir() and not list(folder.iterdir())
+        return FirstStep(seconds={None: 1.0, "auto": 3.5}[backend])
+
+    monkeypatch.setattr("nnunet_xattnres.cost.first_step.measure_first_step", measure_first_step)
+    out = tmp_path / "figures.json"
+    assert main(["cost", "--plans", plans, "--repeats", "1", "--first-step", "--layers", "--out", str(out)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["XAttnRes", "3.5", "2.5"] in rows
+    assert [row[1] for row in rows if row and row[0] == "all"] == ["forward", "backward"]
+    (case,) = json.loads(out.read_text())["cases"]
+    stock, reference, ours = case["results"]
+    assert (stock["first_step"]["seconds"], ours["first_step"]["seconds"]) == (1, 3.5)
+    assert reference["first_step"] is None
+    assert len(case["layers"]["XAttnRes"]["calls"]) == 8
+
+
+def test_layers_that_do_not_fit_into_the_memory(plans, capsys, monkeypatch):
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("nnunet_xattnres.cost.layers.measure_layers", fail)
+    assert main(["cost", "--plans", plans, "--repeats", "1", "--no-reference", "--layers"]) == 0
+    assert "out of memory" in capsys.readouterr().out
 
 
 def test_a_wrong_result_is_not_measured(plans, tmp_path, capsys, monkeypatch):

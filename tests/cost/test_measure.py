@@ -1,11 +1,20 @@
 """Networks are measured in turns: repeats, sizes, and networks that do not fit into the memory."""
 
+import weakref
+
 import pytest
 import torch
 from support.plans_file import write_plans
 
-from nnunet_xattnres.cost.cases import from_plans
-from nnunet_xattnres.cost.measure import PHASES, MeasureOptions, measure
+from nnunet_xattnres.cost.cases import TYPICAL_CASES, from_plans
+from nnunet_xattnres.cost.measure import (
+    PHASES,
+    MeasureOptions,
+    NetworkRunner,
+    is_out_of_memory,
+    measure,
+    output_sizes,
+)
 from nnunet_xattnres.ops import torch_backend
 
 BACKENDS = {"stock": None, "reference": "reference", "XAttnRes": "torch"}
@@ -56,6 +65,20 @@ def test_networks_are_measured_in_turns(case):
     assert turns == ["stock", "reference", "XAttnRes"] * 2 + ["stock", "XAttnRes"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"),
+    ],
+)
+def test_errors_of_memory(error):
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
 def test_out_of_memory_is_recorded(case, monkeypatch):
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -65,6 +88,55 @@ def test_out_of_memory_is_recorded(case, monkeypatch):
     assert ours.failure == "out of memory"
     assert stock.failure is reference.failure is None
     assert len(stock.seconds["step"]) == 3
+
+
+def test_a_network_that_ran_out_of_memory_is_freed(case, monkeypatch):
+    """The other networks must not run beside the memory of one that has failed."""
+    references = []
+    train_step = NetworkRunner.train_step
+
+    def fail_later(self):
+        references.append(weakref.ref(self)) if self.backend == "torch" else None
+        if sum(r() is self for r in references) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if len(references) >= 4:
+            assert references[0]() is None
+        return train_step(self)
+
+    monkeypatch.setattr(NetworkRunner, "train_step", fail_later)
+    ours, stock = measure(case, {"XAttnRes": "torch", "stock": None}, OPTIONS)
+    assert ours.failure == "out of memory"
+    assert len(ours.seconds["step"]) == 1
+    assert len(stock.seconds["step"]) == 3
+
+
+def test_steps_that_the_gradient_scaler_skips_are_no_warm_up(case):
+    runner = NetworkRunner(case, None, OPTIONS)
+    loss = runner.loss
+    runner.loss = lambda *arguments: 64 * loss(*arguments)
+    runner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)  # the largest float32 is 2^128
+    before = runner.scaler.get_scale()
+    trained = []
+    step = runner.train_step
+
+    def count():
+        trained.append(runner.scaler.get_scale())
+        return step()
+
+    runner.train_step = count
+    runner.warm_up(2)
+    skipped = len(trained) - 2
+    assert skipped > 0
+    assert runner.scaler.get_scale() == before / 2**skipped
+    assert runner.optimizer.state  # the other steps did train
+
+
+@pytest.mark.parametrize("name", ["2d-256", "resencm-3d-128"])
+def test_output_sizes(name):
+    case = TYPICAL_CASES[name].small()
+    with torch.no_grad():
+        outputs = case.build()(torch.zeros(1, 1, *case.patch_size))
+    assert output_sizes(case) == [tuple(output.shape[2:]) for output in outputs]
 
 
 def test_reference_equations_beyond_the_memory_are_not_tried(case, monkeypatch):

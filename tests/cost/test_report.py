@@ -9,7 +9,8 @@ from matplotlib import image
 from nnunet_xattnres.cost import report
 from nnunet_xattnres.cost.cases import TYPICAL_CASES
 from nnunet_xattnres.cost.check import Comparison, TensorError
-from nnunet_xattnres.cost.measure import PHASES, Measurement, MeasureOptions
+from nnunet_xattnres.cost.layers import LayerCall, LayerMeasurement
+from nnunet_xattnres.cost.measure import PHASES, FirstStep, Measurement, MeasureOptions
 
 OPTIONS = MeasureOptions(torch.device("cpu"), amp=False, compile=False, repeats=3, reference_repeats=1)
 
@@ -47,6 +48,70 @@ def test_table_with_a_network_that_ran_out_of_memory():
         [measurement("stock", 1), Measurement("reference", failure="out of memory")]
     ).splitlines()
     assert lines[2].split() == ["reference", "out", "of", "memory"]
+
+
+def test_table_without_a_result_of_the_stock_network():
+    """Values without ratios."""
+    failed, ours = Measurement("stock", failure="out of memory"), measurement("XAttnRes", 2, True)
+    lines = report.format_results([failed, ours]).splitlines()
+    assert lines[1].split() == ["stock", "out", "of", "memory"]
+    assert lines[2].split()[:4] == ["XAttnRes", "4.00", "M", "6.0"]
+    assert "x)" not in lines[2]
+
+
+def test_table_of_first_steps():
+    results = [
+        measurement("stock", 1),
+        measurement("reference", 9),
+        measurement("XAttnRes", 2),
+        measurement("other", 2),
+    ]
+    results[0].first_step = FirstStep(20.0, round(4e9), round(5e9))
+    results[2].first_step = FirstStep(45.25, round(6e9), round(10e9))
+    results[3].first_step = FirstStep(failure="not finished after 900 s")
+    _, *rows = report.format_first_steps(results).splitlines()
+    assert [row.split() for row in rows] == [
+        ["stock", "20.0", "0.0", "4.00", "GB", "(1.00x)", "5.00", "GB", "(1.00x)"],
+        ["XAttnRes", "45.2", "25.2", "6.00", "GB", "(1.50x)", "10.00", "GB", "(2.00x)"],
+        ["other", "not", "finished", "after", "900", "s"],
+    ]
+    assert report.format_first_steps(results[1:2]) == ""
+
+
+def layer_measurement(launches=40):
+    calls = [
+        LayerCall("xattnres.1", "forward", 8, (16, 16), 1, [0.001, 0.002, 0.009], 4_000_000, 10),
+        LayerCall("xattnres.2", "forward", 8, (8, 8), 2, [0.002], 2_000_000, 20),
+        LayerCall("xattnres.1", "backward", 8, (16, 16), 1, [0.004], 4_000_000, launches),
+    ]
+    return LayerMeasurement(2e9, True, calls)
+
+
+def test_table_of_layers():
+    _, _, *rows = report.format_layers(layer_measurement()).splitlines()
+    assert [row.split() for row in rows] == [
+        ["xattnres.1", "forward", "8", "16x16", "1", "2.000", "4.0", "2.000", "100.0", "%", "10"],
+        ["xattnres.2", "forward", "8", "8x8", "2", "2.000", "2.0", "1.000", "50.0", "%", "20"],
+        ["xattnres.1", "backward", "8", "16x16", "1", "4.000", "4.0", "2.000", "50.0", "%", "40"],
+        ["all", "forward", "4.000", "6.0", "3.000", "75.0", "%", "30"],
+        ["all", "backward", "4.000", "4.0", "2.000", "50.0", "%", "40"],
+    ]
+
+
+def test_table_of_layers_without_a_profiler():
+    assert report.format_layers(layer_measurement(None)).splitlines()[-1].split()[-1] == "unknown"
+
+
+def test_json_has_first_steps_and_layers():
+    result = measurement("XAttnRes", 1)
+    result.first_step = FirstStep(20.0)
+    case = report.to_dict(TYPICAL_CASES["2d-256"], [result], {}, {"XAttnRes": layer_measurement()})
+    case = json.loads(json.dumps(case))
+    assert case["results"][0]["first_step"]["seconds"] == 20
+    layers = case["layers"]["XAttnRes"]
+    assert layers["bandwidth"] == 2e9
+    assert layers["calls"][0]["seconds"] == [0.001, 0.002, 0.009]
+    assert (layers["calls"][1]["layer"], layers["calls"][1]["launches"]) == ("xattnres.2", 20)
 
 
 def test_json(tmp_path):
