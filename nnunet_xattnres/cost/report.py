@@ -75,7 +75,7 @@ def format_first_steps(results: Sequence[Measurement]) -> str:
 def format_layers(measurement: LayerMeasurement) -> str:
     """A table with one row per call of the operator, and the sums of all forward and all backward calls."""
     launches = "launches" if measurement.on_cuda else "operators"
-    rows = [["layer", "", "channels", "size", "history", "ms", "MB", "floor ms", "share of floor", launches]]
+    rows = [["layer", "", "channels", "size", "history", "ms", "MB", "floor ms", "floor / time", launches]]
     calls = measurement.calls
     for call in calls:
         size = "x".join(map(str, call.size))
