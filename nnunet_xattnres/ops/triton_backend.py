@@ -1,23 +1,20 @@
-"""Eqs. 4-8 of arXiv 2604.03297 in Triton: one kernel reads all features and x once and writes the output.
+"""Eqs. 4-8 of arXiv 2604.03297 in Triton, near the cost of reading every feature once and writing the output.
 
-Interpolation, RMSNorm, logits, softmax, sum and the concatenation of x are computed in registers. As in
-`torch_backend.py`, the logits of an interpolated feature follow from a few scalar maps at its own resolution.
-Projections are matrix products of PyTorch.
+The features that are interpolated are projected at their own resolution and stored with the channels of a cell next to
+each other. Interpolation and weighted sum of a tile of pixels are one product with a banded matrix (`tiles.py`), on
+tensor cores, for all features together. As in `torch_backend.py`, the logits of an interpolated feature follow from a
+few scalar maps at its own resolution. Projections are matrix products of PyTorch.
 
-In backward, one kernel computes everything at full resolution, another one the transpose of the interpolation along
-rows, and matrix products the transpose along the other axes. Every element is written by one program and every sum has
-a fixed order, without atomics, so two runs are bitwise equal. Sums are in float32, or float64 for float64 inputs.
-Nothing is kept for backward but the arguments.
-
-As in `triton_kernels.py`, the K features of the history are called entries.
+The backward pass computes the gradients of a tile with the same matrix. Every element is written by one program, and
+every sum has a fixed order, without atomics, so two runs are bitwise equal. Sums are in float32; float64 inputs are
+left to the PyTorch backend. Nothing is kept for backward but the arguments.
 """
 
-import itertools
 import math
 import os
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -26,17 +23,23 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend, triton_kernels
-from .interpolation import apply_along_axis, interpolation_matrix, pair_matrix, upsampled_axes
-from .projection import project, project_backward
+from .tiles import make_tables
+from .triton_projection import TRITON_DTYPES, Projections
 
-# Sizes of tiles: pixels and channels; for the transpose along rows, elements at the lower and at the full resolution.
-_PIXELS, _BLOCK, _CELLS, _STEP = 64, 16, 16, 64
+# Sizes of blocks. Of the products of tiles: pixels and columns, in half precision and in float32, where they take more
+# shared memory, and channels. Of the kernels on scalars and single features: pixels, channels, cells, and results of
+# the transpose of the maps.
+_TILE, _COLUMNS, _TILE_FLOAT32, _COLUMNS_FLOAT32, _CHANNELS = 128, 32, 64, 16, 64
+_PIXELS, _BLOCK, _CELLS, _OUTPUTS = 128, 32, 32, 64
+_WARPS, _STAGES = 4, 3
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# The largest memory of the gradients of columns, in bytes, unless one sample needs more.
+_PARTIAL = 512 * 2**20
 
 
 def probe_triton(device_type: str) -> str | None:
     """Why these kernels cannot be used on a device, in a few words, or None if a small example works."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device_type != "cuda" and not interpreted:
+    if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it needs a CUDA device, the tensors are on {device_type}"
     if device_type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability() < (7, 0):
         return f"it needs compute capability 7.0 or higher, {torch.cuda.get_device_name()} has less"
@@ -89,10 +92,14 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Compute out (B, C, *S) and alpha (B, K+1, *S); arguments as in `torch_backend.forward`."""
     call = _Call(sources, x, weights, biases, query, eps)
-    out = call.parts[0].new_empty((call.batch, call.channels, *call.size))
-    alpha = call.scalars()
+    out = call.parts[0].new_empty((call.batch, call.channels, *call.spatial))
+    alpha, logits = call.scalars(call.batch), call.scalars(call.batch)
     with torch.cuda.device_of(out):
-        triton_kernels.forward_kernel[call.grid](*call.arguments(), out, alpha, **call.constants())
+        call.compute_scores(logits, logits, slice(None), logits=True)
+        triton_kernels.weighted_sum_kernel[call.tile_grid(call.batch)](
+            call.values, call.full, *call.parts_of(slice(None)), logits, out, alpha, call.tables.columns,
+            call.tables.weights, call.tables.full, *call.tile_arguments(), **call.tile_constants(),
+        )  # fmt: skip
     return out, alpha
 
 
@@ -108,59 +115,33 @@ def backward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor]:
     """Compute the gradients of sources, x, weights, biases and query; arguments as in `torch_backend.backward`."""
     call = _Call(sources, x, weights, biases, query, eps)
-    alpha, d_products, d_squared_norms = (call.scalars() for _ in range(3))
-    d_buffer = torch.empty_like(call.values)
-    values, d_values = call.entries(call.values), call.entries(d_buffer)
-    d_parts = [torch.empty_like(p) for p in call.parts]
-    d_query = call.query.new_empty((call.batch * call.grid[0], call.channels))
-    grad_out, grad_alpha = (g if g is None else g.contiguous() for g in (grad_out, grad_alpha))
-    with torch.cuda.device_of(call.values):
-        triton_kernels.backward_kernel[call.grid](
-            *call.arguments(), alpha if grad_out is None else grad_out, alpha if grad_alpha is None else grad_alpha,
-            d_buffer, d_parts[0], d_parts[-1], d_query, alpha, d_products, d_squared_norms,
-            GRAD_OUT=grad_out is not None, GRAD_ATTENTION=grad_alpha is not None, **call.constants(),
-        )  # fmt: skip
-        d_query = d_query.sum(0) + call.interpolated_backward(
-            grad_out, alpha, d_products, d_squared_norms, values, d_values
-        )
-    d_sources, d_weights, d_biases = map(list, zip(*map(project_backward, d_values, sources, weights), strict=True))
+    if grad_out is None:
+        grad_out = call.parts[0].new_zeros((call.batch, call.channels, *call.spatial))
+    grad_out = grad_out.contiguous()
+    grad_alpha = None if grad_alpha is None else grad_alpha.contiguous()
+    d_values, d_full = torch.empty_like(call.values), torch.empty_like(call.full)
+    d_parts = [torch.empty_like(part) for part in call.parts]
+    with torch.cuda.device_of(grad_out):
+        d_query = torch.zeros_like(call.query)
+        for rows in call.samples():
+            d_query += call.backward_of_samples(rows, grad_out, grad_alpha, d_values, d_full, d_parts)
+        d_sources, d_weights, d_biases = call.projections.backward(d_values, d_full)
     # the results of a PyTorch operator must not share memory
-    d_sources = [d.clone() if w is None else d for d, w in zip(d_sources, weights, strict=True)]
     if len(d_parts) != len(x):
         d_parts = [d.clone() for d in d_parts[0].split([p.shape[1] for p in x], 1)]
     return d_sources, d_parts, d_weights, d_biases, d_query
 
 
-@lru_cache(maxsize=1024)
-def _table(
-    batch: int,
-    channels: int,
-    sizes: tuple[tuple[int, ...], ...],
-    num_interpolated: int,
-    order: tuple[int, ...],
-    device: torch.device,
-) -> Tensor:
-    """The table of entries that `triton_kernels.py` describes; it is cached because it depends on shapes only."""
-    rows, offset, maps_offset = [], 0, 0
-    for i, n in enumerate(order):
-        pixels = math.prod(sizes[n])
-        rows.append([offset, maps_offset, *_three_axes(sizes[n]), n])
-        offset += batch * channels * pixels
-        maps_offset += batch * 9 * pixels * (i < num_interpolated)
-    return torch.tensor(rows, dtype=torch.int64).to(device)
-
-
 class _Call:
-    """The arguments in the layout of the kernels: projected entries in one buffer, and their scalar maps.
+    """The arguments in the layout of the kernels.
 
     Attributes:
         parts: one or two tensors whose concatenation is x.
-        sizes: the spatial size of every entry, in the order of the history.
-        order: the indices of the entries in the order of the buffer, the interpolated ones first.
-        num_interpolated: the number of interpolated entries.
-        axes: the bits of the axes along which any entry is interpolated.
-        values: the buffer.
-        maps: the scalar maps of the interpolated entries.
+        spatial: the spatial size of x.
+        size: the same as (depth, height, width).
+        values: the projected features that are interpolated, (B, cells, C).
+        full: the projected features of the size of x, (features, B, C, *S).
+        maps: the scalar maps of the interpolated features, (B, cells, 8), or (B, cells, 12) in 3-D.
     """
 
     def __init__(
@@ -172,168 +153,189 @@ class _Call:
         query: Tensor,
         eps: float,
     ):
-        dtype, device = x[0].dtype, x[0].device
+        self.dtype = x[0].dtype
+        if self.dtype == torch.float64:
+            raise NotImplementedError("the Triton kernels do not compute in float64")
         self.parts = [p.contiguous() for p in x] if len(x) <= 2 else [torch.cat(list(x), 1)]
-        self.acc_dtype = torch.promote_types(dtype, torch.float32)
-        self.query = query.to(self.acc_dtype).contiguous()
+        self.query = query.float().contiguous()
         self.eps = eps
-        self.size = tuple(x[0].shape[2:])
+        self.spatial = tuple(x[0].shape[2:])
+        self.size = _three_axes(self.spatial)
         self.batch, self.channels = len(x[0]), query.numel()
-        if 3 * self.channels * math.prod(self.size) >= 2**31:
+        sizes = tuple(_three_axes(s.shape[2:]) for s in sources)
+        self.tables = make_tables(
+            sizes, self.size, _TILE_FLOAT32 if self.dtype == torch.float32 else _TILE, self.columns, query.device
+        )
+        largest = max(2 * self.channels * max(math.prod(self.size), self.tables.num_cells), 12 * self.tables.num_cells)
+        if largest >= 2**31:
             raise NotImplementedError(
-                f"{self.channels} channels of {self.size} voxels need offsets that are too large for the Triton kernels"
+                f"{self.channels} channels of {self.spatial} voxels need offsets that are too large for the Triton "
+                "kernels"
             )
-        self.sizes = tuple(tuple(s.shape[2:]) for s in sources)
-        interpolated = [n for n, size in enumerate(self.sizes) if size != self.size]
-        # entries of the same resolution next to each other, the highest resolution first
-        interpolated.sort(key=lambda n: (-math.prod(self.sizes[n]), self.sizes[n]))
-        self.num_interpolated = len(interpolated)
-        self.order = (*interpolated, *(n for n, size in enumerate(self.sizes) if size == self.size))
-        self.axes = 0
-        for n in interpolated:
-            self.axes |= _axes_bits(self.sizes[n], self.size)
-        self.grid = (triton.cdiv(math.prod(self.size), _PIXELS), self.batch)
-        self.values = x[0].new_empty(self.batch * self.channels * sum(map(math.prod, self.sizes)))
-        for entry, source, weight, bias in zip(self.entries(self.values), sources, weights, biases, strict=True):
-            project(source, weight, bias, dtype, out=entry)
-        self.table = _table(self.batch, self.channels, self.sizes, self.num_interpolated, self.order, device)
-        pixels = [math.prod(self.sizes[n]) for n in interpolated]
-        self.maps = self.query.new_empty(max(1, self.batch * 9 * sum(pixels)))
-        if interpolated:
-            constants = self.constants()
-            del constants["WIDTH"], constants["ENTRIES"]
+        self.num_interpolated = len(self.tables.cells)
+        self.values = x[0].new_empty(self.batch, self.tables.num_cells, self.channels)
+        self.full = x[0].new_empty(len(sources) - self.num_interpolated, self.batch, self.channels, *self.spatial)
+        self.projections = Projections(
+            sources, weights, biases, self.channels, self.tables, self.dtype, interpreted=_INTERPRETED
+        )
+        with torch.cuda.device_of(self.values):
+            self.projections.project(self.values, self.full)
+        self.maps = self.query.new_empty(self.batch, self.tables.num_cells, 8 if self.dim == 2 else 12)
+        if self.num_interpolated:
             with torch.cuda.device_of(self.values):
-                triton_kernels.maps_kernel[triton.cdiv(max(pixels), _PIXELS), self.batch, self.num_interpolated](
-                    self.values, self.query, self.maps, self.table, **constants
-                )
+                triton_kernels.maps_kernel[triton.cdiv(self.tables.num_cells, _CELLS), self.batch](
+                    self.values, self.query, self.maps, self.tables.features, self.tables.feature_of_cell,
+                    self.tables.num_cells, self.channels, DIM=self.dim, CELLS=_CELLS, BLOCK=self.block,
+                )  # fmt: skip
 
-    def entries(self, buffer: Tensor) -> list[Tensor]:
-        """Views of the entries (B, C, *S_n) in a buffer, in the order of the history."""
-        entries: dict[int, Tensor] = {}
-        offset = 0
-        for n in self.order:
-            shape = (self.batch, self.channels, *self.sizes[n])
-            entries[n] = buffer[offset : offset + math.prod(shape)].view(shape)
-            offset += math.prod(shape)
-        return [entries[n] for n in range(len(self.order))]
+    @property
+    def dim(self) -> int:
+        """The number of spatial axes."""
+        return len(self.spatial)
 
-    def scalars(self) -> Tensor:
-        """An uninitialised tensor for one scalar per value and pixel, (B, K+1, *S)."""
-        return self.query.new_empty((self.batch, len(self.order) + 1, *self.size))
+    @property
+    def columns(self) -> int:
+        """The number of columns in a block."""
+        return _COLUMNS_FLOAT32 if self.dtype == torch.float32 else _COLUMNS
 
-    def arguments(self) -> tuple:
-        """The leading arguments of `forward_kernel` and `backward_kernel`."""
-        return (
-            self.values, self.maps, self.parts[0], self.parts[-1], self.query, self.table,
-            self.num_interpolated, len(self.order), *_three_axes(self.size), self.eps,
+    @property
+    def block(self) -> int:
+        """The number of channels in a block."""
+        return min(_CHANNELS, max(16, triton.next_power_of_2(self.channels)))
+
+    def scalars(self, samples: int) -> Tensor:
+        """An uninitialised tensor for one scalar per value and pixel of some samples, (samples, K+1, *S)."""
+        return self.query.new_empty((samples, self.num_values, *self.spatial))
+
+    @property
+    def num_values(self) -> int:
+        """K+1."""
+        return self.num_interpolated + len(self.full) + 1
+
+    def samples(self) -> Iterator[slice]:
+        """Groups of samples whose gradients of columns stay below the limit of memory."""
+        needed = 4 * math.prod(self.tables.tiles) * self.tables.num_columns * self.channels
+        step = min(self.batch, max(1, _PARTIAL // max(1, needed)))
+        return (slice(start, min(start + step, self.batch)) for start in range(0, self.batch, step))
+
+    def parts_of(self, rows: slice, parts: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """The two parts of x of some samples; the second is not read if there is one part only."""
+        parts = self.parts if parts is None else parts
+        return parts[0][rows], parts[-1][rows]
+
+    def compute_scores(self, products: Tensor, rstd: Tensor, rows: slice, logits: bool) -> None:
+        """Compute the factors of the logits of some samples, or their product, `logits`, in place of the first."""
+        tables = self.tables
+        triton_kernels.scores_kernel[triton.cdiv(math.prod(self.size), _PIXELS), 2 + len(self.full), len(products)](
+            self.full[:, rows], *self.parts_of(rows), self.query, self.maps[rows], products, rstd, tables.features,
+            tables.full, self.channels, self.parts[0].shape[1], self.num_interpolated, self.num_values,
+            tables.num_cells, *self.size, self.eps, self.batch,
+            LOGITS=logits, DIM=self.dim, PIXELS=_PIXELS, BLOCK=_BLOCK,
         )  # fmt: skip
 
-    def constants(self) -> dict:
-        """The compile-time arguments of `forward_kernel` and `backward_kernel`."""
+    def tile_grid(self, samples: int) -> tuple[int, int, int]:
+        """The grid of the kernels on tiles."""
+        return math.prod(self.tables.tiles), triton.cdiv(self.channels, self.block), samples
+
+    def tile_arguments(self) -> tuple[int, ...]:
+        """The last arguments of the kernels on tiles."""
+        return (
+            self.channels, self.parts[0].shape[1], self.tables.num_columns, len(self.full), self.num_values,
+            self.tables.num_cells, *self.size, *self.tables.tiles, self.batch,
+        )  # fmt: skip
+
+    def tile_constants(self) -> dict[str, Any]:
+        """The compile-time arguments of the kernels on tiles."""
+        exact = self.dtype == torch.float32
         return {
-            "CHANNELS": self.channels,
-            "WIDTH": self.parts[0].shape[1],
-            "AXES": self.axes,
-            "ENTRIES": triton.next_power_of_2(len(self.order) + 1),
-            "PIXELS": _PIXELS,
-            "BLOCK": _BLOCK,
-            "ACC": tl.float64 if self.acc_dtype == torch.float64 else tl.float32,
+            "DIM": self.dim,
+            **dict(zip(("TILE_Z", "TILE_Y", "TILE_X"), self.tables.tile, strict=True)),
+            "VALUES": max(16, triton.next_power_of_2(self.num_values)),
+            "BLOCK": self.block,
+            "COLUMNS": self.columns,
+            # the products of Triton's interpreter are wrong in bfloat16
+            "OPERAND": TRITON_DTYPES[torch.float32 if _INTERPRETED and self.dtype == torch.bfloat16 else self.dtype],
+            "PICK": tl.float32 if exact else tl.float16,
+            "PRECISION": ("ieee" if torch.version.hip else "tf32x3") if exact else "tf32",
+            "num_warps": _WARPS,
+            "num_stages": 1 if exact else _STAGES,
         }
 
-    def interpolated_backward(
+    def backward_of_samples(
         self,
-        grad_out: Tensor | None,
-        alpha: Tensor,
-        d_products: Tensor,
-        d_squared_norms: Tensor,
-        values: list[Tensor],
-        d_values: list[Tensor],
+        rows: slice,
+        grad_out: Tensor,
+        grad_alpha: Tensor | None,
+        d_values: Tensor,
+        d_full: Tensor,
+        d_parts: list[Tensor],
     ) -> Tensor:
-        """Write the gradients of the interpolated entries to `d_values`.
+        """Write the gradients of the projected features and of x for some samples.
 
         Returns:
-            what these entries contribute to the gradient of the query, (C,).
+            what these samples contribute to the gradient of the query, (C,).
         """
-        d_query = torch.zeros_like(self.query)
-        if not self.num_interpolated:
-            return d_query
-        constants = {name: self.constants()[name] for name in ("CHANNELS", "PIXELS", "BLOCK", "ACC")}
-        for groups in self._batches():
-            row_gradients = self._rows_backward(grad_out, alpha, [n for group in groups for n in group])
-            for group in groups:
-                size = self.sizes[group[0]]
-                axes = upsampled_axes(size, self.size)
-                # The transpose of all scalar maps of a resolution together. They are stacked, because indexing with the
-                # list `group` would copy it to the device.
-                d_product, d_pairs = (torch.stack([d[:, n] for n in group], 1) for d in (d_products, d_squared_norms))
-                for axis in axes:
-                    lengths = size[axis], self.size[axis], self.acc_dtype, self.query.device
-                    d_product = apply_along_axis(interpolation_matrix(*lengths).T, d_product, axis)
-                    d_pairs = apply_along_axis(pair_matrix(*lengths), d_pairs, axis)
-                grid = triton.cdiv(math.prod(size), _PIXELS), triton.cdiv(self.channels, _BLOCK), self.batch
-                for i, n in enumerate(group):
-                    gradient, d_product_n = row_gradients.pop(n), d_product[:, i].contiguous()
-                    for axis in axes:
-                        if axis != -1:
-                            lengths = size[axis], self.size[axis], self.acc_dtype, self.query.device
-                            gradient = apply_along_axis(interpolation_matrix(*lengths).T, gradient, axis)
-                    triton_kernels.finish_kernel[grid](
-                        values[n], gradient, d_product_n, d_pairs[:, i].contiguous(), self.query, d_values[n],
-                        *_three_axes(size), AXES=_axes_bits(size, self.size), **constants,
-                    )  # fmt: skip
-                    d_query += torch_backend.dot_backward(d_product_n, values[n])
+        tables, grad_out = self.tables, grad_out[rows]
+        samples = len(grad_out)
+        grid, blocks = self.tile_grid(samples), triton.cdiv(math.prod(self.size), _PIXELS)
+        products, rstd = self.scalars(samples), self.scalars(samples)
+        self.compute_scores(products, rstd, rows, logits=False)
+        d_alpha = self.query.new_empty(grid[1], *products.shape)
+        partial = self.query.new_empty(samples, grid[0], tables.num_columns, self.channels)
+        triton_kernels.sum_backward_kernel[grid](
+            self.values[rows], self.full[:, rows], *self.parts_of(rows), products, rstd, grad_out, d_alpha, partial,
+            tables.columns, tables.weights, tables.full, *self.tile_arguments(), **self.tile_constants(),
+        )  # fmt: skip
+        d_query = self.query.new_empty(samples * blocks * (1 + len(self.full)), self.channels)
+        triton_kernels.scores_backward_kernel[blocks, samples](
+            self.full[:, rows], *self.parts_of(rows), self.query, products, rstd, d_alpha,
+            d_alpha if grad_alpha is None else grad_alpha[rows], grad_out,
+            d_full[:, rows], *self.parts_of(rows, d_parts), d_query, tables.full,
+            self.channels, self.parts[0].shape[1], len(self.full), self.num_values, grid[1], math.prod(self.size),
+            self.batch, GRAD_ATTENTION=grad_alpha is not None, PIXELS=_PIXELS,
+            VALUES=max(16, triton.next_power_of_2(self.num_values)), BLOCK=_BLOCK,
+        )  # fmt: skip
+        d_query = d_query.view(-1, 1 + len(self.full), self.channels).sum((0, 1))
+        if self.num_interpolated:
+            d_maps = self._transpose_maps(products, rstd)
+            d_query += self._values_backward(rows, partial, d_maps, d_values)
         return d_query
 
-    def _batches(self) -> list[list[list[int]]]:
-        """Batches of groups of interpolated entries of the same resolution.
-
-        The results of `_rows_backward` for a batch take at most half of the memory of a full-resolution feature, unless
-        the batch has only one group.
-        """
-        interpolated = self.order[: self.num_interpolated]
-        groups = [list(group) for _, group in itertools.groupby(interpolated, key=lambda n: self.sizes[n])]
-        batches: list[list[list[int]]] = []
-        remaining = 0.0
-        for group in groups:
-            needed = len(group) * self.sizes[group[0]][-1] / self.size[-1]
-            if needed > remaining:
-                batches.append([])
-                remaining = 0.5
-            batches[-1].append(group)
-            remaining -= needed
-        return batches
-
-    def _rows_backward(self, grad_out: Tensor | None, alpha: Tensor, entries: list[int]) -> dict[int, Tensor]:
-        """The transpose of the interpolation along rows of alpha_n grad (B, C, *S), which is (B, C, ..., W_n).
-
-        Args:
-            entries: consecutive entries of the table.
-        """
-        shapes = [(self.batch, self.channels, *self.size[:-1], self.sizes[n][-1]) for n in entries]
-        counts = [math.prod(shape) for shape in shapes]
-        # without a gradient of the output, Eq. 8 contributes nothing
-        row_gradients = self.query.new_zeros(sum(counts)) if grad_out is None else self.query.new_empty(sum(counts))
-        if grad_out is not None:
-            rows = math.prod(self.size[:-1])
-            first = self.order.index(entries[0])
-            # gradients in half precision have float32 weights, which tf32 would round
-            precision = "ieee" if grad_out.dtype == self.acc_dtype or torch.version.hip else "tf32x3"
-            triton_kernels.rows_kernel[rows, triton.cdiv(self.channels, _BLOCK), self.batch](
-                grad_out, alpha, row_gradients, self.table, first, first + len(entries), len(self.order), rows,
-                self.size[-1],
-                CHANNELS=self.channels, BLOCK=_BLOCK, CELLS=_CELLS, STEP=_STEP, PRECISION=precision,
-                ACC=self.constants()["ACC"],
+    def _transpose_maps(self, d_products: Tensor, d_squared_norms: Tensor) -> Tensor:
+        """The transpose of the interpolation of the scalar maps, (samples, 1 + 4 or 8, cells)."""
+        tables, samples = self.tables, len(d_products)
+        maps, total = d_products, 0
+        for axis in range(self.dim):
+            before, total_before = maps, total
+            total = tables.totals[axis]
+            maps = self.query.new_empty(samples, 1 + 2 * 2**axis, total)
+            grid = triton.cdiv(tables.largest[axis], _OUTPUTS), self.num_interpolated, samples
+            triton_kernels.transpose_maps_kernel[grid](
+                d_products, d_squared_norms, before, maps, tables.features, *self.size, total_before, total,
+                self.num_values, AXIS=2**axis, OUTPUTS=_OUTPUTS, WINDOW=8,
             )  # fmt: skip
-        parts = zip(entries, row_gradients.split(counts), shapes, strict=True)
-        return {n: part.view(shape) for n, part, shape in parts}
+        return maps
+
+    def _values_backward(self, rows: slice, partial: Tensor, d_maps: Tensor, d_values: Tensor) -> Tensor:
+        tables, samples = self.tables, len(d_maps)
+        d_query = torch.zeros_like(self.query)
+        groups = (0, tables.num_few, _CELLS, 1), (tables.num_few, tables.num_cells, 2, 16)
+        for first, end, cells, items in groups:
+            if first == end:
+                continue
+            grid = triton.cdiv(end - first, cells), triton.cdiv(self.channels, self.block), samples
+            d_query_of_blocks = self.query.new_empty(samples * grid[0], self.channels)
+            triton_kernels.values_backward_kernel[grid](
+                partial, self.values[rows], d_maps, self.query, d_values[rows], d_query_of_blocks,
+                tables.features, tables.feature_of_cell, tables.readers,
+                self.channels, tables.num_columns, tables.num_cells, math.prod(tables.tiles), first, end,
+                DIM=self.dim, CELLS=cells, ITEMS=items, BLOCK=self.block,
+            )  # fmt: skip
+            d_query += d_query_of_blocks.sum(0)
+        return d_query
 
 
 def _three_axes(size: Sequence[int]) -> tuple[int, int, int]:
     """(D, H, W), where D is 1 in 2-D."""
     depth, height, width = (1,) * (3 - len(size)) + tuple(size)
     return depth, height, width
-
-
-def _axes_bits(size: Sequence[int], full: Sequence[int]) -> int:
-    """The axes that are interpolated, as bits: 1 is the width, 2 the height, 4 the depth."""
-    return sum(1 << axis for axis, (s, t) in enumerate(zip(reversed(size), reversed(full), strict=True)) if s != t)

@@ -1,541 +1,634 @@
-"""The Triton kernels of `triton_backend.py`. Feature maps are (B, C, D, H, W) and contiguous; in 2-D, D is 1.
+"""The Triton kernels of `triton_backend.py`.
 
-The K features of the history are called entries. They follow each other in one buffer, those that are interpolated
-first. `table` describes every entry in a row of COLUMNS integers: its offset in the buffer, the offset of its scalar
-maps, its D, H and W, and its column in the attention. A loop over the rows of the table serves any history, and the
-kernels stay small.
+Feature maps of the size of x are (B, C, pixels). The features that are interpolated have been projected at their own
+resolution. Their cells follow each other in one buffer, (B, cells, C), with the channels of a cell next to each other.
+Scalars per pixel are (B, K+1, pixels), with the K features of the history first and x at the end; scalars per cell are
+(B, cells, MAPS). `tiles.py` describes the tables `columns`, `weights`, `features`, `feature_of_cell` and `readers`.
 
-AXES, `axes` and `corner` are sets of axes as bits: 1 is the width, 2 the height, 4 the depth. A tile is
-(pixels, channels). Scalars per pixel and entry are (pixels, ENTRIES), where ENTRIES is a power of two and x follows the
-K entries. x comes in two parts, `first` with WIDTH channels and `second` with the others, if any. All sums are in ACC,
-float32 or float64, and in a fixed order.
+In 2-D, the depth is 1 and DIM is 2. x comes in two parts, `first` with `width` channels and `second` with the others,
+if any. A block of pixels with all scalars is (PIXELS, VALUES), where VALUES is a power of two above K. Sums are in
+float32 and in a fixed order.
 
-Among the arguments, b is the index of the sample, c are the channels and p the pixels of the tile, and `inside` is the
-mask of the pixels that are in the image.
+Sets of axes are bits: 1 is the width, 2 the height, 4 the depth.
 """
 
 import triton
 import triton.language as tl
 
-COLUMNS = tl.constexpr(6)
+FIELDS = tl.constexpr(9)
+
+# Arguments whose values would only make more kernels to compile.
+_TILE_ARGUMENTS = [
+    "num_values", "num_full", "num_cells", "full_z", "full_y", "tiles_z", "tiles_y", "tiles_x", "batch"
+]  # fmt: skip
 
 
 @triton.jit
-def _tap(position, length, target, ACC: tl.constexpr):
-    """The lower neighbour of a position along an axis that is interpolated from `length` to `target`, and the distance.
+def _size_and_start(features, row):
+    """The size (depth, height, width) and the first cell of an interpolated feature."""
+    row = features + row * FIELDS
+    return tl.load(row + 2), tl.load(row + 3), tl.load(row + 4), tl.load(row + 1)
 
-    The position is an integer fraction up to the last division, so that it is never rounded to another neighbour.
-    """
-    numerator = (2 * position + 1) * length - target  # of the position in units of the lower resolution, times 2 target
+
+@triton.jit
+def _tap(position, length, target):
+    """The lower neighbour of a pixel along an axis that is interpolated from `length` to `target`, and the distance."""
+    numerator = (2 * position + 1) * length - target  # of the position in units of the cells, times 2 target
     numerator = tl.minimum(tl.maximum(numerator, 0), 2 * target * (length - 1))
-    lower = tl.minimum(numerator // (2 * target), tl.maximum(length - 2, 0))
-    return lower, (numerator - 2 * target * lower).to(ACC) / (2 * target)
+    scale = 0.5 / target
+    # rounding may give the next neighbour, from where the distance is then 0 or 1
+    lower = tl.minimum((numerator.to(tl.float32) * scale).to(tl.int32), tl.maximum(length - 2, 0))
+    return lower, (numerator - 2 * target * lower).to(tl.float32) * scale
 
 
 @triton.jit
-def _taps(z, y, x, size_z, size_y, size_x, full_z, full_y, full_x, AXES: tl.constexpr, ACC: tl.constexpr):
-    """`_tap` along the three axes. Along an axis that is not in AXES, the position itself and a distance of 0."""
-    lower_z, fraction_z = z, tl.zeros_like(z).to(ACC)
-    lower_y, fraction_y = y, tl.zeros_like(y).to(ACC)
-    lower_x, fraction_x = x, tl.zeros_like(x).to(ACC)
-    if AXES & 4:
-        lower_z, fraction_z = _tap(z, size_z, full_z, ACC)
-    if AXES & 2:
-        lower_y, fraction_y = _tap(y, size_y, full_y, ACC)
-    if AXES & 1:
-        lower_x, fraction_x = _tap(x, size_x, full_x, ACC)
-    return lower_z, fraction_z, lower_y, fraction_y, lower_x, fraction_x
+def _hats(position, cell, length, target):
+    """The weights of the cells `cell` and `cell` + 1 at a pixel."""
+    numerator = (2 * position + 1) * length - target
+    numerator = tl.minimum(tl.maximum(numerator, 0), 2 * target * (length - 1))
+    distance = (numerator - 2 * target * cell).to(tl.float32) * (0.5 / target)
+    return tl.maximum(1 - tl.abs(distance), 0), tl.maximum(1 - tl.abs(distance - 1), 0)
 
 
-@triton.jit
-def _corner_index(z, y, x, size_z, size_y, size_x, CORNER: tl.constexpr):
-    """The index of a corner of the cell at (z, y, x), clamped to the last index along every axis."""
-    z = tl.minimum(z + CORNER // 4, size_z - 1)
-    y = tl.minimum(y + CORNER // 2 % 2, size_y - 1)
-    x = tl.minimum(x + CORNER % 2, size_x - 1)
-    return (z * size_y + y) * size_x + x
-
-
-@triton.jit
-def _corner_weight(fraction_z, fraction_y, fraction_x, CORNER: tl.constexpr, AXES: tl.constexpr, ACC: tl.constexpr):
-    """The weight of a corner of a cell in linear interpolation along AXES."""
-    weight = tl.full(fraction_x.shape, 1, ACC)
-    if AXES & 4:
-        weight *= fraction_z if CORNER & 4 else 1 - fraction_z
-    if AXES & 2:
-        weight *= fraction_y if CORNER & 2 else 1 - fraction_y
-    if AXES & 1:
-        weight *= fraction_x if CORNER & 1 else 1 - fraction_x
-    return weight
-
-
-@triton.jit
-def _difference_sign(MINUS: tl.constexpr):
-    """-1 for an odd number of bits, else 1: the sign of a corner in a difference of neighbours along several axes."""
-    return 1 - 2 * ((MINUS // 4 + MINUS // 2 + MINUS) % 2)
-
-
-@triton.jit
-def _interpolate(
-    values, row, z, y, x, full_z, full_y, full_x, b, c, mask,
-    CHANNELS: tl.constexpr, AXES: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """U(P), (pixels, channels), of the entry in a row of the table, for the channels `c` of sample `b`."""
-    size_z, size_y, size_x = tl.load(row + 2).to(tl.int32), tl.load(row + 3).to(tl.int32), tl.load(row + 4).to(tl.int32)
-    size = size_z * size_y * size_x
-    lower_z, fraction_z, lower_y, fraction_y, lower_x, fraction_x = _taps(
-        z, y, x, size_z, size_y, size_x, full_z, full_y, full_x, AXES, ACC
-    )
-    sample = values + tl.load(row) + b * CHANNELS * size
-    tile = tl.zeros(mask.shape, ACC)
-    for corner in tl.static_range(8):
-        if (corner & AXES) == corner:
-            offsets = c[None] * size + _corner_index(lower_z, lower_y, lower_x, size_z, size_y, size_x, corner)[:, None]
-            weight = _corner_weight(fraction_z, fraction_y, fraction_x, corner, AXES, ACC)
-            tile += weight[:, None] * tl.load(sample + offsets, mask=mask, other=0).to(ACC)
-    return tile
-
-
-@triton.jit
-def _interpolate_maps(maps, row, z, y, x, full_z, full_y, full_x, b, inside, AXES: tl.constexpr, ACC: tl.constexpr):
-    """q.U(P) and |U(P)|^2 of an entry, from its scalar maps.
-
-    Between neighbours u and v, |(1-a) u + a v|^2 = (1-a) |u|^2 + a |v|^2 - a (1-a) |v - u|^2, along axis after axis.
-    """
-    size_z, size_y, size_x = tl.load(row + 2).to(tl.int32), tl.load(row + 3).to(tl.int32), tl.load(row + 4).to(tl.int32)
-    size = size_z * size_y * size_x
-    lower_z, fraction_z, lower_y, fraction_y, lower_x, fraction_x = _taps(
-        z, y, x, size_z, size_y, size_x, full_z, full_y, full_x, AXES, ACC
-    )
-    sample = maps + tl.load(row + 1) + b * 9 * size
-    squared_norm = tl.zeros(fraction_x.shape, ACC)
-    product = tl.zeros(fraction_x.shape, ACC)
-    for axes in tl.static_range(8):
-        if (axes & AXES) == axes:
-            curvature_weight = tl.full(fraction_x.shape, 1, ACC)
-            if axes & 4:
-                curvature_weight *= fraction_z * (fraction_z - 1)
-            if axes & 2:
-                curvature_weight *= fraction_y * (fraction_y - 1)
-            if axes & 1:
-                curvature_weight *= fraction_x * (fraction_x - 1)
-            for corner in tl.static_range(8):
-                if (corner & AXES & ~axes) == corner:
-                    weight = curvature_weight * _corner_weight(
-                        fraction_z, fraction_y, fraction_x, corner, AXES & ~axes, ACC
-                    )
-                    offsets = _corner_index(lower_z, lower_y, lower_x, size_z, size_y, size_x, corner)
-                    squared_norm += weight * tl.load(sample + axes * size + offsets, mask=inside, other=0)
-                    if axes == 0:
-                        product += weight * tl.load(sample + 8 * size + offsets, mask=inside, other=0)
-    # rounding may make a squared norm negative
-    return product, tl.maximum(squared_norm, 0)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["num_cells"])
 def maps_kernel(
-    values, query, maps, table,
-    CHANNELS: tl.constexpr, AXES: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+    values, query, maps, features, feature_of_cell, num_cells, channels,
+    DIM: tl.constexpr, CELLS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The nine scalar maps of every interpolated entry at its own resolution, (B, 9, *S_n).
+    """The scalar maps of the interpolated features at their own resolutions, (B, cells, MAPS).
 
-    Map b < 8 is |d_b P|^2, where d_b is the difference of neighbours along the axes in the bits of b. Map 8 is q.P.
-    Grid: (tiles of the largest entry, B, interpolated entries).
+    Map 0 is q.P, map 1 + b is |d_b P|^2, where d_b is the difference of neighbours along the axes in the bits of b, or
+    0 at the edge. Grid: (blocks of cells, B).
     """
-    row = table + tl.program_id(2) * COLUMNS
-    size_z, size_y, size_x = tl.load(row + 2).to(tl.int32), tl.load(row + 3).to(tl.int32), tl.load(row + 4).to(tl.int32)
-    size = size_z * size_y * size_x
-    if tl.program_id(0) * PIXELS < size:
-        p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-        b = tl.program_id(1).to(tl.int64)
-        inside = p < size
-        z, y, x = p // (size_y * size_x), p // size_x % size_y, p % size_x
-        values += tl.load(row) + b * CHANNELS * size
-        maps += tl.load(row + 1) + b * 9 * size
-        for axes in tl.static_range(8):
-            if (axes & AXES) == axes:
-                squared_norm = tl.zeros((PIXELS,), ACC)
-                product = tl.zeros((PIXELS,), ACC)
-                for begin in range(0, CHANNELS, BLOCK):
-                    c = begin + tl.arange(0, BLOCK)
-                    mask = inside[:, None] & (c < CHANNELS)[None]
-                    tile = tl.zeros((PIXELS, BLOCK), ACC)
-                    for corner in tl.static_range(8):
-                        if (corner & axes) == corner:
-                            offsets = c[None] * size + _corner_index(z, y, x, size_z, size_y, size_x, corner)[:, None]
-                            tile += _difference_sign(axes ^ corner) * tl.load(values + offsets, mask=mask, other=0).to(
-                                ACC
-                            )
-                    squared_norm += tl.sum(tile * tile, 1)
-                    if axes == 0:
-                        q = tl.load(query + c, mask=c < CHANNELS, other=0).to(ACC)
-                        product += tl.sum(tile * q[None], 1)
-                tl.store(maps + axes * size + p, squared_norm, mask=inside)
-                if axes == 0:
-                    tl.store(maps + 8 * size + p, product, mask=inside)
+    r = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    b = tl.program_id(1).to(tl.int64)
+    inside = r < num_cells
+    feature = tl.load(feature_of_cell + r, mask=inside, other=0)
+    size_z, size_y, size_x, start = _size_and_start(features, feature)
+    x, y = (r - start) % size_x, (r - start) // size_x % size_y
+    next_x = tl.where(x + 1 < size_x, 1, 0)
+    next_y = tl.where(y + 1 < size_y, size_x, 0)
+    next_z = tl.zeros_like(next_x)
+    if DIM == 3:
+        next_z = tl.where((r - start) // (size_x * size_y) + 1 < size_z, size_x * size_y, 0)
+    product = tl.zeros((CELLS,), tl.float32)
+    m0 = tl.zeros((CELLS,), tl.float32)
+    m1 = tl.zeros((CELLS,), tl.float32)
+    m2 = tl.zeros((CELLS,), tl.float32)
+    m3 = tl.zeros((CELLS,), tl.float32)
+    m4 = tl.zeros((CELLS,), tl.float32)
+    m5 = tl.zeros((CELLS,), tl.float32)
+    m6 = tl.zeros((CELLS,), tl.float32)
+    m7 = tl.zeros((CELLS,), tl.float32)
+    values += b * num_cells * channels
+    for begin in range(0, channels, BLOCK):
+        c = (begin + tl.arange(0, BLOCK))[None]
+        mask = inside[:, None] & (c < channels)
+        near = values + r[:, None] * channels + c
+        step_x, step_y = (next_x * channels)[:, None], (next_y * channels)[:, None]
+        v0 = tl.load(near, mask=mask, other=0).to(tl.float32)
+        d1 = tl.load(near + step_x, mask=mask, other=0).to(tl.float32) - v0
+        d2 = tl.load(near + step_y, mask=mask, other=0).to(tl.float32) - v0
+        v3 = tl.load(near + step_x + step_y, mask=mask, other=0).to(tl.float32)
+        # zero at the edge, where one of the two neighbours is the cell itself
+        d3 = tl.where((next_x * next_y > 0)[:, None], v3 - v0 - d1 - d2, 0)
+        product += tl.sum(v0 * tl.load(query + c, mask=c < channels, other=0), 1)
+        m0 += tl.sum(v0 * v0, 1)
+        m1 += tl.sum(d1 * d1, 1)
+        m2 += tl.sum(d2 * d2, 1)
+        m3 += tl.sum(d3 * d3, 1)
+        if DIM == 3:
+            near += (next_z * channels)[:, None]
+            u0 = tl.load(near, mask=mask, other=0).to(tl.float32)
+            e1 = tl.load(near + step_x, mask=mask, other=0).to(tl.float32) - u0
+            e2 = tl.load(near + step_y, mask=mask, other=0).to(tl.float32) - u0
+            u3 = tl.load(near + step_x + step_y, mask=mask, other=0).to(tl.float32)
+            e3 = tl.where((next_x * next_y > 0)[:, None], u3 - u0 - e1 - e2, 0)
+            m4 += tl.sum((u0 - v0) * (u0 - v0), 1)
+            m5 += tl.sum((e1 - d1) * (e1 - d1), 1)
+            m6 += tl.sum((e2 - d2) * (e2 - d2), 1)
+            m7 += tl.sum((e3 - d3) * (e3 - d3), 1)
+    maps += (b * num_cells + r) * (8 if DIM == 2 else 12)
+    tl.store(maps, product, mask=inside)
+    tl.store(maps + 1, m0, mask=inside)
+    tl.store(maps + 2, m1, mask=inside)
+    tl.store(maps + 3, m2, mask=inside)
+    tl.store(maps + 4, m3, mask=inside)
+    if DIM == 3:
+        tl.store(maps + 5, m4, mask=inside)
+        tl.store(maps + 6, m5, mask=inside)
+        tl.store(maps + 7, m6, mask=inside)
+        tl.store(maps + 8, m7, mask=inside)
+
+
+@triton.jit
+def _along(lower, fraction, length, stride, CORNER: tl.constexpr):
+    """Where a corner of a cell is along one axis, its weight, and the weight of the difference to the next cell.
+
+    Between neighbours u and v, |(1-a) u + a v|^2 = (1-a) |u|^2 + a |v|^2 - a (1-a) |v - u|^2.
+    """
+    if CORNER:
+        step = tl.where(length > 1, stride, 0)
+        weight, of_difference = fraction, tl.zeros_like(fraction)
+    else:
+        step = 0 * stride
+        weight, of_difference = 1 - fraction, fraction * (fraction - 1)
+    return lower * stride + step, weight, of_difference
+
+
+@triton.jit
+def _interpolate_maps(maps, features, row, z, y, x, full_z, full_y, full_x, DIM: tl.constexpr):
+    """q.U(P) and |U(P)|^2 of a feature, from its scalar maps."""
+    stride = 8 if DIM == 2 else 12
+    size_z, size_y, size_x, start = _size_and_start(features, row)
+    lower_x, fraction_x = _tap(x, size_x, full_x)
+    lower_y, fraction_y = _tap(y, size_y, full_y)
+    lower_z, fraction_z = y, fraction_y
+    if DIM == 3:
+        lower_z, fraction_z = _tap(z, size_z, full_z)
+    # four maps at a time are one load
+    column = tl.arange(0, 4)[None]
+    total = fraction_x[:, None] * tl.zeros((1, 4), tl.float32)
+    pairs = tl.zeros_like(fraction_x)
+    for corner in tl.static_range(4 if DIM == 2 else 8):
+        cell, w_x, d_x = _along(lower_x, fraction_x, size_x, 1, corner % 2)
+        cell_y, w_y, d_y = _along(lower_y, fraction_y, size_y, size_x, corner // 2 % 2)
+        near = maps + (start + cell + cell_y) * stride
+        if DIM == 3:
+            cell_z, w_z, d_z = _along(lower_z, fraction_z, size_z, size_x * size_y, corner // 4)
+            near += cell_z * stride
+            # the maps of the differences along (x, y), z, (x, z), (y, z), and along all axes
+            weight = tl.where(column == 0, (d_x * d_y * w_z)[:, None], (w_x * w_y * d_z)[:, None])
+            with_z = tl.where(column == 2, (d_x * w_y * d_z)[:, None], (w_x * d_y * d_z)[:, None])
+            weight = tl.where(column < 2, weight, with_z)
+            pairs += tl.sum(weight * tl.load(near[:, None] + 4 + column), 1)
+            if corner == 0:
+                pairs += d_x * d_y * d_z * tl.load(near + 8)
+            w_y, d_y = w_y * w_z, d_y * w_z
+        elif corner == 0:
+            pairs += d_x * d_y * tl.load(near + 4)
+        # q.P and |P|^2, and the maps of the differences along x and y
+        of_difference = tl.where(column == 2, (d_x * w_y)[:, None], (w_x * d_y)[:, None])
+        weight = tl.where(column < 2, (w_x * w_y)[:, None], of_difference)
+        total += weight * tl.load(near[:, None] + column)
+    product = tl.sum(tl.where(column == 0, total, 0), 1)
+    # rounding may make a squared norm negative
+    return product, tl.maximum(tl.sum(tl.where(column == 0, 0, total), 1) + pairs, 0)
 
 
 @triton.jit
 def _product_and_squared_norm(
-    feature, query, p, pixels, inside,
-    WIDTH: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+    feature, query, p, pixels, inside, channels, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """q.V and |V|^2 of a feature at full resolution, each (pixels,)."""
-    product = tl.zeros((PIXELS,), ACC)
-    squared_norm = tl.zeros((PIXELS,), ACC)
-    for begin in range(0, WIDTH, BLOCK):
-        c = begin + tl.arange(0, BLOCK)
-        tile = tl.load(feature + (c[None] * pixels + p[:, None]), mask=inside[:, None] & (c < WIDTH)[None], other=0)
-        tile = tile.to(ACC)
-        product += tl.sum(tile * tl.load(query + c, mask=c < WIDTH, other=0).to(ACC)[None], 1)
-        squared_norm += tl.sum(tile * tile, 1)
-    return product, squared_norm
+    """q.V and |V|^2 of a feature of the size of x, each (PIXELS,)."""
+    product = tl.zeros((PIXELS, BLOCK), tl.float32)
+    squared_norm = tl.zeros((PIXELS, BLOCK), tl.float32)
+    for begin in range(0, channels, BLOCK):
+        c = (begin + tl.arange(0, BLOCK))[None]
+        tile = tl.load(feature + (c * pixels + p[:, None]), mask=inside[:, None] & (c < channels), other=0)
+        tile = tile.to(tl.float32)
+        product += tile * tl.load(query + c, mask=c < channels, other=0)
+        squared_norm += tile * tile
+    return tl.sum(product, 1), tl.sum(squared_norm, 1)
 
 
 @triton.jit
-def _scores(
-    values, maps, first, second, query, table, num_interpolated, num_entries, full_z, full_y, full_x, b, p, inside, eps,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
-    PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+def _store_score(products, rstd, product, squared_norm, inside, channels, eps, LOGITS: tl.constexpr):
+    r = tl.rsqrt(squared_norm / channels + eps)
+    if LOGITS:
+        tl.store(products, product * r, mask=inside)
+    else:
+        tl.store(products, product, mask=inside)
+        tl.store(rstd, r, mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_interpolated", "num_values", "num_cells", "full_z", "full_y", "batch"])
+def scores_kernel(
+    full, first, second, query, maps, products, rstd, features, full_index,
+    channels, width, num_interpolated, num_values, num_cells, full_z, full_y, full_x, eps, batch,
+    LOGITS: tl.constexpr, DIM: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Eqs. 6 and 7: q.V, 1 / RMS(V) and the attention, each (pixels, ENTRIES)."""
+    """The factors of the logits of Eq. 6, q.V and 1 / RMS(V), each (B, K+1, pixels), or with LOGITS their product.
+
+    Grid: (blocks of pixels, 2 + num_full, B): the interpolated features, x, and each of the others.
+    """
     pixels = full_z * full_y * full_x
-    z, y, x = p // (full_y * full_x), p // full_x % full_y, p % full_x
-    column = tl.arange(0, ENTRIES)[None]
-    products = tl.zeros((PIXELS, ENTRIES), ACC)
-    squared_norms = tl.zeros((PIXELS, ENTRIES), ACC)
-    for n in range(0, num_interpolated):
-        row = table + n * COLUMNS
-        product, squared_norm = _interpolate_maps(maps, row, z, y, x, full_z, full_y, full_x, b, inside, AXES, ACC)
-        is_column = column == tl.load(row + 5).to(tl.int32)
-        products = tl.where(is_column, product[:, None], products)
-        squared_norms = tl.where(is_column, squared_norm[:, None], squared_norms)
-    for n in range(num_interpolated, num_entries):
-        row = table + n * COLUMNS
-        sample = values + tl.load(row) + b * CHANNELS * pixels
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    part = tl.program_id(1)
+    b = tl.program_id(2).to(tl.int64)
+    inside = p < pixels
+    products += b * num_values * pixels + p
+    rstd += b * num_values * pixels + p
+    if part == 0:
+        near = tl.minimum(p, pixels - 1)
+        z, y, x = near // (full_y * full_x), near // full_x % full_y, near % full_x
+        maps += b * num_cells * (8 if DIM == 2 else 12)
+        for i in range(num_interpolated):
+            product, squared_norm = _interpolate_maps(maps, features, i, z, y, x, full_z, full_y, full_x, DIM)
+            offset = tl.load(features + i * FIELDS) * pixels
+            _store_score(products + offset, rstd + offset, product, squared_norm, inside, channels, eps, LOGITS)
+    elif part == 1:
         product, squared_norm = _product_and_squared_norm(
-            sample, query, p, pixels, inside, CHANNELS, PIXELS, BLOCK, ACC
+            first + b * width * pixels, query, p, pixels, inside, width, PIXELS, BLOCK
         )
-        is_column = column == tl.load(row + 5).to(tl.int32)
-        products = tl.where(is_column, product[:, None], products)
-        squared_norms = tl.where(is_column, squared_norm[:, None], squared_norms)
-    sample = first + b * WIDTH * pixels
-    product, squared_norm = _product_and_squared_norm(sample, query, p, pixels, inside, WIDTH, PIXELS, BLOCK, ACC)
-    if WIDTH < CHANNELS:
-        sample = second + b * (CHANNELS - WIDTH) * pixels
         second_product, second_squared_norm = _product_and_squared_norm(
-            sample, query + WIDTH, p, pixels, inside, CHANNELS - WIDTH, PIXELS, BLOCK, ACC
+            second + b * (channels - width) * pixels, query + width, p, pixels, inside, channels - width, PIXELS, BLOCK
         )
         product += second_product
         squared_norm += second_squared_norm
-    products = tl.where(column == num_entries, product[:, None], products)
-    squared_norms = tl.where(column == num_entries, squared_norm[:, None], squared_norms)
-    rstd = tl.rsqrt(squared_norms / CHANNELS + eps)
-    logits = tl.where(column <= num_entries, products * rstd, float("-inf"))
-    alpha = tl.exp(logits - tl.max(logits, 1)[:, None])
-    return products, rstd, alpha / tl.sum(alpha, 1)[:, None]
+        offset = (num_values - 1) * pixels
+        _store_score(products + offset, rstd + offset, product, squared_norm, inside, channels, eps, LOGITS)
+    else:
+        sample = full + ((part - 2) * batch + b) * channels * pixels
+        product, squared_norm = _product_and_squared_norm(sample, query, p, pixels, inside, channels, PIXELS, BLOCK)
+        offset = tl.load(full_index + part - 2) * pixels
+        _store_score(products + offset, rstd + offset, product, squared_norm, inside, channels, eps, LOGITS)
 
 
 @triton.jit
-def _select_column(scalars, n, ENTRIES: tl.constexpr):
-    """Column n of (pixels, ENTRIES), as (pixels, 1)."""
-    return tl.sum(tl.where(tl.arange(0, ENTRIES)[None] == n, scalars, 0), 1)[:, None]
+def _pixels_of_tile(
+    full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr
+):
+    """The tile of a program along the axes, the pixels in it, and which of these are in the image."""
+    t = tl.program_id(0)
+    tile_z, tile_y, tile_x = t // (tiles_y * tiles_x), t // tiles_x % tiles_y, t % tiles_x
+    r = tl.arange(0, TILE_Z * TILE_Y * TILE_X)
+    z, y, x = (
+        tile_z * TILE_Z + r // (TILE_X * TILE_Y),
+        tile_y * TILE_Y + r // TILE_X % TILE_Y,
+        tile_x * TILE_X + r % TILE_X,
+    )
+    return tile_z, tile_y, tile_x, (z * full_y + y) * full_x + x, (z < full_z) & (y < full_y) & (x < full_x)
 
 
 @triton.jit
-def _sum_values(
-    part, values, out, table, alpha, num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
-    WIDTH: tl.constexpr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
-    BLOCK: tl.constexpr, ACC: tl.constexpr,
+def _hat_along(weights, k, axis, row, position, num_columns):
+    slope = tl.load(weights + axis * num_columns + k)
+    offset = tl.load(weights + row * num_columns + k)
+    return tl.maximum(1 - tl.abs(position[:, None].to(tl.float32) * slope[None] + offset[None]), 0)
+
+
+@triton.jit
+def _linear_weights(
+    weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns,
+    DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
-    """Eq. 8 for one part of x."""
+    """The weights of linear interpolation, (pixels of the tile, columns k)."""
+    r = tl.arange(0, TILE_Z * TILE_Y * TILE_X)
+    w = _hat_along(weights, k, 2, 3 + tiles_z + tiles_y + tile_x, r % TILE_X, num_columns)
+    w *= _hat_along(weights, k, 1, 3 + tiles_z + tile_y, r // TILE_X % TILE_Y, num_columns)
+    if DIM == 3:
+        w *= _hat_along(weights, k, 0, 3 + tile_z, r // (TILE_X * TILE_Y), num_columns)
+    return w
+
+
+@triton.jit
+def _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns):
+    """The cells of the columns k, as rows of the buffer."""
+    cell = tl.load(columns + (1 + tile_z) * num_columns + k)
+    cell += tl.load(columns + (1 + tiles_z + tile_y) * num_columns + k)
+    return cell + tl.load(columns + (1 + tiles_z + tiles_y + tile_x) * num_columns + k)
+
+
+@triton.jit
+def _softmax(logits, present):
+    logits = tl.where(present, logits, float("-inf"))
+    exponential = tl.exp(logits - tl.max(logits, 1)[:, None])
+    return exponential / tl.sum(exponential, 1)[:, None]
+
+
+@triton.jit
+def _select(scalars, n, VALUES: tl.constexpr):
+    """Column n of (PIXELS, VALUES), as (PIXELS, 1)."""
+    return tl.sum(tl.where(tl.arange(0, VALUES)[None] == n, scalars, 0), 1)[:, None]
+
+
+@triton.jit
+def _load_x(first, second, b, c, p, mask, width, channels, pixels):
+    """The channels c of x from its two parts."""
+    x = tl.load(first + b * width * pixels + c * pixels + p, mask=mask & (c < width), other=0).to(tl.float32)
+    second += b * (channels - width) * pixels
+    return x + tl.load(second + (c - width) * pixels + p, mask=mask & (c >= width), other=0).to(tl.float32)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "num_values",
+        "num_full",
+        "num_cells",
+        "full_z",
+        "full_y",
+        "tiles_z",
+        "tiles_y",
+        "tiles_x",
+        "batch",
+    ]
+)
+def weighted_sum_kernel(
+    values, full, first, second, logits, out, attention, columns, weights, full_index,
+    channels, width, num_columns, num_full, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,
+    batch,
+    DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
+    BLOCK: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr, PICK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Eqs. 7 and 8: the attention and the weighted sum. Grid: (tiles, blocks of channels, B)."""
     pixels = full_z * full_y * full_x
-    for begin in range(0, WIDTH, BLOCK):
-        c = begin + tl.arange(0, BLOCK)
-        mask = inside[:, None] & (c < WIDTH)[None]
-        offsets = c[None] * pixels + p[:, None]
-        tile = tl.load(part + b * WIDTH * pixels + offsets, mask=mask, other=0).to(ACC) * _select_column(
-            alpha, num_entries, ENTRIES
-        )
-        for n in range(0, num_interpolated):
-            row = table + n * COLUMNS
-            value = _interpolate(values, row, z, y, x, full_z, full_y, full_x, b, OFFSET + c, mask, CHANNELS, AXES, ACC)
-            tile += _select_column(alpha, tl.load(row + 5).to(tl.int32), ENTRIES) * value
-        for n in range(num_interpolated, num_entries):
-            row = table + n * COLUMNS
-            sample = values + tl.load(row) + (b * CHANNELS + OFFSET) * pixels
-            value = tl.load(sample + offsets, mask=mask, other=0).to(ACC)
-            tile += _select_column(alpha, tl.load(row + 5).to(tl.int32), ENTRIES) * value
-        tl.store(out + (b * CHANNELS + OFFSET) * pixels + offsets, tile.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def forward_kernel(
-    values, maps, first, second, query, table,
-    num_interpolated, num_entries, full_z, full_y, full_x, eps, out, attention,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
-    PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Eqs. 6-8, with x read from its two parts. Grid: (tiles of pixels, B)."""
-    pixels = full_z * full_y * full_x
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    b = tl.program_id(1).to(tl.int64)
-    inside = p < pixels
-    z, y, x = p // (full_y * full_x), p // full_x % full_y, p % full_x
-    _, _, alpha = _scores(
-        values, maps, first, second, query, table,
-        num_interpolated, num_entries, full_z, full_y, full_x, b, p, inside, eps,
-        CHANNELS, WIDTH, AXES, ENTRIES, PIXELS, BLOCK, ACC,
-    )  # fmt: skip
-    column = tl.arange(0, ENTRIES)[None]
-    offsets = (b * (num_entries + 1) + column) * pixels + p[:, None]
-    tl.store(attention + offsets, alpha, mask=inside[:, None] & (column <= num_entries))
-    _sum_values(
-        first, values, out, table, alpha, num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
-        WIDTH, 0, CHANNELS, AXES, ENTRIES, BLOCK, ACC,
-    )  # fmt: skip
-    if WIDTH < CHANNELS:
-        _sum_values(
-            second, values, out, table, alpha,
-            num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
-            CHANNELS - WIDTH, WIDTH, CHANNELS, AXES, ENTRIES, BLOCK, ACC,
-        )  # fmt: skip
-
-
-@triton.jit
-def _attention_gradient(
-    part, values, grad_out, table, num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
-    WIDTH: tl.constexpr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
-    PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """The gradient of alpha by Eq. 8 from the channels of one part of x, (pixels, ENTRIES)."""
-    pixels = full_z * full_y * full_x
-    column = tl.arange(0, ENTRIES)[None]
-    d_alpha = tl.zeros((PIXELS, ENTRIES), ACC)
-    for begin in range(0, WIDTH, BLOCK):
-        c = begin + tl.arange(0, BLOCK)
-        mask = inside[:, None] & (c < WIDTH)[None]
-        offsets = c[None] * pixels + p[:, None]
-        grad = tl.load(grad_out + (b * CHANNELS + OFFSET) * pixels + offsets, mask=mask, other=0).to(ACC)
-        value = tl.load(part + b * WIDTH * pixels + offsets, mask=mask, other=0).to(ACC)
-        d_alpha += tl.where(column == num_entries, tl.sum(grad * value, 1)[:, None], 0)
-        for n in range(0, num_interpolated):
-            row = table + n * COLUMNS
-            value = _interpolate(values, row, z, y, x, full_z, full_y, full_x, b, OFFSET + c, mask, CHANNELS, AXES, ACC)
-            d_alpha += tl.where(column == tl.load(row + 5).to(tl.int32), tl.sum(grad * value, 1)[:, None], 0)
-        for n in range(num_interpolated, num_entries):
-            row = table + n * COLUMNS
-            sample = values + tl.load(row) + (b * CHANNELS + OFFSET) * pixels
-            value = tl.load(sample + offsets, mask=mask, other=0).to(ACC)
-            d_alpha += tl.where(column == tl.load(row + 5).to(tl.int32), tl.sum(grad * value, 1)[:, None], 0)
-    return d_alpha
-
-
-@triton.jit
-def _value_gradients(
-    part, d_part, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_squared_norm,
-    num_interpolated, num_entries, pixels, b, p, inside,
-    WIDTH: tl.constexpr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr, ENTRIES: tl.constexpr, GRAD_OUT: tl.constexpr,
-    PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Store the gradients of one part of x and, in the same channels, of the entries at full resolution.
-
-    Each is the sum of what comes from Eq. 8, from q.V and from |V|^2. What these values contribute to the gradient of
-    the query is stored as well.
-    """
-    for begin in range(0, WIDTH, BLOCK):
-        c = begin + tl.arange(0, BLOCK)
-        mask = inside[:, None] & (c < WIDTH)[None]
-        offsets = c[None] * pixels + p[:, None]
-        q = tl.load(query + OFFSET + c, mask=c < WIDTH, other=0).to(ACC)
-        grad = tl.zeros((PIXELS, BLOCK), ACC)
-        if GRAD_OUT:
-            grad = tl.load(grad_out + (b * CHANNELS + OFFSET) * pixels + offsets, mask=mask, other=0).to(ACC)
-        value = tl.load(part + b * WIDTH * pixels + offsets, mask=mask, other=0).to(ACC)
-        d_own_product = _select_column(d_product, num_entries, ENTRIES)
-        gradient = _select_column(alpha, num_entries, ENTRIES) * grad + d_own_product * q[None]
-        gradient += _select_column(d_squared_norm, num_entries, ENTRIES) * value
-        tl.store(d_part + b * WIDTH * pixels + offsets, gradient.to(d_part.dtype.element_ty), mask=mask)
-        query_gradient = tl.sum(d_own_product * value, 0)
-        for n in range(num_interpolated, num_entries):
-            row = table + n * COLUMNS
-            column = tl.load(row + 5).to(tl.int32)
-            start = tl.load(row) + (b * CHANNELS + OFFSET) * pixels
-            value = tl.load(values + start + offsets, mask=mask, other=0).to(ACC)
-            d_own_product = _select_column(d_product, column, ENTRIES)
-            gradient = (
-                _select_column(alpha, column, ENTRIES) * grad
-                + d_own_product * q[None]
-                + _select_column(d_squared_norm, column, ENTRIES) * value
-            )
-            tl.store(d_values + start + offsets, gradient.to(d_values.dtype.element_ty), mask=mask)
-            query_gradient += tl.sum(d_own_product * value, 0)
-        tl.store(d_query + OFFSET + c, query_gradient, mask=c < WIDTH)
-
-
-@triton.jit
-def backward_kernel(
-    values, maps, first, second, query, table, num_interpolated, num_entries, full_z, full_y, full_x, eps,
-    grad_out, grad_attention, d_values, d_first, d_second, d_query, alphas, d_products, d_squared_norms,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, AXES: tl.constexpr, ENTRIES: tl.constexpr,
-    GRAD_OUT: tl.constexpr, GRAD_ATTENTION: tl.constexpr,
-    PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """The part of the backward pass at full resolution. Grid: (tiles of pixels, B).
-
-    Stores the complete gradients of x and of the entries at full resolution; what these contribute to the gradient of
-    the query, one row per program; and for the interpolated entries the attention, the gradient of q.V and twice the
-    gradient of |V|^2, each (B, K+1, pixels).
-    """
-    pixels = full_z * full_y * full_x
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    b = tl.program_id(1).to(tl.int64)
-    inside = p < pixels
-    z, y, x = p // (full_y * full_x), p // full_x % full_y, p % full_x
-    column = tl.arange(0, ENTRIES)[None]
-    products, rstd, alpha = _scores(
-        values, maps, first, second, query, table,
-        num_interpolated, num_entries, full_z, full_y, full_x, b, p, inside, eps,
-        CHANNELS, WIDTH, AXES, ENTRIES, PIXELS, BLOCK, ACC,
-    )  # fmt: skip
-    offsets = (b * (num_entries + 1) + column) * pixels + p[:, None]
-    present = inside[:, None] & (column <= num_entries)
-    # Eq. 8
-    d_alpha = tl.zeros((PIXELS, ENTRIES), ACC)
-    if GRAD_ATTENTION:
-        d_alpha += tl.load(grad_attention + offsets, mask=present, other=0).to(ACC)
-    if GRAD_OUT:
-        d_alpha += _attention_gradient(
-            first, values, grad_out, table,
-            num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
-            WIDTH, 0, CHANNELS, AXES, ENTRIES, PIXELS, BLOCK, ACC,
-        )  # fmt: skip
-        if WIDTH < CHANNELS:
-            d_alpha += _attention_gradient(
-                second, values, grad_out, table,
-                num_interpolated, num_entries, z, y, x, full_z, full_y, full_x, b, p, inside,
-                CHANNELS - WIDTH, WIDTH, CHANNELS, AXES, ENTRIES, PIXELS, BLOCK, ACC,
-            )  # fmt: skip
-    # Eqs. 7 and 6; outside of the image, rstd is infinite if eps is zero
-    rstd = tl.where(present, rstd, 0)
-    d_product = alpha * (d_alpha - tl.sum(alpha * d_alpha, 1)[:, None]) * rstd
-    d_squared_norm = -d_product * products * rstd * rstd / CHANNELS
-    tl.store(alphas + offsets, alpha, mask=present)
-    tl.store(d_products + offsets, d_product, mask=present)
-    tl.store(d_squared_norms + offsets, d_squared_norm, mask=present)
-    d_query += (b * tl.num_programs(0) + tl.program_id(0)) * CHANNELS
-    _value_gradients(
-        first, d_first, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_squared_norm,
-        num_interpolated, num_entries, pixels, b, p, inside, WIDTH, 0, CHANNELS, ENTRIES, GRAD_OUT, PIXELS, BLOCK, ACC,
-    )  # fmt: skip
-    if WIDTH < CHANNELS:
-        _value_gradients(
-            second, d_second, values, d_values, grad_out, query, d_query, table, alpha, d_product, d_squared_norm,
-            num_interpolated, num_entries, pixels, b, p, inside,
-            CHANNELS - WIDTH, WIDTH, CHANNELS, ENTRIES, GRAD_OUT, PIXELS, BLOCK, ACC,
-        )  # fmt: skip
-
-
-@triton.jit
-def _first_position(cell, length, target):
-    """The first position on the axis of `target` elements that is above cell - 1 on the axis of `length` elements."""
-    # `target` is added inside the quotient and subtracted again: Triton's compiler and interpreter may round a negative
-    # quotient differently
-    return (2 * target * (cell - 1) + target - length + 2 * length * target) // (2 * length) - target + 1
-
-
-@triton.jit
-def rows_kernel(
-    grad_out, alphas, row_gradients, table, first_entry, end_entry, num_entries, rows, width,
-    CHANNELS: tl.constexpr, BLOCK: tl.constexpr, CELLS: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
-):  # fmt: skip
-    """The transpose of the interpolation along rows of alpha_n grad, from (B, C, rows, width) to (B, C, rows, W_n).
-
-    The entries are those in the rows first_entry, ..., end_entry - 1 of the table; their results follow each other in
-    `row_gradients`. Each is a product with a banded matrix. Grid: (rows, tiles of channels, B).
-    """
-    r = tl.program_id(0)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    tile_z, tile_y, tile_x, p, inside = _pixels_of_tile(
+        full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
+    )
     b = tl.program_id(2).to(tl.int64)
-    batch = tl.num_programs(2)
-    grad_out += b * CHANNELS * rows * width
-    for n in range(first_entry, end_entry):
-        row = table + n * COLUMNS
-        length = tl.load(row + 4).to(tl.int32)
-        sample = row_gradients + b * CHANNELS * rows * length
-        weights = alphas + ((b * (num_entries + 1) + tl.load(row + 5)) * rows + r) * width
-        for begin in range(0, length, CELLS):
-            cell = begin + tl.arange(0, CELLS)
-            tile = tl.zeros((BLOCK, CELLS), ACC)
-            start = tl.maximum(_first_position(begin, length, width), 0)
-            stop = tl.minimum(_first_position(begin + CELLS + 1, length, width), width)
-            for begin_x in range(start, stop, STEP):
-                x = begin_x + tl.arange(0, STEP)
-                offsets = (c[:, None] * rows + r) * width + x[None]
-                grad = tl.load(grad_out + offsets, mask=(c < CHANNELS)[:, None] & (x < stop)[None], other=0)
-                alpha = tl.load(weights + x, mask=x < stop, other=0)
-                lower, fraction = _tap(x, length, width, ACC)
-                linear_weight = tl.where(lower[:, None] == cell[None], 1 - fraction[:, None], 0)
-                linear_weight += tl.where(lower[:, None] + 1 == cell[None], fraction[:, None], 0)
-                weight = alpha[:, None] * linear_weight
-                if tl.float64 == ACC:  # not every version of Triton has tl.dot in float64
-                    tile += tl.sum(grad[:, :, None] * weight[None], 1)
-                else:
-                    tile += tl.dot(grad.to(ACC), weight, input_precision=PRECISION, out_dtype=ACC)
-            offsets = (c[:, None] * rows + r) * length + cell[None]
-            tl.store(sample + offsets, tile, mask=(c < CHANNELS)[:, None] & (cell < length)[None])
-        row_gradients += batch.to(tl.int64) * CHANNELS * rows * length
+    n = tl.arange(0, VALUES)
+    scalars = (b * num_values + n[None]) * pixels + p[:, None]
+    present = inside[:, None] & (n < num_values)[None]
+    alpha = _softmax(tl.load(logits + scalars, mask=present, other=0), (n < num_values)[None])
+    if tl.program_id(1) == 0:
+        tl.store(attention + scalars, alpha, mask=present)
+    picked = alpha.to(PICK)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    values += b * num_cells * channels
+    total = tl.zeros((TILE_Z * TILE_Y * TILE_X, BLOCK), tl.float32)
+    for begin in range(0, num_columns, COLUMNS):
+        k = begin + tl.arange(0, COLUMNS)
+        cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns)
+        v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
+        pick = (n[:, None] == tl.load(columns + k)[None]).to(PICK)
+        w = tl.dot(picked, pick, input_precision=PRECISION)
+        w *= _linear_weights(
+            weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns, DIM, TILE_Z, TILE_Y, TILE_X
+        )
+        w = w.to(values.dtype.element_ty).to(OPERAND)
+        total = tl.dot(w, v, total, input_precision=PRECISION)
+    mask = inside[:, None] & (c < channels)[None]
+    x = _load_x(first, second, b, c[None], p[:, None], mask, width, channels, pixels)
+    rest = _select(alpha, num_values - 1, VALUES) * x
+    offsets = c[None] * pixels + p[:, None]
+    for i in range(num_full):
+        sample = full + (i * batch + b) * channels * pixels
+        value = tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
+        rest += _select(alpha, tl.load(full_index + i), VALUES) * value
+    tl.store(out + b * channels * pixels + offsets, (rest + total).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "num_values",
+        "num_full",
+        "num_cells",
+        "full_z",
+        "full_y",
+        "tiles_z",
+        "tiles_y",
+        "tiles_x",
+        "batch",
+    ]
+)
+def sum_backward_kernel(
+    values, full, first, second, products, rstd, grad_out, d_alpha, partial, columns, weights, full_index,
+    channels, width, num_columns, num_full, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,
+    batch,
+    DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
+    BLOCK: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr, PICK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradients of Eq. 8: of alpha from a block of channels, and of the columns of a tile.
+
+    `d_alpha` is (blocks of channels, B, K+1, pixels). `partial` is (B, tiles, columns, C): the gradient of a cell that
+    several tiles read is the sum of several columns. In `full`, the distance of two features is `batch` samples.
+    Grid: (tiles, blocks of channels, B).
+    """
+    pixels = full_z * full_y * full_x
+    tile_z, tile_y, tile_x, p, inside = _pixels_of_tile(
+        full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
+    )
+    b = tl.program_id(2).to(tl.int64)
+    n = tl.arange(0, VALUES)
+    scalars = (b * num_values + n[None]) * pixels + p[:, None]
+    present = inside[:, None] & (n < num_values)[None]
+    alpha = tl.load(products + scalars, mask=present, other=0) * tl.load(rstd + scalars, mask=present, other=0)
+    alpha = _softmax(alpha, (n < num_values)[None])
+    picked = alpha.to(PICK)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = inside[:, None] & (c < channels)[None]
+    offsets = c[None] * pixels + p[:, None]
+    grad = tl.load(grad_out + b * channels * pixels + offsets, mask=mask, other=0).to(OPERAND)
+    values += b * num_cells * channels
+    partial += (b * tl.num_programs(0) + tl.program_id(0)) * num_columns * channels
+    d = tl.zeros((TILE_Z * TILE_Y * TILE_X, VALUES), tl.float32)
+    for begin in range(0, num_columns, COLUMNS):
+        k = begin + tl.arange(0, COLUMNS)
+        cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns)
+        v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
+        feature = tl.load(columns + k)
+        linear = _linear_weights(
+            weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns, DIM, TILE_Z, TILE_Y, TILE_X
+        )
+        interpolated = tl.dot(grad, tl.trans(v), input_precision=PRECISION) * linear
+        d = tl.dot(interpolated, (feature[:, None] == n[None]).to(tl.float32), d, input_precision=PRECISION)
+        w = tl.dot(picked, (n[:, None] == feature[None]).to(PICK), input_precision=PRECISION) * linear
+        w = w.to(values.dtype.element_ty).to(OPERAND)
+        d_column = tl.dot(tl.trans(w), grad, input_precision=PRECISION)
+        tl.store(partial + k[:, None] * channels + c[None], d_column, mask=(c < channels)[None])
+    grad = grad.to(tl.float32)
+    x = _load_x(first, second, b, c[None], p[:, None], mask, width, channels, pixels)
+    d += tl.where(n[None] == num_values - 1, tl.sum(grad * x, 1)[:, None], 0)
+    for i in range(num_full):
+        sample = full + (i * batch + b) * channels * pixels
+        value = tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
+        d += tl.where(n[None] == tl.load(full_index + i), tl.sum(grad * value, 1)[:, None], 0)
+    block = tl.program_id(1).to(tl.int64) * tl.num_programs(2)
+    tl.store(d_alpha + block * num_values * pixels + scalars, d, mask=present)
 
 
 @triton.jit
-def finish_kernel(
-    value, row_gradients, d_product, d_pairs, query, d_value, size_z, size_y, size_x,
-    CHANNELS: tl.constexpr, AXES: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+def _value_gradient(
+    value, d_value, grad_out, query, d_query, alpha, d_product, d_squared_norm, p, pixels, inside, channels,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of an interpolated entry: the sum of what comes from Eq. 8, from q.V and from |V|^2.
+    """Store the gradient of a feature of the size of x: what comes from Eq. 8, from q.V and from |V|^2."""
+    for begin in range(0, channels, BLOCK):
+        c = begin + tl.arange(0, BLOCK)
+        mask = inside[:, None] & (c < channels)[None]
+        offsets = c[None] * pixels + p[:, None]
+        q = tl.load(query + c, mask=c < channels, other=0)
+        grad = tl.load(grad_out + offsets, mask=mask, other=0).to(tl.float32)
+        v = tl.load(value + offsets, mask=mask, other=0).to(tl.float32)
+        gradient = alpha * grad + d_product * q[None] + d_squared_norm * v
+        tl.store(d_value + offsets, gradient.to(d_value.dtype.element_ty), mask=mask)
+        tl.store(d_query + c, tl.sum(d_product * v, 0), mask=c < channels)
 
-    `d_pairs` (B, 3 D, 3 H, 3 W), with the factor 3 only along AXES, has at index i + (j + 1) length along an axis the
-    gradient of the product of P at i and at its neighbour i + j, for j = -1, 0, 1. Grid: (tiles of pixels, tiles of
+
+@triton.jit(do_not_specialize=["num_values", "num_full", "num_blocks", "batch"])
+def scores_backward_kernel(
+    full, first, second, query, products, rstd, d_alpha, grad_attention, grad_out,
+    d_full, d_first, d_second, d_query, full_index,
+    channels, width, num_full, num_values, num_blocks, pixels, batch,
+    GRAD_ATTENTION: tl.constexpr, PIXELS: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradients of Eqs. 6 and 7, and the complete gradients of x and of the features of its size.
+
+    Overwrites `products` with the gradient of q.V and `rstd` with twice the gradient of |V|^2. `d_query`, (B, blocks of
+    pixels, 1 + num_full, C), is what x and these features contribute to the gradient of the query.
+    Grid: (blocks of pixels, B).
+    """
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    b = tl.program_id(1).to(tl.int64)
+    inside = p < pixels
+    n = tl.arange(0, VALUES)
+    scalars = (b * num_values + n[None]) * pixels + p[:, None]
+    present = inside[:, None] & (n < num_values)[None]
+    product = tl.load(products + scalars, mask=present, other=0)
+    r = tl.load(rstd + scalars, mask=present, other=0)
+    alpha = _softmax(product * r, (n < num_values)[None])
+    d = tl.zeros((PIXELS, VALUES), tl.float32)
+    if GRAD_ATTENTION:
+        d += tl.load(grad_attention + scalars, mask=present, other=0)
+    for i in range(num_blocks):
+        block = d_alpha + tl.num_programs(1).to(tl.int64) * i * num_values * pixels
+        d += tl.load(block + scalars, mask=present, other=0)
+    d_product = alpha * (d - tl.sum(alpha * d, 1)[:, None]) * r
+    d_squared_norm = -d_product * product * r * r / channels
+    tl.store(products + scalars, d_product, mask=present)
+    tl.store(rstd + scalars, d_squared_norm, mask=present)
+    d_query += (b * tl.num_programs(0) + tl.program_id(0)) * (num_full + 1) * channels
+    grad_out += b * channels * pixels
+    last = num_values - 1
+    own_alpha, own_product = _select(alpha, last, VALUES), _select(d_product, last, VALUES)
+    own_squared_norm = _select(d_squared_norm, last, VALUES)
+    _value_gradient(
+        first + b * width * pixels, d_first + b * width * pixels, grad_out, query, d_query,
+        own_alpha, own_product, own_squared_norm, p, pixels, inside, width, BLOCK,
+    )  # fmt: skip
+    if width < channels:
+        sample = b * (channels - width) * pixels
+        _value_gradient(
+            second + sample, d_second + sample, grad_out + width * pixels, query + width, d_query + width,
+            own_alpha, own_product, own_squared_norm, p, pixels, inside, channels - width, BLOCK,
+        )  # fmt: skip
+    for i in range(num_full):
+        index = tl.load(full_index + i)
+        sample = (i * batch + b) * channels * pixels
+        _value_gradient(
+            full + sample, d_full + sample, grad_out, query, d_query + (1 + i) * channels,
+            _select(alpha, index, VALUES), _select(d_product, index, VALUES), _select(d_squared_norm, index, VALUES),
+            p, pixels, inside, channels, BLOCK,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["num_values", "full_z", "full_y", "total_before", "total_after"])
+def transpose_maps_kernel(
+    d_products, d_squared_norms, before, after, features, full_z, full_y, full_x, total_before, total_after, num_values,
+    AXIS: tl.constexpr, OUTPUTS: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """The transpose of `_interpolate_maps` along one axis, for all interpolated features.
+
+    AXIS is 1, 2 or 4, and the axes follow each other in this order. The maps before the first are `d_products` and
+    `d_squared_norms`, (B, K+1, pixels). After an axis they are (B, 1 + 2 AXIS, total): the transpose of q.U(P), then
+    for every set of the axes so far, what |U(P)|^2 has to do with the products of P with its neighbour along the axes
+    in the set. The features follow each other in `total`. Grid: (blocks of results, interpolated features, B).
+    """
+    feature = features + tl.program_id(1) * FIELDS
+    b = tl.program_id(2).to(tl.int64)
+    size_y, size_x = tl.load(feature + 3), tl.load(feature + 4)
+    if AXIS == 1:
+        length, target, outer, inner = size_x, full_x, full_z * full_y, 1
+        start_after = tl.load(feature + 7)
+        pixels = full_z * full_y * full_x
+        sample = (b * num_values + tl.load(feature)) * pixels
+        d_product, d_squared_norm = d_products + sample, d_squared_norms + sample
+    else:
+        start_before = tl.load(feature + 7)
+        if AXIS == 2:
+            length, target, outer, inner = size_y, full_y, full_z, size_x
+            start_after = tl.load(feature + 8)
+        else:
+            length, target, outer, inner = tl.load(feature + 2), full_z, 1, size_y * size_x
+            start_before = tl.load(feature + 8)
+            start_after = tl.load(feature + 1)
+        d_product = before + b * (1 + AXIS) * total_before + start_before
+        d_squared_norm = d_product + total_before
+    after += b * (1 + 2 * AXIS) * total_after + start_after
+    count = outer * length * inner
+    if tl.program_id(0) * OUTPUTS < count:
+        j = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+        cell, i, o = j // inner % length, j % inner, j // (inner * length)
+        # pixels below the lower neighbour's position have no weight
+        first = tl.maximum(((2 * cell - 1) * target - length) // (2 * length), 0)
+        window = 2 * target // length + 4
+        for map in tl.static_range(AXIS):
+            product = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+            own = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+            pair = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+            for w in range(0, window, WINDOW):
+                x = first[:, None] + w + tl.arange(0, WINDOW)[None]
+                mask = (j < count)[:, None] & (x < target)
+                offsets = (o[:, None] * target + x) * inner + i[:, None]
+                weight, next_weight = _hats(x, cell[:, None], length, target)
+                if map == 0:
+                    product += weight * tl.load(d_product + offsets, mask=mask, other=0)
+                d = weight * tl.load(d_squared_norm + map * total_before + offsets, mask=mask, other=0)
+                own += weight * d
+                pair += next_weight * d
+            if map == 0:
+                tl.store(after + j, tl.sum(product, 1), mask=j < count)
+            tl.store(after + (1 + map) * total_after + j, tl.sum(own, 1), mask=j < count)
+            tl.store(after + (1 + AXIS + map) * total_after + j, tl.sum(pair, 1), mask=j < count)
+
+
+@triton.jit(do_not_specialize=["num_cells", "num_tiles", "first_cell", "end_cell"])
+def values_backward_kernel(
+    partial, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers,
+    channels, num_columns, num_cells, num_tiles, first_cell, end_cell,
+    DIM: tl.constexpr, CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradients of the interpolated features: the sum of what comes from Eq. 8, from q.V and from |V|^2.
+
+    What comes from Eq. 8 is summed over the tiles that read a cell, ITEMS tiles at a time. `d_query`, (B, blocks of
+    cells, C), is what these features contribute to the gradient of the query. Grid: (blocks of cells, blocks of
     channels, B).
     """
-    pixels = size_z * size_y * size_x
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     b = tl.program_id(2).to(tl.int64)
-    inside = p < pixels
-    mask = inside[:, None] & (c < CHANNELS)[None]
-    z, y, x = p // (size_y * size_x), p // size_x % size_y, p % size_x
-    pairs_z: tl.constexpr = 3 if AXES & 4 else 1
-    pairs_y: tl.constexpr = 3 if AXES & 2 else 1
-    pairs_x: tl.constexpr = 3 if AXES & 1 else 1
-    sample = b * CHANNELS * pixels
-    q = tl.load(query + c, mask=c < CHANNELS, other=0).to(ACC)
-    offsets = c[None] * pixels + p[:, None]
-    tile = tl.load(row_gradients + sample + offsets, mask=mask, other=0).to(ACC)
-    tile += tl.load(d_product + b * pixels + p, mask=inside, other=0)[:, None] * q[None]
-    d_pairs += b * (pairs_z * pairs_y * pairs_x) * pixels
-    for k_z in range(pairs_z):
-        for k_y in range(pairs_y):
-            for k_x in range(pairs_x):
-                neighbour_z, neighbour_y, neighbour_x = (
-                    z + k_z - pairs_z // 2,
-                    y + k_y - pairs_y // 2,
-                    x + k_x - pairs_x // 2,
-                )
-                in_bounds = (
-                    (neighbour_z >= 0)
-                    & (neighbour_z < size_z)
-                    & (neighbour_y >= 0)
-                    & (neighbour_y < size_y)
-                    & (neighbour_x >= 0)
-                    & (neighbour_x < size_x)
-                )
-                pair = ((k_z * size_z + z) * pairs_y * size_y + k_y * size_y + y) * pairs_x * size_x + k_x * size_x + x
-                pair = tl.load(d_pairs + pair, mask=inside & in_bounds, other=0)
-                neighbour_offsets = (
-                    c[None] * pixels + ((neighbour_z * size_y + neighbour_y) * size_x + neighbour_x)[:, None]
-                )
-                neighbour = tl.load(value + sample + neighbour_offsets, mask=mask & in_bounds[:, None], other=0).to(ACC)
-                tile += pair[:, None] * neighbour
-    tl.store(d_value + sample + offsets, tile.to(d_value.dtype.element_ty), mask=mask)
+    c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
+    # every cell once for each item
+    item = tl.arange(0, CELLS * ITEMS) % ITEMS
+    cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS * ITEMS) // ITEMS
+    inside = first_cell + cell < end_cell
+    feature = features + tl.load(feature_of_cell + first_cell + cell, mask=inside, other=0) * FIELDS
+    count = tl.load(feature + 6)
+    readers += tl.load(feature + 5) + (first_cell + cell - tl.load(feature + 1)) * count + item
+    partial += b * num_tiles * num_columns * channels
+    total = tl.zeros((CELLS * ITEMS, BLOCK), tl.float32)
+    for begin in range(0, tl.max(count, 0), ITEMS):
+        reader = tl.load(readers + begin, mask=inside & (begin + item < count), other=-1)
+        row = partial + reader.to(tl.int64)[:, None] * channels + c
+        total += tl.load(row, mask=(reader >= 0)[:, None] & (c < channels), other=0)
+    total = tl.sum(tl.reshape(total, (CELLS, ITEMS, BLOCK)), 1)
+    r = first_cell + tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    inside = r < end_cell
+    feature = features + tl.load(feature_of_cell + r, mask=inside, other=0) * FIELDS
+    size_z, size_y, size_x, start = (
+        tl.load(feature + 2),
+        tl.load(feature + 3),
+        tl.load(feature + 4),
+        tl.load(feature + 1),
+    )
+    x, y, z = (r - start) % size_x, (r - start) // size_x % size_y, (r - start) // (size_x * size_y)
+    mask = inside[:, None] & (c < channels)
+    values += b * num_cells * channels
+    d_maps += b * (1 + (4 if DIM == 2 else 8)) * num_cells
+    d_product = tl.load(d_maps + r, mask=inside, other=0)[:, None]
+    total += d_product * tl.load(query + c, mask=c < channels, other=0)
+    for step_z in tl.static_range(-1 if DIM == 3 else 0, 2 if DIM == 3 else 1):
+        for step_y in tl.static_range(-1, 2):
+            for step_x in tl.static_range(-1, 2):
+                map = 1 + (1 if step_x else 0) + (2 if step_y else 0) + (4 if step_z else 0)
+                exists = inside & (x + step_x >= 0) & (x + step_x < size_x) & (y + step_y >= 0) & (y + step_y < size_y)
+                exists &= (z + step_z >= 0) & (z + step_z < size_z)
+                neighbour = r + (step_z * size_y + step_y) * size_x + step_x
+                lower = r + (min(step_z, 0) * size_y + min(step_y, 0)) * size_x + min(step_x, 0)
+                pair = tl.load(d_maps + map * num_cells + lower, mask=exists, other=0)
+                v = tl.load(values + neighbour[:, None] * channels + c, mask=mask & exists[:, None], other=0)
+                total += pair[:, None] * v.to(tl.float32)
+    v = tl.load(values + r[:, None] * channels + c, mask=mask, other=0).to(tl.float32)
+    d_query += (b * tl.num_programs(0) + tl.program_id(0)) * channels
+    tl.store(d_query + c, tl.sum(d_product * v, 0)[None], mask=c < channels)
+    offsets = (b * num_cells + r)[:, None] * channels + c
+    tl.store(d_values + offsets, total.to(d_values.dtype.element_ty), mask=mask)

@@ -434,8 +434,9 @@ def test_values_are_not_kept_at_full_resolution(tmp_path, direction):
 @pytest.mark.parametrize("shape", [pytest.param(s, marks=interpreter) for s in ("two parts", "3-D two parts")])
 def test_results_of_triton_do_not_depend_on_the_size_of_the_tiles(monkeypatch, shape):
     results = []
-    for pixels, block, cells, step in ((256, 32, 32, 64), (32, 4, 16, 16)):
-        for name, value in {"_PIXELS": pixels, "_BLOCK": block, "_CELLS": cells, "_STEP": step}.items():
+    names = "_TILE_FLOAT32", "_COLUMNS_FLOAT32", "_CHANNELS", "_PIXELS", "_BLOCK", "_CELLS", "_OUTPUTS", "_PARTIAL"
+    for sizes in ((128, 32, 64, 256, 32, 32, 64, 2**29), (32, 16, 16, 32, 4, 16, 16, 1)):
+        for name, value in zip(names, sizes, strict=True):
             monkeypatch.setattr(triton_backend, name, value)
         results.append(all_results(partial(xattnres, backend="triton"), make(shape)))
     assert_all_close(*results, 1e-12)

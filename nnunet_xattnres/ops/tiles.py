@@ -1,0 +1,201 @@
+"""The tables of the Triton kernels: which cells of the interpolated features a tile of pixels reads, with what weights.
+
+A tile is a box of pixels of x. Linear interpolation lets it read a box of cells of every interpolated feature. All
+these cells, feature after feature, are the columns of the tile. With V the values of the columns, (columns, C), a tile
+of interpolated and weighted values is one matrix product, W V. The weight of column k at pixel p is
+
+    W[p, k] = alpha_n(p) prod_a max(0, 1 - |s_a p_a + o_a|),
+
+where n is the feature of the column and a runs over the axes: s_a p_a + o_a is the distance of the pixel from the cell
+in units of the cells. Its slope s_a depends on the feature only, its offset o_a also on the tile. Cells beyond the edge
+are clamped to the edge, which is linear interpolation with align_corners=False for every ratio of the sizes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FIELDS = 9
+"""The integers that describe an interpolated feature in `Tables.features`."""
+
+_FEW_READERS = 16
+"""The gradients of cells that at most this many tiles read are summed for many cells at a time."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the kernels must know about the sizes; int32 and float32 tensors on the device.
+
+    Attributes:
+        tile: the pixels of a tile along depth, height and width.
+        tiles: the number of tiles along these axes.
+        num_columns: the number of columns of a tile, a multiple of the block of columns.
+        num_cells: the number of cells of all interpolated features together.
+        num_few: the number of leading cells that few tiles read.
+        totals: how many values the transposes along the width, along width and height, and along all axes have.
+        largest: the largest number of these values of one feature.
+        cells: the first cell of every interpolated feature, by its index in the history.
+        columns: (1 + tiles, num_columns): the feature of every column as an index of the history, or -1 for padding;
+            then for every tile along every axis what the cell contributes to its number.
+        weights: (3 + tiles, num_columns): the slopes s_a, then for every tile along every axis the offsets o_a.
+        features: (features, FIELDS): index in the history, first cell, size (depth, height, width), where its readers
+            begin, the number of readers of a cell, where the results of the transpose along the width begin, and those
+            along width and height.
+        feature_of_cell: for every cell, the row in `features`.
+        readers: for every feature the columns that belong to each of its cells, (cells, readers), as tile
+            num_columns + column, or -1.
+        full: the indices in the history of the features that are not interpolated.
+    """
+
+    tile: tuple[int, int, int]
+    tiles: tuple[int, int, int]
+    num_columns: int
+    num_cells: int
+    num_few: int
+    totals: tuple[int, int, int]
+    largest: tuple[int, int, int]
+    cells: dict[int, int]
+    columns: Tensor
+    weights: Tensor
+    features: Tensor
+    feature_of_cell: Tensor
+    readers: Tensor
+    full: Tensor
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of an interpolated feature: for every tile the cells that it reads, and their offsets."""
+
+    length: int
+    slope: float
+    cells: np.ndarray  # (tiles, box), clamped
+    offsets: np.ndarray  # (tiles, box)
+    readers: np.ndarray  # (length, items)
+
+    @property
+    def box(self) -> int:
+        return self.cells.shape[1]
+
+
+def tile_shape(size: Sequence[int], pixels: int) -> tuple[int, int, int]:
+    """The tile of `pixels` pixels, a power of two, for features of `size` (depth, height, width).
+
+    Sixteen pixels along the width are one memory transaction in half precision. The tile depends on the number of axes
+    only, because every other tile would be another kernel to compile.
+    """
+    depth = 1 if size[0] == 1 else 2
+    return depth, pixels // (16 * depth), 16
+
+
+@lru_cache(maxsize=256)
+def make_tables(
+    sizes: tuple[tuple[int, int, int], ...],
+    size: tuple[int, int, int],
+    pixels: int,
+    block: int,
+    device: torch.device,
+) -> Tables:
+    """The tables for features of `sizes` and x of `size`, each (depth, height, width).
+
+    Args:
+        sizes: of all features in the order of the history; features of the size of x are not interpolated.
+        size: the size of x.
+        pixels: the number of pixels of a tile, a power of two.
+        block: the number of columns is a multiple of it.
+        device: where the tables are used.
+    """
+    tile = tile_shape(size, pixels)
+    tiles = (-(-size[0] // tile[0]), -(-size[1] // tile[1]), -(-size[2] // tile[2]))
+    # those that many tiles read at the end
+    interpolated = sorted((n for n, s in enumerate(sizes) if s != size), key=lambda n: (-math.prod(sizes[n]), n))
+    axes = {n: [_make_axis(*lengths) for lengths in zip(sizes[n], size, tile, strict=True)] for n in interpolated}
+    num_columns = -(-sum(math.prod(a.box for a in axes[n]) for n in interpolated) // block) * block
+    columns = [np.full((1, num_columns), -1)] + [np.zeros((t, num_columns), int) for t in tiles]
+    weights = [np.zeros((3, num_columns))] + [np.zeros((t, num_columns)) for t in tiles]
+    features, readers, feature_of_cell = [], [], []
+    results: list[tuple[int, int, int]] = [(0, 0, 0)]
+    cells: dict[int, int] = {}
+    first_column = first_cell = first_reader = after_width = after_height = num_few = 0
+    for i, n in enumerate(interpolated):
+        box = [a.box for a in axes[n]]
+        here = slice(first_column, first_column + math.prod(box))
+        columns[0][0, here] = n
+        for a, axis in enumerate(axes[n]):
+            cell = np.unravel_index(np.arange(math.prod(box)), box)[a]
+            stride = math.prod(b.length for b in axes[n][a + 1 :])
+            columns[1 + a][:, here] = axis.cells[:, cell] * stride + (first_cell if a == 0 else 0)
+            weights[0][a, here] = axis.slope
+            weights[1 + a][:, here] = axis.offsets[:, cell]
+        of_cells = _readers(axes[n], tiles, num_columns, first_column)
+        readers.append(of_cells.ravel())
+        features.append([n, first_cell, *sizes[n], first_reader, of_cells.shape[1], after_width, after_height])
+        first_reader += of_cells.size
+        feature_of_cell.append(np.full(math.prod(sizes[n]), i))
+        results.append((size[0] * size[1] * sizes[n][2], size[0] * sizes[n][1] * sizes[n][2], math.prod(sizes[n])))
+        cells[n] = first_cell
+        # features whose cells many tiles read are at the end
+        if of_cells.shape[1] <= _FEW_READERS and num_few == first_cell:
+            num_few += len(of_cells)
+        first_column, first_cell = here.stop, first_cell + math.prod(sizes[n])
+        after_width, after_height = after_width + results[-1][0], after_height + results[-1][1]
+
+    def integers(values) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.int32).to(device)
+
+    largest = (max(r[0] for r in results), max(r[1] for r in results), max(r[2] for r in results))
+    empty = np.zeros(1, int)
+    return Tables(
+        tile, tiles, num_columns, first_cell, num_few,
+        (after_width, after_height, first_cell),
+        largest,
+        cells,
+        integers(np.concatenate(columns)),
+        torch.as_tensor(np.concatenate(weights), dtype=torch.float32).to(device),
+        integers(features or empty), integers(np.concatenate([*feature_of_cell, empty])),
+        integers(np.concatenate([*readers, empty])),
+        integers([*(n for n, s in enumerate(sizes) if s == size), 0]),
+    )  # fmt: skip
+
+
+def _readers(axes: Sequence[_Axis], tiles: Sequence[int], num_columns: int, first_column: int) -> np.ndarray:
+    """The columns that belong to every cell of a feature, (cells, readers): tile num_columns + column, or -1."""
+    tile = column = np.zeros((1,) * 6, int)
+    exists = np.ones((1,) * 6, bool)
+    for a, axis in enumerate(axes):
+        shape = [1] * 6
+        shape[a], shape[3 + a] = axis.readers.shape
+        reader = axis.readers.reshape(shape)
+        tile, column = tile * tiles[a] + reader // 64, column * axis.box + reader % 64
+        exists = exists & (reader >= 0)
+    readers = np.where(exists, tile * num_columns + first_column + column, -1)
+    return readers.reshape(math.prod(axis.length for axis in axes), -1)
+
+
+def _make_axis(length: int, target: int, tile: int) -> _Axis:
+    """The cells of an axis of `length` that every tile of an axis of `target` pixels reads."""
+    # the position of pixel x on the axis of cells is position(x) / (2 target)
+    starts = range(0, target, tile)
+    first = [_position(x, length, target) // (2 * target) for x in starts]
+    last = [-(-_position(min(x + tile, target) - 1, length, target) // (2 * target)) for x in starts]
+    box = max(b - a + 1 for a, b in zip(first, last, strict=True))
+    cells = np.asarray(first)[:, None] + np.arange(box)
+    position = np.asarray([_position(x, length, target) / (2 * target) for x in starts])
+    reading: list[list[int]] = [[] for _ in range(length)]
+    for t, (a, b) in enumerate(zip(first, last, strict=True)):
+        for d in range(b - a + 1):
+            reading[min(max(a + d, 0), length - 1)].append(64 * t + d)
+    readers = np.full((length, max(map(len, reading))), -1)
+    for cell, items in enumerate(reading):
+        readers[cell, : len(items)] = items
+    return _Axis(length, length / target, cells.clip(0, length - 1), position[:, None] - cells, readers)
+
+
+def _position(x: int, length: int, target: int) -> int:
+    """The position of pixel x on an axis of `length` cells, times 2 `target`."""
+    return (2 * x + 1) * length - target

@@ -1,0 +1,89 @@
+"""The tables of the Triton kernels against PyTorch's linear interpolation."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nnunet_xattnres.ops.tiles import make_tables
+
+# the size of x, and those of the features: powers of two, other ratios, one axis only, one cell
+CASES = {
+    "2-D": ((1, 32, 48), [(1, 16, 24), (1, 8, 12), (1, 32, 48), (1, 2, 3), (1, 1, 1)]),
+    "2-D odd": ((1, 13, 37), [(1, 5, 36), (1, 13, 9), (1, 6, 18)]),
+    "3-D": ((8, 8, 16), [(4, 4, 8), (2, 2, 4), (8, 4, 8), (1, 1, 1)]),
+    "3-D odd": ((5, 7, 19), [(2, 3, 19), (5, 1, 4)]),
+}
+
+
+def pixels_of(tables, size):
+    """For every tile its pixels, as (index in the tile, coordinates)."""
+    for tile in itertools.product(*map(range, tables.tiles)):
+        inside = []
+        for i, offset in enumerate(itertools.product(*map(range, tables.tile))):
+            pixel = tuple(t * n + o for t, n, o in zip(tile, tables.tile, offset, strict=True))
+            if all(p < s for p, s in zip(pixel, size, strict=True)):
+                inside.append((i, offset, pixel))
+        yield tile, inside
+
+
+def weights_of_tile(tables, tile):
+    """The cells of the columns of a tile, and for every axis the slopes and the offsets of their distances."""
+    starts = np.cumsum([0, *tables.tiles[:2]])
+    rows = [int(start) + t for start, t in zip(starts, tile, strict=True)]
+    cells = sum(tables.columns[1 + row] for row in rows)
+    return cells, [(tables.weights[axis], tables.weights[3 + row]) for axis, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("pixels", [32, 128])
+@pytest.mark.parametrize("case", CASES)
+def test_product_with_the_weights_is_linear_interpolation(case, pixels):
+    size, sizes = CASES[case]
+    tables = make_tables(tuple(sizes), size, pixels, 16, torch.device("cpu"))
+    assert np.prod(tables.tile) == pixels
+    interpolated = {n: torch.rand(1, 1, *s, dtype=torch.float64) for n, s in enumerate(sizes) if s != size}
+    assert tables.full[:-1].tolist() == [n for n, s in enumerate(sizes) if s == size]
+    buffer = torch.empty(tables.num_cells, dtype=torch.float64)
+    for n, value in interpolated.items():
+        buffer[tables.cells[n] : tables.cells[n] + value.numel()] = value.flatten()
+    expected = {n: F.interpolate(v, size, mode="trilinear", align_corners=False)[0, 0] for n, v in interpolated.items()}
+    for tile, inside in pixels_of(tables, size):
+        cells, axes = weights_of_tile(tables, tile)
+        for _, offset, pixel in inside:
+            weight = torch.ones(tables.num_columns, dtype=torch.float64)
+            for o, (slope, start) in zip(offset, axes, strict=True):
+                weight *= (1 - (o * slope.double() + start.double()).abs()).clamp_min(0)
+            for n in interpolated:
+                columns = tables.columns[0] == n
+                actual = (weight[columns] * buffer[cells[columns]]).sum()
+                torch.testing.assert_close(actual, expected[n][pixel], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_cell_lists_the_columns_that_read_it(case):
+    size, sizes = CASES[case]
+    tables = make_tables(tuple(sizes), size, 32, 16, torch.device("cpu"))
+    # the cells and columns with a weight that is not zero at some pixel of the tile
+    expected = set()
+    for t, (tile, inside) in enumerate(pixels_of(tables, size)):
+        cells, axes = weights_of_tile(tables, tile)
+        offsets = torch.tensor([offset for _, offset, _ in inside])
+        weight = torch.ones(len(inside), tables.num_columns)
+        for axis, (slope, start) in enumerate(axes):
+            weight *= (1 - (offsets[:, axis, None] * slope + start).abs()).clamp_min(0)
+        used = (weight.amax(0) > 1e-6) & (tables.columns[0] >= 0)
+        expected |= {(int(cells[k]), t * tables.num_columns + int(k)) for k in used.nonzero()}
+    actual = []
+    for feature in tables.features.tolist():
+        _, first_cell, depth, height, width, start, count, _, _ = feature
+        number = depth * height * width
+        readers = tables.readers[start : start + number * count].view(number, count)
+        actual += [(first_cell + i, r) for i, row in enumerate(readers.tolist()) for r in row if r >= 0]
+        few = first_cell + number <= tables.num_few
+        assert few or first_cell >= tables.num_few, "a feature lies on both sides of num_few"
+    assert len(actual) == len(set(actual))
+    assert expected <= set(actual)
+    # columns that are listed although they have no weight would only cost time, but there should be few
+    assert len(actual) <= 1.5 * len(expected)

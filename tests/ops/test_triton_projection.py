@@ -1,0 +1,66 @@
+"""The projections of a whole history in one kernel, and their gradients, against PyTorch's convolution."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.operator import DEVICE
+
+from nnunet_xattnres.ops import triton_projection
+from nnunet_xattnres.ops.tiles import make_tables
+from nnunet_xattnres.ops.triton_projection import Projections
+
+SIZE = (1, 8, 16)
+# the width and the size of every feature: projected and not, interpolated and not, odd sizes
+HISTORY = [(8, (1, 8, 16)), (24, (1, 8, 16)), (40, (1, 4, 8)), (24, (1, 2, 4)), (3, (1, 3, 5))]
+CHANNELS = 24
+
+
+@pytest.fixture
+def operands():
+    torch.manual_seed(0)
+    sources = [torch.randn(2, width, *size, device=DEVICE) for width, size in HISTORY]
+    weights = [None if w == CHANNELS else torch.randn(CHANNELS, w, device=DEVICE) for w, _ in HISTORY]
+    biases = [None if w is None else torch.randn(CHANNELS, device=DEVICE) for w in weights]
+    return sources, weights, biases
+
+
+def features(tables, values, full):
+    """Views of the features (B, C, pixels) in their buffers, in the order of the history."""
+    rest = iter(full)
+    return [
+        values[:, tables.cells[n] :][:, : size[0] * size[1] * size[2]].transpose(1, 2)
+        if n in tables.cells
+        else next(rest).flatten(2)
+        for n, (_, size) in enumerate(HISTORY)
+    ]
+
+
+@pytest.mark.parametrize("splits", [1, 256])
+def test_equals_convolutions(operands, splits, monkeypatch):
+    sources, weights, biases = operands
+    monkeypatch.setattr(triton_projection, "_SPLITS", splits)
+    triton_projection._plan.cache_clear()
+    tables = make_tables(tuple(size for _, size in HISTORY), SIZE, 32, 16, sources[0].device)
+    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32, interpreted=DEVICE == "cpu")
+    values = torch.empty(2, tables.num_cells, CHANNELS, device=DEVICE)
+    full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
+    projections.project(values, full)
+
+    leaves = [t.double().requires_grad_() for t in (*sources, *(p for p in (*weights, *biases) if p is not None))]
+    rest = iter(leaves[len(sources) :])
+    double_weights = [None if w is None else next(rest) for w in weights]
+    double_biases = [None if b is None else next(rest) for b in biases]
+    expected = [
+        s if w is None else F.conv3d(s, w[:, :, None, None, None], b)
+        for s, w, b in zip(leaves, double_weights, double_biases, strict=False)
+    ]
+    for a, e in zip(features(tables, values, full), expected, strict=True):
+        torch.testing.assert_close(a.double(), e.flatten(2), rtol=0, atol=1e-5)
+
+    d_values, d_full = torch.randn_like(values), torch.randn_like(full)
+    gradients = [g.double() for g in features(tables, d_values, d_full)]
+    torch.autograd.backward([e.flatten(2) for e in expected], gradients)
+    actual = [g for part in projections.backward(d_values, d_full) for g in part if g is not None]
+    for a, leaf in zip(actual, leaves, strict=True):
+        assert a.shape == leaf.shape
+        torch.testing.assert_close(a.double(), leaf.grad, rtol=1e-5, atol=1e-4)
