@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from nnunet_xattnres import History, XAttnRes, XAttnResStages
 
@@ -57,6 +58,44 @@ def test_a_history_that_is_too_long_is_an_error(length):
     stages = XAttnResStages([3, 4], {1: 4})
     with pytest.raises(ValueError, match=rf"\b2 stages.*\b{length} outputs"):
         stages(features(3, 4, 4)[:length], features(4)[0])
+
+
+class UNet(nn.Module):
+    """A U-Net of three stages with a layer in every stage but the first."""
+
+    def __init__(self, dim=2):
+        super().__init__()
+        convolution, transposed = (nn.Conv2d, nn.ConvTranspose2d) if dim == 2 else (nn.Conv3d, nn.ConvTranspose3d)
+        self.stem = convolution(1, 3, 3, padding=1)
+        self.down = nn.ModuleList(convolution(i, o, 3, stride=2, padding=1) for i, o in ((3, 4), (4, 6)))
+        self.up = nn.ModuleList(transposed(i, o, 2, stride=2) for i, o in ((6, 4), (4, 3)))
+        self.convs = nn.ModuleList(convolution(2 * c, c, 3, padding=1) for c in (4, 3))
+        self.xattnres = random_parameters(XAttnResStages(WIDTHS, {1: 4, 2: 6, 3: 8, 4: 6}, dim))
+
+    def forward(self, image):
+        history = History([self.stem(image).relu()])
+        for down in self.down:
+            history.append(self.xattnres(history, down(history[-1])).relu())
+        for up, conv, skip in zip(self.up, self.convs, history[-2::-1], strict=True):
+            history.append(conv(self.xattnres(history, (up(history[-1]), skip))).relu())
+        return history[-1]
+
+
+def test_a_compiled_network_takes_images_of_other_sizes():
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    network, counter = UNet().double(), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(network, backend=counter, fullgraph=True)
+    for size in ((16, 24), (32, 40), (24, 56)):
+        image = torch.randn(1, 1, *size, dtype=torch.float64)
+        results = []
+        for function in (compiled, network):
+            output = function(image)
+            results.append((output, *torch.autograd.grad(output.square().sum(), network.parameters())))
+        for actual, expected in zip(*results, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    # one graph for the first size, and one for all others
+    assert counter.frame_count == 2
 
 
 # the state dict

@@ -11,7 +11,8 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 
 def pooled_size(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
     """The spatial size after pooling a feature of size `shape` so that no axis is longer than in `size`."""
-    return tuple(min(s, t) for s, t in zip(shape, size, strict=True))
+    # not min: with symbolic sizes, torch.compile would nest one minimum in another for every stage of a network
+    return tuple(s if s < t else t for s, t in zip(shape, size, strict=True))
 
 
 def downsample(feature: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -1,10 +1,13 @@
-"""Max pooling against PyTorch's adaptive max pooling: values, gradients, ties, memory."""
+"""Max pooling against PyTorch's adaptive max pooling: values, gradients, ties, memory, and as an operator."""
+
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.profiler import profile
 
+from nnunet_xattnres.ops import pooling
 from nnunet_xattnres.ops.pooling import max_pool
 
 ADAPTIVE = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
@@ -107,7 +110,7 @@ def test_gradients_in_other_memory_layouts(shape, size):
         assert torch.equal(result, reference)
 
 
-@pytest.mark.parametrize(("shape", "size"), [case for case in DIVIDING if case != ((6, 6), (1, 1))])
+@pytest.mark.parametrize(("shape", "size"), SIZES)
 def test_only_the_feature_and_its_pooled_copy_are_kept(shape, size):
     feature = torch.randn(2, 3, *shape, requires_grad=True)
     kept = set()
@@ -121,8 +124,62 @@ def test_only_the_feature_and_its_pooled_copy_are_kept(shape, size):
     assert kept == {feature.untyped_storage().data_ptr(), pooled.untyped_storage().data_ptr()}
 
 
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+@pytest.mark.parametrize("kind", ["distinct", "ties"])
+def test_gradients_from_indices(monkeypatch, shape, size, kind):
+    """The way of other devices than CPUs, where PyTorch's own gradient is not the same in every run."""
+    monkeypatch.setattr(pooling, "_pools_by_elements", lambda feature, size: False)
+    generator = torch.Generator().manual_seed(0)
+    feature = distinct(4, 5, *shape) if kind == "distinct" else torch.randint(2, (4, 5, *shape), generator=generator)
+    assert_pools(feature.double(), size)
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_gradients_do_not_need_pytorchs_backward(monkeypatch, shape, size):
+    """On CUDA it adds the gradients of overlapping windows in any order."""
+    feature = distinct(1, 2, *shape).requires_grad_()
+    with profile() as profiler:
+        max_pool(feature, size).sum().backward()
+    names = {event.key for event in profiler.key_averages()}
+    assert not [name for name in names if "max_pool" in name and "backward" in name and "nnunet_xattnres" not in name]
+
+
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_windows_of_a_group_do_not_overlap(shape, size):
+    windows = torch.arange(torch.Size(size).numel()).view(1, 1, *size)
+    seen = []
+    for group in pooling._groups(shape, size):
+        taken: list[tuple[int, ...]] = []
+        for window in windows[group].flatten().tolist():
+            position = torch.unravel_index(torch.tensor(window), size)
+            # the window of an output, as PyTorch defines it
+            bounds = [
+                range(int(p) * s // t, -((-(int(p) + 1) * s) // t))
+                for p, s, t in zip(position, shape, size, strict=True)
+            ]
+            taken += itertools.product(*bounds)
+            seen.append(window)
+        assert len(set(taken)) == len(taken)
+    assert sorted(seen) == windows.flatten().tolist()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
+@pytest.mark.parametrize(
+    ("shape", "size"), [((4, 6), (2, 3)), ((7, 6), (3, 3)), ((4, 6), (4, 6)), ((2, 6, 4), (1, 2, 4))]
+)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_operators_pass_the_checks_of_torch_library(shape, size, layout):
+    feature = distinct(2, 3, *shape)
+    if layout == "channels last":
+        feature = feature.movedim(1, -1).contiguous().movedim(-1, 1)
+    torch.library.opcheck(torch.ops.nnunet_xattnres.max_pool.default, (feature.clone().requires_grad_(), list(size)))
+    pooled = max_pool(feature, size)
+    arguments = (torch.ones_like(pooled), feature, pooled)
+    torch.library.opcheck(torch.ops.nnunet_xattnres.max_pool_backward.default, arguments)
+
+
 def test_a_large_window_is_pooled_by_pytorch():
-    """`_MaxPool` runs several operations per element of the window."""
+    """The way of small windows runs several operations per element of the window."""
     feature = torch.randn(1, 1, 64, 64, requires_grad=True)
     with profile() as profiler:
         max_pool(feature, (1, 1)).sum().backward()
