@@ -91,6 +91,7 @@ def on_this_machine(command: list[str], kills: int, rng: random.Random) -> None:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
+            wait_for_checkpoint(process)
             process.kill()
             process.wait()
             time.sleep(2)
@@ -101,6 +102,14 @@ def on_this_machine(command: list[str], kills: int, rng: random.Random) -> None:
             assert not training_processes()
     code = subprocess.run(command).returncode
     print(f"exit code {code}")
+
+
+def wait_for_checkpoint(process: subprocess.Popen, seconds: float = 600) -> None:
+    """Wait until a training can be continued: nnU-Net has saved a checkpoint of it and not yet finished it."""
+    results = Path(os.environ["nnUNet_results"])
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end and not any(results.rglob("checkpoint_latest.pth")):
+        time.sleep(1)
 
 
 def training_processes() -> list[str]:
