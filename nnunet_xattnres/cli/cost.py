@@ -278,7 +278,7 @@ def _triton_was_used(backends: Mapping[str, str | None], device: "torch.device")
     from ..ops import custom_op
     from ..ops.dispatch import resolve_backend
 
-    reasons = [f"it failed: {error!r}" for error in custom_op.triton_errors] + sorted(custom_op.triton_refusals)
+    reasons = sorted(custom_op.triton_refusals)
     if "triton" in backends.values() and resolve_backend("triton", device.type) != "triton":
         reasons.append("it cannot be used here")
     for reason in reasons:

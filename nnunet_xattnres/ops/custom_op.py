@@ -19,34 +19,50 @@ from . import torch_backend
 
 _log = logging.getLogger("nnunet_xattnres")
 
-# the error with which Triton failed in this process, if it did
-triton_errors: list[Exception] = []
-# why Triton refused inputs that its kernels do not support
+# why PyTorch has computed instead of Triton in this process: inputs that the kernels do not support on this GPU
 triton_refusals: set[str] = set()
+# the backends that have computed in this process
+used_backends: set[str] = set()
 
 
 def _compute(function: str, backend: str, *arguments):
     """Call `forward` or `backward` of a backend.
 
-    If Triton fails, the PyTorch backend computes this call and all later ones, and one warning says why.
+    If the Triton kernels do not support the inputs on this GPU, the PyTorch backend computes the call, and one warning
+    says why. Any other error is raised: it is a fault of the kernels, which must not be hidden.
     """
     device = arguments[-2].device.type
     # autocast would compute matrix products in half precision, in which logits can overflow
     available = torch.amp.is_autocast_available(device)
     with torch.autocast(device, enabled=False) if available else nullcontext():
-        if backend == "triton" and not triton_errors:
+        if backend == "triton":
             try:
-                return getattr(import_module(".triton_backend", __package__), function)(*arguments)
-            except torch.OutOfMemoryError:
-                raise
+                results = _call_triton(function, *arguments)
+                used_backends.add("triton")
+                return results
             except NotImplementedError as error:
                 if str(error) not in triton_refusals:
                     triton_refusals.add(str(error))
                     _log.warning("XAttnRes: %s; using the slower PyTorch backend for this layer", error)
-            except Exception as error:  # a training must not end because of Triton
-                triton_errors.append(error)
-                _log.warning("XAttnRes: Triton failed (%r); using the slower PyTorch backend from now on", error)
+        used_backends.add("torch")
         return getattr(torch_backend, function)(*arguments)
+
+
+def _call_triton(function: str, *arguments):
+    """Call the Triton backend; raises NotImplementedError where it does not support the inputs on this GPU."""
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        return getattr(import_module(".triton_backend", __package__), function)(*arguments)
+    except (torch.OutOfMemoryError, NotImplementedError):
+        raise
+    except OutOfResources as error:
+        raise NotImplementedError(f"the Triton kernels need more than this GPU has: {error}") from error
+    except Exception as error:
+        raise RuntimeError(
+            f"XAttnRes: the Triton kernels failed ({type(error).__name__}: {error}). Please report this; "
+            "XATTNRES_BACKEND=torch computes with the slower PyTorch backend"
+        ) from error
 
 
 @torch.library.custom_op("nnunet_xattnres::forward", mutates_args=())

@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from ..layer import XAttnRes
+from ..ops import custom_op
 from ..ops.dispatch import resolve_backend
 from .names import RECIPES
 
@@ -63,6 +64,7 @@ class XAttnResTrainer(nnUNetTrainer):
             self.enable_deep_supervision = False
         if self.epochs is not None:
             self.num_epochs = self.epochs
+        self._used_backends_logged = False
 
     @classmethod
     def check_configuration(cls, configuration: ConfigurationManager) -> None:
@@ -113,10 +115,35 @@ class XAttnResTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Initialise as nnU-Net does, and log the backend that computes XAttnRes."""
         super().initialize()
-        layers = [module for module in self.network.modules() if isinstance(module, XAttnRes)]
+        layers = self._layers()
         if layers:
             backend = resolve_backend(layers[0].backend, self.device.type)
+            if self.is_ddp:
+                backend = self._agree_on_backend(layers, backend)
             self.print_to_log_file(f"XAttnRes is computed by backend '{backend}' on {self.device.type}")
+
+    def _layers(self) -> list[XAttnRes]:
+        return [module for module in self.network.modules() if isinstance(module, XAttnRes)]
+
+    def _agree_on_backend(self, layers: list[XAttnRes], backend: str) -> str:
+        """Let all processes use PyTorch if Triton works in some of them only: a slow one would hold up the others."""
+        backends: list[str] = [""] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(backends, backend)
+        if len(set(backends)) == 1:
+            return backend
+        for layer in layers:
+            layer.backend = "torch"
+        self.print_to_log_file(f"The backends of the processes differ ({', '.join(backends)}); all use 'torch'")
+        return "torch"
+
+    def on_epoch_end(self) -> None:
+        """As nnU-Net's; after the first epoch, log the backends that have computed XAttnRes."""
+        super().on_epoch_end()
+        if self._used_backends_logged or not self._layers():
+            return
+        self._used_backends_logged = True
+        message = f"XAttnRes was computed by {' and '.join(sorted(custom_op.used_backends)) or 'the reference'}"
+        self.print_to_log_file("; ".join([message, *sorted(custom_op.triton_refusals)]))
 
     def output_loss(self) -> nn.Module | None:
         """The recipe's loss for one output of the network; None for nnU-Net's."""

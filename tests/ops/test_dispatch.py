@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from support.operator import DEVICE, interpreter
+from triton.runtime.errors import OutOfResources
 
 from nnunet_xattnres import XAttnRes, ops
 from nnunet_xattnres.ops import BACKENDS, custom_op, dispatch, reference, torch_backend, triton_backend, xattnres
@@ -14,10 +15,11 @@ from nnunet_xattnres.ops.dispatch import resolve_backend
 
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch):
-    """No environment variable, no backend resolved yet and no failure of Triton, as in a new process."""
+    """No environment variable, no backend resolved yet and nothing computed, as in a new process."""
     monkeypatch.delenv("XATTNRES_BACKEND", raising=False)
     dispatch._resolve.cache_clear()
-    monkeypatch.setattr(custom_op, "triton_errors", [])
+    monkeypatch.setattr(custom_op, "triton_refusals", set())
+    monkeypatch.setattr(custom_op, "used_backends", set())
     yield
     dispatch._resolve.cache_clear()
 
@@ -202,15 +204,16 @@ def test_the_environment_is_read_at_every_call(monkeypatch, calls):
     assert calls == ["torch", "reference", "torch"]
 
 
+@pytest.mark.parametrize("error", [NotImplementedError("5-D"), OutOfResources(200_000, 100_000, "shared memory")])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_triton_that_fails_during_training_is_replaced_by_torch_with_one_warning(
-    monkeypatch, triton_works, warnings, direction
+def test_inputs_that_triton_does_not_support_are_computed_by_torch_with_one_warning(
+    monkeypatch, triton_works, warnings, direction, error
 ):
-    def fail(*args):
-        raise RuntimeError("ptxas exited with an error")
+    def refuse(*args):
+        raise error
 
     assert resolve_backend("triton", DEVICE) == "triton"
-    monkeypatch.setattr(triton_backend, direction, fail)
+    monkeypatch.setattr(triton_backend, direction, refuse)
     for _ in range(2):
         history, x, *rest = (to_device(a) for a in arguments())
         out, alpha = xattnres(history, x, *rest, backend="triton")
@@ -219,7 +222,22 @@ def test_triton_that_fails_during_training_is_replaced_by_torch_with_one_warning
         gradients = (torch.autograd.grad(o.square().sum(), [*history, x]) for o in (out, expected[0]))
         torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
     (message,) = warnings()
-    assert "ptxas exited with an error" in message
+    assert str(error) in message
+    assert "torch" in custom_op.used_backends
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_other_errors_of_triton_are_raised_with_a_way_out(monkeypatch, triton_works, direction):
+    def fail(*args):
+        raise IndexError("a fault of a kernel")
+
+    assert resolve_backend("triton", DEVICE) == "triton"
+    monkeypatch.setattr(triton_backend, direction, fail)
+    with pytest.raises(RuntimeError, match="a fault of a kernel") as raised:
+        history, x, *rest = (to_device(a) for a in arguments())
+        xattnres(history, x, *rest, backend="triton")[0].sum().backward()
+    assert "XATTNRES_BACKEND=torch" in str(raised.value)
+    assert "torch" not in custom_op.used_backends
 
 
 def test_out_of_memory_is_raised(monkeypatch, triton_works, warnings):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerCELoss import nnUNetTrainerCELoss
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (
     nnUNetTrainerNoDeepSupervision,
@@ -14,6 +15,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
+from nnunet_xattnres.ops import custom_op
 from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 
 
@@ -89,3 +91,42 @@ def test_nnunets_own_mix_ins_work(prepared_plans):
     prepared_plans["plans"]["continue_training"] = False
     t = trainer(prepared_plans, type("B", (nnUNetTrainerXAttnRes, nnUNetTrainerCELoss), {}))
     assert type(t._build_loss().loss) is RobustCrossEntropyLoss
+
+
+@pytest.fixture
+def logged(prepared_plans, monkeypatch):
+    """A trainer with its network, and the lines that it logs."""
+    lines = []
+    training = trainer(prepared_plans)
+    training.network = training.build_network_architecture(
+        training.plans_manager, training.configuration_manager, 1, 2, True
+    )
+    monkeypatch.setattr(training, "print_to_log_file", lambda *words, **_: lines.append(" ".join(map(str, words))))
+    return training, lines
+
+
+def test_the_log_says_once_what_has_computed(logged, monkeypatch):
+    training, lines = logged
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", lambda self: None)
+    monkeypatch.setattr(custom_op, "used_backends", {"torch", "triton"})
+    monkeypatch.setattr(custom_op, "triton_refusals", {"no shared memory"})
+    training.on_epoch_end()
+    training.on_epoch_end()
+    (line,) = lines
+    assert all(word in line for word in ("torch", "triton", "no shared memory"))
+
+
+@pytest.mark.parametrize("others", ["torch", "triton"])
+def test_processes_agree_on_a_backend(logged, monkeypatch, others):
+    training, lines = logged
+
+    def gather(backends, own):
+        backends[:] = [own, others]
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    layers = training._layers()
+    expected = "triton" if others == "triton" else "torch"
+    assert training._agree_on_backend(layers, "triton") == expected
+    assert {layer.backend for layer in layers} == ({None} if others == "triton" else {"torch"})
+    assert len(lines) == (others != "triton")
