@@ -1,9 +1,9 @@
-"""Eqs. 4-8 of arXiv 2604.03297 in Triton, near the cost of reading every feature once and writing the output.
+"""Eqs. 4-8 of arXiv 2604.03297 in Triton, without the K+1 values at the size of x.
 
 The features that are interpolated are projected at their own resolution and stored with the channels of a cell next to
 each other. Interpolation and weighted sum of a tile of pixels are one product with a banded matrix (`tiles.py`), on
 tensor cores, for all features together. As in `torch_backend.py`, the logits of an interpolated feature follow from a
-few scalar maps at its own resolution. Projections are matrix products of PyTorch.
+few scalar maps at its own resolution. The projections of all features are one kernel (`triton_projection.py`).
 
 The backward pass computes the gradients of a tile with the same matrix. Every element is written by one program, and
 every sum has a fixed order, without atomics, so two runs are bitwise equal. Sums are in float32; float64 inputs are
