@@ -141,7 +141,8 @@ class XAttnRes(nn.Module):
             raise ValueError(f"XAttnRes: x must have {self.channels} channels, got {_shapes(parts)}")
         if len(history) != len(self.history_channels):
             raise ValueError(f"XAttnRes: history must have {len(self.history_channels)} features, got {len(history)}")
-        for k, (feature, width) in enumerate(zip(history, self.history_channels, strict=True)):
+        for k, width in enumerate(self.history_channels):
+            feature = history[k]  # torch.compile in PyTorch 2.7 cannot trace a loop over a `History`
             if feature.ndim != x.ndim or feature.shape[0] != x.shape[0] or feature.shape[1] != width:
                 expected = ", ".join(map(str, (x.shape[0], width, *("*" * self.dim))))
                 raise ValueError(f"XAttnRes: history[{k}] must have shape ({expected}), got {tuple(feature.shape)}")
