@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .history import History
 from .layer import XAttnRes, refuse_newer_version
 from .ops.resize import pooled_size
 
@@ -23,6 +24,15 @@ class XAttnResStages(nn.ModuleDict):
             x = stage(self.xattnres(history, x))
             history.append(x)
 
+    A stage that may run again needs its number as an argument, because the history is longer then. This is the case for
+    activation checkpointing, where the backward pass runs the stage a second time::
+
+        def run(self, history, x, n):
+            return self.stages[n](self.xattnres(history, x, stage=n))
+
+        x = torch.utils.checkpoint.checkpoint(self.run, history, x, n, use_reentrant=False)
+        history.append(x)
+
     Args:
         stage_channels: the output channels of every stage, in order.
         query_channels: for every stage that has a layer, its number n and the channels of its input x_n. The other
@@ -30,12 +40,13 @@ class XAttnResStages(nn.ModuleDict):
         dim, init, eps, backend: as in `XAttnRes`.
 
     Shapes:
-        history: the n outputs so far, (B, C_k, *S_k), in a `History` or a list. x: (B, C, *S), or several tensors
+        history: the outputs so far, (B, C_k, *S_k), in a `History` or a list. x: (B, C, *S), or several tensors
         whose concatenation along the channels is x. Output: (B, C, *S).
 
     Raises:
         ValueError: for a layer at stage 0, which has no earlier stage, or at a stage that does not exist; in forward,
-            for a history that already holds the outputs of all stages; and as in `XAttnRes`.
+            for a history that already holds the outputs of all stages, or for the number of a stage that does not exist
+            or whose earlier stages have not run; and as in `XAttnRes`.
 
     Example:
         >>> import torch
@@ -73,12 +84,28 @@ class XAttnResStages(nn.ModuleDict):
                 )
             self[str(n)] = XAttnRes(stage_channels[:n], channels, dim, init, eps, backend)
 
-    def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
-        """The input of stage n = len(history): XAttnRes_n(history, x) where the stage has a layer, else x itself."""
-        if len(history) >= len(self.stage_channels):
+    def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor], stage: int | None = None) -> Tensor:
+        """The input of stage n: XAttnRes_n([h_0, ..., h_(n-1)], x) where the stage has a layer, else x itself.
+
+        Args:
+            history: the outputs of the stages that have run.
+            x: the input x_n.
+            stage: the number n. None takes the length of the history. With a number, the layer reads the first n
+                features, and its pooled copies are its own (`History.first`).
+        """
+        stages, length = len(self.stage_channels), len(history)
+        if stage is not None:
+            if not 0 <= stage < stages or stage > length:
+                raise ValueError(
+                    f"XAttnResStages: stage must be from 0 to {min(stages - 1, length)}, because there are {stages} "
+                    f"stages and the history holds {length} outputs, got {stage}"
+                )
+            history = history.first(stage) if isinstance(history, History) else history[:stage]
+        elif length >= stages:
             raise ValueError(
-                f"XAttnResStages: there are {len(self.stage_channels)} stages, but the history already holds "
-                f"{len(history)} outputs: start every forward pass with a new history and append one output per stage"
+                f"XAttnResStages: there are {stages} stages, but the history already holds {length} outputs: start "
+                f"every forward pass with a new history and append one output per stage; where a stage runs again, as "
+                f"in activation checkpointing, pass its number: stage=n"
             )
         n = str(len(history))
         if n in self:

@@ -168,3 +168,105 @@ def test_gradients_through_shared_copies_equal_those_of_separate_ones(sizes, poo
         torch.autograd.grad(shared, inputs), torch.autograd.grad(separate, inputs), strict=True
     ):
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def gradients_of_a_read(history, feature, size=(4, 4)):
+    """The gradient of the first feature through its pooled copy, and of a weight on the copy."""
+    weight = torch.ones(1, dtype=feature.dtype, requires_grad=True)
+    loss = (weight * history.pooled(size)[0]).square().sum()
+    inputs = (feature, weight) if feature.requires_grad else (weight,)
+    return torch.autograd.grad(loss, inputs)
+
+
+# what another reader of the history may do before a training step
+OTHER_READERS = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "enable_grad": torch.enable_grad}
+
+
+@pytest.mark.parametrize("requires_grad", [True, False], ids=["trained", "frozen"])
+@pytest.mark.parametrize("sizes", [[(4, 4)], [(8, 8)], [(8, 8), (4, 4), (6, 6)]], ids=["same", "larger", "several"])
+@pytest.mark.parametrize("mode", OTHER_READERS.values(), ids=OTHER_READERS.keys())
+def test_a_read_in_another_mode_does_not_change_the_gradients(mode, sizes, requires_grad):
+    (leaf,) = features([(16, 16)], requires_grad)
+    feature = leaf * 1
+    expected = gradients_of_a_read(History([feature]), feature)
+    history = History([feature])
+    with mode():
+        for size in sizes:
+            assert torch.equal(history.pooled(size)[0], pooled_directly(feature, size))
+    for actual, reference in zip(gradients_of_a_read(history, feature), expected, strict=True):
+        assert torch.equal(actual, reference)
+
+
+@pytest.mark.parametrize("requires_grad", [True, False], ids=["trained", "frozen"])
+def test_a_training_copy_serves_a_read_without_gradients(poolings, requires_grad):
+    (leaf,) = features([(16, 16)], requires_grad)
+    history = History([leaf * 1])
+    (copy,) = history.pooled((8, 8))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert history.pooled((8, 8))[0] is copy
+    assert len(poolings) == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_copies_are_shared_where_nothing_has_gradients(poolings, mode):
+    with mode():
+        history = History([feature * 1 for feature in features([(16, 16)])])
+        (first,), (second,) = history.pooled((8, 8)), history.pooled((8, 8))
+    assert first is second
+    assert len(poolings) == 1
+
+
+def test_features_of_inference_mode_can_be_read_outside():
+    with torch.inference_mode():
+        (feature,) = features([(16, 16)])
+        history = History([feature])
+        history.pooled((4, 4))
+    (gradient,) = gradients_of_a_read(history, feature)
+    assert gradient.item() == pytest.approx(2 * pooled_directly(feature, (4, 4)).square().sum().item())
+
+
+def test_a_feature_that_is_to_be_trained_later():
+    (feature,) = features([(16, 16)])
+    history = History([feature])
+    history.pooled((4, 4))
+    feature.requires_grad_()
+    expected = gradients_of_a_read(History([feature]), feature)
+    assert torch.equal(gradients_of_a_read(history, feature)[0], expected[0])
+
+
+def test_a_feature_that_is_changed_in_place_is_pooled_again():
+    (feature,) = features([(16, 16)])
+    history = History([feature])
+    history.pooled((8, 8))
+    feature.neg_()
+    for size in ((8, 8), (4, 4)):
+        assert torch.equal(history.pooled(size)[0], pooled_directly(feature, size))
+
+
+# a part of the history
+
+
+def test_first_features_and_their_copies(poolings):
+    history = History(features([(16, 16)]))
+    (early,) = history.pooled((8, 8))
+    history.append(features([(16, 16)])[0])
+    late = history.pooled((4, 4))
+    history.append(features([(16, 16)])[0])
+    for _ in range(2):
+        part = history.first(2)
+        assert len(part) == 2
+        assert all(a is b for a, b in zip(part, history, strict=False))
+        assert part.pooled((8, 8))[0] is early
+        # a copy that was made with two features is not in the part, where two stages have not yet run
+        assert not any(copy is other for copy, other in zip(part.pooled((4, 4)), late, strict=True))
+        part.append(history[0])
+    assert len(history) == 3
+    # every part has made the same copies
+    assert poolings[3:] == [((16, 16), (8, 8)), ((8, 8), (4, 4)), ((8, 8), (4, 4))] * 2
+
+
+@pytest.mark.parametrize("n", [-1, 3])
+def test_more_first_features_than_there_are_is_an_error(n):
+    with pytest.raises(ValueError, match=rf"\b2 features.* {n}\b"):
+        History(features([(4, 4), (2, 2)])).first(n)

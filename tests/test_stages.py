@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 from nnunet_xattnres import History, XAttnRes, XAttnResStages
 
@@ -61,9 +62,12 @@ def test_a_history_that_is_too_long_is_an_error(length):
 
 
 class UNet(nn.Module):
-    """A U-Net of three stages with a layer in every stage but the first."""
+    """A U-Net of three stages with a layer in every stage but the first.
 
-    def __init__(self, dim=2):
+    `recompute` names the parts under activation checkpointing: the numbers of stages, or "decoder".
+    """
+
+    def __init__(self, dim=2, recompute=(), use_reentrant=False):
         super().__init__()
         convolution, transposed = (nn.Conv2d, nn.ConvTranspose2d) if dim == 2 else (nn.Conv3d, nn.ConvTranspose3d)
         self.stem = convolution(1, 3, 3, padding=1)
@@ -71,14 +75,131 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(transposed(i, o, 2, stride=2) for i, o in ((6, 4), (4, 3)))
         self.convs = nn.ModuleList(convolution(2 * c, c, 3, padding=1) for c in (4, 3))
         self.xattnres = random_parameters(XAttnResStages(WIDTHS, {1: 4, 2: 6, 3: 8, 4: 6}, dim))
+        self.recompute, self.use_reentrant = recompute, use_reentrant
+        self.history = History()
 
     def forward(self, image):
-        history = History([self.stem(image).relu()])
-        for down in self.down:
-            history.append(self.xattnres(history, down(history[-1])).relu())
-        for up, conv, skip in zip(self.up, self.convs, history[-2::-1], strict=True):
-            history.append(conv(self.xattnres(history, (up(history[-1]), skip))).relu())
+        self.history = history = History([self.stem(image).relu()])
+        for n in (1, 2):
+            history.append(self.run(n, history))
+        if "decoder" not in self.recompute:
+            return self.decode(history)
+        if self.use_reentrant:
+            return checkpoint(lambda *outputs: self.decode(History(outputs)), *history, use_reentrant=True)
+        return checkpoint(self.decode, history, use_reentrant=False)
+
+    def decode(self, history):
+        history = history.first(3)
+        for n in (3, 4):
+            history.append(self.run(n, history))
         return history[-1]
+
+    def run(self, n, history):
+        """The output of stage n."""
+        if n not in self.recompute:
+            return self.stage(n, history)
+        if self.use_reentrant:
+            return checkpoint(lambda *outputs: self.stage(n, outputs, n), *history, use_reentrant=True)
+        return checkpoint(self.stage, n, history, n, use_reentrant=False)
+
+    def stage(self, n, history, number=None):
+        outputs = history[:n]
+        if n <= 2:
+            return self.xattnres(history, self.down[n - 1](outputs[-1]), number).relu()
+        x = (self.up[n - 3](outputs[-1]), history[4 - n])
+        return self.convs[n - 3](self.xattnres(history, x, stage=number)).relu()
+
+
+def results_and_kept_bytes(network, image):
+    """The output and the gradient of every parameter; the bytes kept for backward and in the history."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for parameter in network.parameters():
+        parameter.grad = None
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(image)
+    for tensor in (*network.history, *(copy.tensor for copies in network.history._copies for copy in copies)):
+        keep(tensor)
+    for parameter in (image, *network.parameters()):
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    # the output of the network is kept anyway
+    kept.pop(output.untyped_storage().data_ptr(), None)
+    output.square().sum().backward()
+    return {"output": output} | {n: p.grad for n, p in network.named_parameters()}, sum(kept.values())
+
+
+RECOMPUTED = {
+    "an encoder stage": (1,), "the bottleneck": (2,), "a decoder stage": (3,), "the last stage": (4,),
+    "all stages": (1, 2, 3, 4), "the decoder": ("decoder",), "the decoder and its stages": ("decoder", 3, 4),
+    "an encoder stage and the decoder": (1, "decoder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True], ids=["non-reentrant", "reentrant"])
+@pytest.mark.parametrize("recompute", RECOMPUTED.values(), ids=RECOMPUTED.keys())
+@pytest.mark.parametrize("dim", [2, 3])
+def test_activation_checkpointing(dim, recompute, use_reentrant):
+    torch.manual_seed(0)
+    network = UNet(dim).double()
+    checkpointed = UNet(dim, recompute, use_reentrant).double()
+    checkpointed.load_state_dict(network.state_dict())
+    # batch of one: the layers' outputs are large compared with the rest
+    image = torch.randn(1, 1, *(16, 24, 8)[:dim], dtype=torch.float64)
+    expected, kept = results_and_kept_bytes(network, image)
+    actual, kept_with_checkpoints = results_and_kept_bytes(checkpointed, image)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-10, atol=1e-10, msg=f"{name} differs")
+        assert value.abs().sum() > 0
+    assert kept_with_checkpoints < kept
+
+
+def test_a_compiled_network_with_activation_checkpointing():
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    network = UNet(recompute=(1, 3)).double()
+    image = torch.randn(1, 1, 16, 24, dtype=torch.float64)
+    expected, _ = results_and_kept_bytes(network, image)
+    network.zero_grad()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    compiled(image).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-10, atol=1e-10)
+
+
+def test_the_number_of_a_stage():
+    stages = XAttnResStages([3, 4, 5, 4], {1: 3, 3: 6}, init="normal")
+    outputs = features(3, 4, 5, 4)
+    for n, width in ((1, 3), (3, 6)):
+        (x,) = features(width)
+        expected = stages[str(n)](outputs[:n], x)
+        assert torch.equal(stages(outputs, x, stage=n), expected)
+        assert torch.equal(stages(History(outputs), x, stage=n), expected)
+    (x,) = features(7)
+    assert stages(outputs, x, stage=0) is x
+    assert stages(History(outputs), x, stage=2) is x
+
+
+@pytest.mark.parametrize("kind", [list, History])
+@pytest.mark.parametrize("stage", [-1, 3, 4])
+def test_a_stage_that_does_not_exist_or_whose_earlier_stages_have_not_run_is_an_error(stage, kind):
+    stages = XAttnResStages([3, 4, 5, 4], {1: 3, 3: 6})
+    with pytest.raises(ValueError, match=rf"stage must be.*\b2\b.*{stage}$"):
+        stages(kind(features(3, 4)), features(6)[0], stage=stage)
+
+
+def test_an_error_of_a_checkpointed_stage_without_its_number():
+    """The history is full when the stage runs again."""
+    stages = XAttnResStages([3, 4], {1: 3})
+    conv = nn.Conv2d(3, 4, 1)
+    history = History([feature.requires_grad_() for feature in features(3)])
+    history.append(checkpoint(lambda x: conv(stages(history, x)), features(3)[0], use_reentrant=False))
+    with pytest.raises(ValueError, match=r"stage=n"):
+        history[-1].sum().backward()
 
 
 def test_a_compiled_network_takes_images_of_other_sizes():
@@ -91,7 +212,7 @@ def test_a_compiled_network_takes_images_of_other_sizes():
         results = []
         for function in (compiled, network):
             output = function(image)
-            results.append((output, *torch.autograd.grad(output.square().sum(), network.parameters())))
+            results.append((output, *torch.autograd.grad(output.square().sum(), list(network.parameters()))))
         for actual, expected in zip(*results, strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     # one graph for the first size, and one for all others

@@ -92,6 +92,8 @@ class XAttnResUNetMixin(nn.Module):
 
     def _decode(self, history: History) -> Tensor | list[Tensor]:
         """The history [e_1, ..., e_S] -> logits, with deep supervision one tensor per stage."""
+        # a history of its own, because the decoder may run again, under activation checkpointing
+        history = history.first(len(self.encoder.stages))
         decoder, outputs = self.decoder, []
         stages = zip(decoder.transpconvs, history[-2::-1], decoder.stages, decoder.seg_layers, strict=True)
         for s, (up, skip, stage, head) in enumerate(stages):

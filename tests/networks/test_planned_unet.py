@@ -1,6 +1,7 @@
 """XAttnRes in nnU-Net's U-Nets (Eqs. 10 and 11): parameter names, shapes, the sources of every layer, memory."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from support import plans
 from support.plans import build
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nnunet_xattnres import XAttnRes, history
 
@@ -232,6 +234,18 @@ def test_compiles_to_one_graph():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     network.decoder.deep_supervision = False  # as nnU-Net does before it validates
     torch.testing.assert_close(compiled(x), network(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_decoder_under_activation_checkpointing():
+    network, x = build("plain 2d").double(), image("plain 2d").double()
+    results = []
+    for decode in (network._decode, partial(checkpoint, network._decode, use_reentrant=False)):
+        network.zero_grad()
+        outputs = decode(network._encode(x))
+        sum(output.square().sum() for output in outputs).backward()
+        results.append([*outputs, *(parameter.grad for parameter in network.parameters())])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
