@@ -60,20 +60,18 @@ def operator(backend):
 
 
 def triton_in_float32(history, x, projections, *vectors, **options):
-    """The Triton kernels for float64 arguments, which are rounded to float32; other arguments stay as they are."""
+    """The Triton kernels, where float64 arguments are rounded to float32."""
+    operator = partial(xattnres, backend="triton", **options)
+    if (x if isinstance(x, torch.Tensor) else x[0]).dtype != torch.float64:
+        return operator(history, x, projections, *vectors)
 
     def rounded(argument):
-        if isinstance(argument, torch.Tensor):
-            return argument.float() if argument.dtype == torch.float64 else argument
-        if isinstance(argument, History):
-            return History(rounded(list(argument)))
-        return argument if argument is None else type(argument)(rounded(a) for a in argument)
+        if argument is None or isinstance(argument, torch.Tensor):
+            return argument if argument is None else argument.float()
+        return (History if isinstance(argument, History) else tuple)(rounded(a) for a in argument)
 
-    dtype = (x if isinstance(x, torch.Tensor) else x[0]).dtype
-    results = xattnres(
-        rounded(history), rounded(x), rounded(projections), *rounded(vectors), **options, backend="triton"
-    )
-    return tuple(result.to(dtype) if dtype == torch.float64 else result for result in results)
+    results = operator(rounded(history), rounded(x), rounded(projections), *rounded(vectors))
+    return tuple(result.double() for result in results)
 
 
 def assert_equal_results(backend, actual, expected):
@@ -88,7 +86,12 @@ def assert_equal_results(backend, actual, expected):
 # results and gradients
 
 
-@pytest.mark.parametrize(("backend", "shape"), runs(SHAPES, SHAPES, default=DEFAULT), indirect=["backend"])
+# in float32 without "one channel": RMSNorm of one channel is its sign, which rounding can change
+@pytest.mark.parametrize(
+    ("backend", "shape"),
+    runs(SHAPES, [shape for shape in SHAPES if shape != "one channel"], default=DEFAULT),
+    indirect=["backend"],
+)
 def test_equals_the_reference(operator, backend, shape):
     case = make(shape)
     assert_equal_results(backend, all_results(operator, case), all_results(reference, case))
