@@ -54,19 +54,6 @@ def squared_norm_matrix(length: int, target: int, dtype: torch.dtype, device: to
     return torch.cat((u, -n), 1).to(device, dtype)
 
 
-@lru_cache(maxsize=256)
-def pair_matrix(length: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The matrix (3 length, target) that takes the gradient of |U @ v|^2 to the gradients of the products v_i v_(i+j).
-
-    Row i + (j + 1) length, for j = -1, 0, 1, is the product u_i u_(i+j) of two columns of U, and zero where i + j is
-    out of range.
-    """
-    u = interpolation_matrix(length, target, torch.float64, torch.device("cpu")).T
-    zeros = u.new_zeros(1, target)
-    neighbours = torch.cat((zeros, u[:-1])), u, torch.cat((u[1:], zeros))
-    return torch.cat([u * neighbour for neighbour in neighbours]).to(device, dtype)
-
-
 def apply_along_axis(matrix: Tensor, maps: Tensor, axis: int) -> Tensor:
     """The product of `matrix` (m, n) with every vector along an axis of length n; `axis` is negative."""
     if axis == -1:

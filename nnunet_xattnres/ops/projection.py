@@ -4,21 +4,18 @@ import torch
 from torch import Tensor
 
 
-def project(
-    source: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, out: Tensor | None = None
-) -> Tensor:
+def project(source: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Project (B, C_k, *S) to (B, C, *S).
 
     Args:
         source: (B, C_k, *S).
         weight, bias: (C, C_k) and (C,), or None for the identity.
         dtype: the dtype of the product and of the result.
-        out: a contiguous tensor for the result; None allocates one.
     """
     if weight is None or bias is None:
-        return source.to(dtype) if out is None else out.copy_(source)
+        return source.to(dtype)
     weight, flat = weight.to(dtype).expand(len(source), -1, -1), source.to(dtype).flatten(2)
-    product = torch.baddbmm(bias.to(dtype).view(1, -1, 1), weight, flat, out=None if out is None else out.flatten(2))
+    product = torch.baddbmm(bias.to(dtype).view(1, -1, 1), weight, flat)
     return product.view(len(source), -1, *source.shape[2:])
 
 

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend, triton_kernels
 from .tiles import make_tables
-from .triton_projection import TRITON_DTYPES, Projections
+from .triton_projection import Projections, channel_block, product_constants
 
 # Sizes of blocks. Of the products of tiles: pixels and columns, in half precision and in float32, where they take more
 # shared memory, and channels. Of the kernels on scalars and single features: pixels, channels, cells, and results of
@@ -32,7 +32,6 @@ from .triton_projection import TRITON_DTYPES, Projections
 _TILE, _COLUMNS, _TILE_FLOAT32, _COLUMNS_FLOAT32, _CHANNELS = 128, 32, 64, 16, 64
 _PIXELS, _BLOCK, _CELLS, _OUTPUTS = 128, 32, 32, 64
 _WARPS, _STAGES = 4, 3
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # The largest memory of the gradients of columns, in bytes, unless one sample needs more.
 _PARTIAL = 512 * 2**20
 
@@ -175,9 +174,7 @@ class _Call:
         self.num_interpolated = len(self.tables.cells)
         self.values = x[0].new_empty(self.batch, self.tables.num_cells, self.channels)
         self.full = x[0].new_empty(len(sources) - self.num_interpolated, self.batch, self.channels, *self.spatial)
-        self.projections = Projections(
-            sources, weights, biases, self.channels, self.tables, self.dtype, interpreted=_INTERPRETED
-        )
+        self.projections = Projections(sources, weights, biases, self.channels, self.tables, self.dtype)
         with torch.cuda.device_of(self.values):
             self.projections.project(self.values, self.full)
         self.maps = self.query.new_empty(self.batch, self.tables.num_cells, 8 if self.dim == 2 else 12)
@@ -201,7 +198,7 @@ class _Call:
     @property
     def block(self) -> int:
         """The number of channels in a block."""
-        return min(_CHANNELS, max(16, triton.next_power_of_2(self.channels)))
+        return channel_block(self.channels, _CHANNELS)
 
     def scalars(self, samples: int) -> Tensor:
         """An uninitialised tensor for one scalar per value and pixel of some samples, (samples, K+1, *S)."""
@@ -253,10 +250,8 @@ class _Call:
             "VALUES": max(16, triton.next_power_of_2(self.num_values)),
             "BLOCK": self.block,
             "COLUMNS": self.columns,
-            # the products of Triton's interpreter are wrong in bfloat16
-            "OPERAND": TRITON_DTYPES[torch.float32 if _INTERPRETED and self.dtype == torch.bfloat16 else self.dtype],
+            **product_constants(self.dtype),
             "PICK": tl.float32 if exact else tl.float16,
-            "PRECISION": ("ieee" if torch.version.hip else "tf32x3") if exact else "tf32",
             "num_warps": _WARPS,
             "num_stages": 1 if exact else _STAGES,
         }

@@ -15,7 +15,9 @@ Sets of axes are bits: 1 is the width, 2 the height, 4 the depth.
 import triton
 import triton.language as tl
 
-FIELDS = tl.constexpr(9)
+from . import tiles
+
+FIELDS = tl.constexpr(tiles.FIELDS)
 
 # Arguments whose values would only make more kernels to compile.
 _TILE_ARGUMENTS = [
@@ -31,10 +33,16 @@ def _size_and_start(features, row):
 
 
 @triton.jit
+def _numerator(position, length, target):
+    """The position of a pixel on an axis of `length` cells that is interpolated to `target` pixels, times 2 target."""
+    numerator = (2 * position + 1) * length - target
+    return tl.minimum(tl.maximum(numerator, 0), 2 * target * (length - 1))
+
+
+@triton.jit
 def _tap(position, length, target):
     """The lower neighbour of a pixel along an axis that is interpolated from `length` to `target`, and the distance."""
-    numerator = (2 * position + 1) * length - target  # of the position in units of the cells, times 2 target
-    numerator = tl.minimum(tl.maximum(numerator, 0), 2 * target * (length - 1))
+    numerator = _numerator(position, length, target)
     scale = 0.5 / target
     # rounding may give the next neighbour, from where the distance is then 0 or 1
     lower = tl.minimum((numerator.to(tl.float32) * scale).to(tl.int32), tl.maximum(length - 2, 0))
@@ -44,9 +52,7 @@ def _tap(position, length, target):
 @triton.jit
 def _hats(position, cell, length, target):
     """The weights of the cells `cell` and `cell` + 1 at a pixel."""
-    numerator = (2 * position + 1) * length - target
-    numerator = tl.minimum(tl.maximum(numerator, 0), 2 * target * (length - 1))
-    distance = (numerator - 2 * target * cell).to(tl.float32) * (0.5 / target)
+    distance = (_numerator(position, length, target) - 2 * target * cell).to(tl.float32) * (0.5 / target)
     return tl.maximum(1 - tl.abs(distance), 0), tl.maximum(1 - tl.abs(distance - 1), 0)
 
 
@@ -311,19 +317,7 @@ def _load_x(first, second, b, c, p, mask, width, channels, pixels):
     return x + tl.load(second + (c - width) * pixels + p, mask=mask & (c >= width), other=0).to(tl.float32)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "num_values",
-        "num_full",
-        "num_cells",
-        "full_z",
-        "full_y",
-        "tiles_z",
-        "tiles_y",
-        "tiles_x",
-        "batch",
-    ]
-)
+@triton.jit(do_not_specialize=_TILE_ARGUMENTS)
 def weighted_sum_kernel(
     values, full, first, second, logits, out, attention, columns, weights, full_index,
     channels, width, num_columns, num_full, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,
@@ -369,19 +363,7 @@ def weighted_sum_kernel(
     tl.store(out + b * channels * pixels + offsets, (rest + total).to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "num_values",
-        "num_full",
-        "num_cells",
-        "full_z",
-        "full_y",
-        "tiles_z",
-        "tiles_y",
-        "tiles_x",
-        "batch",
-    ]
-)
+@triton.jit(do_not_specialize=_TILE_ARGUMENTS)
 def sum_backward_kernel(
     values, full, first, second, products, rstd, grad_out, d_alpha, partial, columns, weights, full_index,
     channels, width, num_columns, num_full, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,

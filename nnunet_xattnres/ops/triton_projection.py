@@ -6,6 +6,7 @@ are projected to (B, C, pixels), those that are interpolated to (B, cells, C), a
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,22 @@ SHAPE = tl.constexpr(4)
 TRITON_DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
+def product_constants(dtype: torch.dtype) -> dict[str, Any]:
+    """The compile-time arguments of all kernels with products of `dtype`: dtype of the operands, and precision."""
+    exact = dtype == torch.float32
+    # the products of Triton's interpreter are wrong in bfloat16
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and dtype == torch.bfloat16
+    return {
+        "OPERAND": TRITON_DTYPES[torch.float32 if interpreted else dtype],
+        "PRECISION": ("ieee" if torch.version.hip else "tf32x3") if exact else "tf32",
+    }
+
+
+def channel_block(channels: int, largest: int) -> int:
+    """The number of channels in a block: a power of two, 16 at least, as products need."""
+    return min(largest, max(16, triton.next_power_of_2(channels)))
+
+
 @triton.jit
 def _address(addresses, feature, index: tl.constexpr, dtype: tl.constexpr):
     return tl.multiple_of(tl.load(addresses + feature * ADDRESSES + index).to(tl.pointer_type(dtype)), 16)
@@ -45,6 +62,13 @@ def _shape(shapes, feature, ALIGNED: tl.constexpr):
     return width, pixels, tl.load(shapes + feature * SHAPE + 2), tl.load(shapes + feature * SHAPE + 3)
 
 
+@triton.jit
+def _block_of_program(blocks, PIXELS: tl.constexpr):
+    """The feature and the pixels of a program."""
+    row = blocks + 2 * tl.program_id(0)
+    return tl.load(row), tl.multiple_of(tl.load(row + 1), PIXELS) + tl.arange(0, PIXELS)
+
+
 @triton.jit(do_not_specialize=["num_cells", "batch"])
 def project_kernel(
     values, full, addresses, shapes, blocks, channels, num_cells, batch,
@@ -52,8 +76,7 @@ def project_kernel(
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Project a block of pixels of one feature, or copy it. Grid: (blocks of pixels of all features, channels, B)."""
-    feature = tl.load(blocks + 2 * tl.program_id(0))
-    p = tl.multiple_of(tl.load(blocks + 2 * tl.program_id(0) + 1), PIXELS) + tl.arange(0, PIXELS)
+    feature, p = _block_of_program(blocks, PIXELS)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     b = tl.program_id(2).to(tl.int64)
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
@@ -104,8 +127,7 @@ def source_gradient_kernel(
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a block of pixels of one feature. Grid: (blocks of pixels of all features, blocks of C_k, B)."""
-    feature = tl.load(blocks + 2 * tl.program_id(0))
-    p = tl.multiple_of(tl.load(blocks + 2 * tl.program_id(0) + 1), PIXELS) + tl.arange(0, PIXELS)
+    feature, p = _block_of_program(blocks, PIXELS)
     b = tl.program_id(2).to(tl.int64)
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
     k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -247,7 +269,6 @@ class Projections:
         channels: int,
         tables: Tables,
         dtype: torch.dtype,
-        interpreted: bool,
     ):
         self.dtypes = [source.dtype for source in sources]
         self.sources = [source.to(dtype).contiguous() for source in sources]
@@ -258,7 +279,7 @@ class Projections:
         self.biases = [None if t is None else t.to(weight_dtype).contiguous() for t in biases]
         self.channels, self.dtype, self.batch = channels, dtype, len(sources[0])
         self.num_cells = tables.num_cells
-        self.block = min(_CHANNELS, max(16, triton.next_power_of_2(channels)))
+        self.block = channel_block(channels, _CHANNELS)
         widths = tuple(source.shape[1] for source in sources)
         pixels = tuple(math.prod(source.shape[2:]) for source in sources)
         full = iter(range(len(sources)))
@@ -267,13 +288,10 @@ class Projections:
         )
         projected = tuple(weight is not None for weight in weights)
         self.plan = _plan(widths, pixels, places, projected, self.batch, channels, self.block, sources[0].device)
-        exact = dtype == torch.float32
         self.constants: dict[str, Any] = {
             "DTYPE": TRITON_DTYPES[dtype],
-            # the products of Triton's interpreter are wrong in bfloat16
-            "OPERAND": TRITON_DTYPES[torch.float32 if interpreted and dtype == torch.bfloat16 else dtype],
             "ALIGNED": all(n % 8 == 0 for n in (*widths, *pixels)),
-            "PRECISION": ("ieee" if torch.version.hip else "tf32x3") if exact else "tf32",
+            **product_constants(dtype),
             "DEPTH": _DEPTH,
         }
         self.weight_dtype = TRITON_DTYPES[weight_dtype]

@@ -41,7 +41,7 @@ def test_equals_convolutions(operands, splits, monkeypatch):
     monkeypatch.setattr(triton_projection, "_SPLITS", splits)
     triton_projection._plan.cache_clear()
     tables = make_tables(tuple(size for _, size in HISTORY), SIZE, 32, 16, sources[0].device)
-    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32, interpreted=DEVICE == "cpu")
+    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32)
     values = torch.empty(2, tables.num_cells, CHANNELS, device=DEVICE)
     full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
     projections.project(values, full)
