@@ -9,15 +9,18 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import torch_backend
+from .needs import Needs
 
 _log = logging.getLogger("nnunet_xattnres")
+
+T = TypeVar("T")
 
 # why PyTorch has computed instead of Triton in this process: inputs that the kernels do not support on this GPU
 triton_refusals: set[str] = set()
@@ -31,7 +34,7 @@ def _compute(function: str, backend: str, *arguments):
     If the Triton kernels do not support the inputs on this GPU, the PyTorch backend computes the call, and one warning
     says why. Any other error is raised: it is a fault of the kernels, which must not be hidden.
     """
-    device = arguments[-2].device.type
+    device = next(argument for argument in arguments if isinstance(argument, Tensor)).device.type
     # autocast would compute matrix products in half precision, in which logits can overflow
     available = torch.amp.is_autocast_available(device)
     with torch.autocast(device, enabled=False) if available else nullcontext():
@@ -73,6 +76,7 @@ def forward(
     biases: Sequence[Tensor],
     projected: Sequence[int],
     query: Tensor,
+    gate: Tensor | None,
     eps: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
@@ -84,18 +88,20 @@ def forward(
         weights, biases: (C, C_k) and (C,) of the features that are projected.
         projected: the indices of these features, ascending.
         query: the pseudo-query times the gain of RMSNorm, (C,).
+        gate: g, a tensor of one element, or None for no gate.
         eps: added to the mean square under the root of RMSNorm.
         backend: "torch" or "triton".
 
     Returns:
         out (B, C, *S) in the dtype of x, and alpha (B, K+1, *S) in float32, or float64 for float64 inputs.
+        With a gate, alpha is g times the attention, plus 1 - g for x, and out the sum with these weights.
     """
     per_source = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
-    return _compute("forward", backend, sources, x, *per_source, query, eps)
+    return _compute("forward", backend, sources, x, *per_source, query, gate, eps)
 
 
 @forward.register_fake
-def _(sources, x, weights, biases, projected, query, eps, backend):
+def _(sources, x, weights, biases, projected, query, gate, eps, backend):
     first = x[0]
     acc_dtype = torch.promote_types(first.dtype, torch.float32)
     out = first.new_empty((first.shape[0], query.shape[0], *first.shape[2:]))
@@ -112,73 +118,114 @@ def backward(
     biases: Sequence[Tensor],
     projected: Sequence[int],
     query: Tensor,
+    gate: Tensor | None,
     eps: float,
     backend: str,
+    needed: Sequence[bool],
 ) -> list[Tensor]:
-    """Compute the gradients of `sources`, `x`, `weights`, `biases` and `query`, in one flat list.
+    """Compute the gradients that are needed of `sources`, `x`, `weights`, `biases`, `query` and `gate`, in this order.
 
-    `grad_out` or `grad_alpha` may be None for zero. The other arguments are those of `forward`.
+    Args:
+        grad_out, grad_alpha: the gradients of out and alpha; one of them may be None for zero.
+        needed: for each of these tensors, in this order, whether its gradient is needed; the last one is for the gate,
+            also where there is none.
+
+    The other arguments are those of `forward`.
     """
-    per_source = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
-    *lists, grad_query = _compute("backward", backend, grad_out, grad_alpha, sources, x, *per_source, query, eps)
-    gradients = [grad for grads in lists for grad in grads if grad is not None] + [grad_query]
-    inputs = (*sources, *x, *weights, *biases, query)
-    return [grad.to(tensor.dtype) for grad, tensor in zip(gradients, inputs, strict=True)]
+    weights_of, biases_of = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
+    lengths = [len(sources), len(x), len(weights), len(biases), 1, 1]
+    of_sources, of_x, of_weights, of_biases, (of_query,), (of_gate,) = _split(needed, lengths)
+    needs = Needs(
+        of_sources,
+        of_x,
+        [bool(need) for need in _per_source(of_weights, projected, len(sources))],
+        [bool(need) for need in _per_source(of_biases, projected, len(sources))],
+        of_query,
+        of_gate,
+    )
+    d_sources, d_x, d_weights, d_biases, d_query, d_gate = _compute(
+        "backward", backend, grad_out, grad_alpha, sources, x, weights_of, biases_of, query, gate, eps, needs
+    )
+    d_weights, d_biases = ([gradients[n] for n in projected] for gradients in (d_weights, d_biases))
+    gradients = [*d_sources, *d_x, *d_weights, *d_biases, d_query, d_gate]
+    inputs = [*sources, *x, *weights, *biases, query, gate]
+    return [d.to(t.dtype) for d, t, need in zip(gradients, inputs, needed, strict=True) if need and t is not None]
 
 
 @backward.register_fake
-def _(grad_out, grad_alpha, sources, x, weights, biases, projected, query, eps, backend):
-    inputs = (*sources, *x, *weights, *biases, query)
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
+def _(grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate, eps, backend, needed):
+    inputs = [*sources, *x, *weights, *biases, query, gate]
+    return [
+        torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t, need in zip(inputs, needed, strict=True)
+        if need
+    ]
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    sources, x, weights, biases, ctx.projected, query, ctx.eps, ctx.backend = inputs
-    ctx.lengths = [len(sources), len(x), len(weights), len(biases)]
+    sources, x, weights, biases, ctx.projected, query, gate, ctx.eps, ctx.backend = inputs
+    ctx.lengths = [len(sources), len(x), len(weights), len(biases), 1, 1]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*sources, *x, *weights, *biases, query)
+    ctx.save_for_backward(*sources, *x, *weights, *biases, query, gate)
 
 
 def _autograd_backward(ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | None) -> tuple:
-    *tensors, query = ctx.saved_tensors
-    sources, x, weights, biases = _split(tensors, ctx.lengths)
-    gradients = backward(grad_out, grad_alpha, sources, x, weights, biases, ctx.projected, query, ctx.eps, ctx.backend)
-    *lists, (grad_query,) = _split(gradients, [*ctx.lengths, 1])
-    grad_sources, grad_x, grad_weights, grad_biases = lists
+    sources, x, weights, biases, (query,), (gate,) = _split(ctx.saved_tensors, ctx.lengths)
+    of_sources, of_x, of_weights, of_biases, _, of_query, of_gate, *_ = ctx.needs_input_grad
+    needed = [*of_sources, *of_x, *of_weights, *of_biases, of_query, of_gate]
+    computed = iter(
+        backward(
+            grad_out, grad_alpha, sources, x, weights, biases, ctx.projected, query, gate, ctx.eps, ctx.backend, needed
+        )
+    )
+    gradients = [next(computed) if need else None for need in needed]
+    grad_sources, grad_x, grad_weights, grad_biases, (grad_query,), (grad_gate,) = _split(gradients, ctx.lengths)
     # `projected` has no gradient, but PyTorch takes an empty list for a list of tensors and expects a list
     grad_projected: list | None = None if ctx.projected else []
-    return grad_sources, grad_x, grad_weights, grad_biases, grad_projected, grad_query, None, None
+    return grad_sources, grad_x, grad_weights, grad_biases, grad_projected, grad_query, grad_gate, None, None
 
 
 forward.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
 @register_flop_formula([torch.ops.nnunet_xattnres.forward])
-def _flops(sources, x, weights, biases, projected, query, eps, backend, *args, out_shape=None, **kwargs) -> int:
+def _flops(sources, x, weights, biases, projected, *args, out_shape=None, **kwargs) -> int:
     """The operations of the projections, because PyTorch counts only matrix products and convolutions."""
-    return sum(
-        2 * math.prod(weight) * sources[n][0] * math.prod(sources[n][2:])
-        for n, weight in zip(projected, weights, strict=True)
-    )
+    return sum(_projection_flops(sources, weights, projected))
 
 
 @register_flop_formula([torch.ops.nnunet_xattnres.backward])
-def _backward_flops(grad_out, grad_alpha, *args, out_shape=None, **kwargs) -> int:
-    """The projections, which are computed again, and their two gradients."""
-    return 3 * _flops(*args)
+def _backward_flops(
+    grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate, eps, backend, needed, *args,
+    out_shape=None, **kwargs,
+) -> int:  # fmt: skip
+    """The projections, which are computed again, and those of their two gradients that are needed."""
+    flops = _projection_flops(sources, weights, projected)
+    of_sources, _, of_weights, *_ = _split(needed, [len(sources), len(x), len(weights)])
+    return sum(
+        (1 + of_sources[n] + of_weight) * f for n, of_weight, f in zip(projected, of_weights, flops, strict=True)
+    )
 
 
-def _split(tensors: Sequence[Tensor], lengths: Sequence[int]) -> Iterator[list[Tensor]]:
+def _projection_flops(sources, weights, projected) -> list[int]:
+    """The operations of every projection, from the shapes of the features and of the weights."""
+    return [
+        2 * math.prod(weight) * sources[n][0] * math.prod(sources[n][2:])
+        for n, weight in zip(projected, weights, strict=True)
+    ]
+
+
+def _split(values: Sequence[T], lengths: Sequence[int]) -> Iterator[list[T]]:
     """Split a flat list into consecutive lists of the given lengths."""
     start = 0
     for length in lengths:
-        yield list(tensors[start : start + length])
+        yield list(values[start : start + length])
         start += length
 
 
-def _per_source(parameters: Sequence[Tensor], indices: Sequence[int], length: int) -> list[Tensor | None]:
-    """One parameter per source, or None for the sources that are not in `indices`."""
-    per_source: list[Tensor | None] = [None] * length
-    for index, parameter in zip(indices, parameters, strict=True):
-        per_source[index] = parameter
+def _per_source(values: Sequence[T], indices: Sequence[int], length: int) -> list[T | None]:
+    """One value per source, or None for the sources that are not in `indices`."""
+    per_source: list[T | None] = [None] * length
+    for index, value in zip(indices, values, strict=True):
+        per_source[index] = value
     return per_source

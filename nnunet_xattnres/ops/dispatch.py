@@ -28,6 +28,7 @@ def xattnres(
     norm_weight: Tensor,
     eps: float = 1e-6,
     backend: str | None = None,
+    gate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Attend, at every pixel, to the outputs of all earlier stages and to the current feature x.
 
@@ -36,7 +37,12 @@ def xattnres(
               V = [\phi_1(h_1); \ldots; \phi_K(h_K); x]
 
     where phi_k resizes h_k to the size of x (adaptive max pooling or linear interpolation) and projects it to C
-    channels by a 1x1 convolution.
+    channels by a 1x1 convolution. With a gate g, which is not in the paper, the result is
+
+    .. math:: \text{out}_g(p) = x(p) + g\,(\text{out}(p) - x(p)), \quad
+              \alpha_g = g\,\alpha + (1 - g)\,[0; \ldots; 0; 1]
+
+    with the weights alpha_g, so that g = 0 is x itself and g = 1 is the attention without a gate.
 
     Args:
         history: K >= 1 stage outputs h_k, oldest first, each (B, C_k, *S_k), in a list or a `History`, which shares
@@ -50,13 +56,14 @@ def xattnres(
         eps: added to the mean square under the root of RMSNorm.
         backend: "auto", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND, and
             "auto" where that is not set.
+        gate: g, a tensor of one element, or None for no gate.
 
     Returns:
         out (B, C, *S) in the dtype of x, and alpha (B, K+1, *S) in float32, or float64 for float64 inputs. The last
-        entry of alpha is the weight of x.
+        entry of alpha is the weight of x. With a gate, they are out_g and alpha_g.
 
     Raises:
-        ValueError: for an unknown backend.
+        ValueError: for an unknown backend, or a gate of more than one element.
 
     Example:
         >>> import torch
@@ -67,14 +74,16 @@ def xattnres(
         >>> print(f"{alpha[0, 2, 0, 0]:.3f} {out[0, 0, 0, 0]:.3f}")  # a pseudo-query of zeros gives the mean
         0.333 0.667
 
-    Source: arXiv 2604.03297, Eqs. 4-8.
+    Source: arXiv 2604.03297, Eqs. 4-8, except for the gate.
     """
+    if gate is not None and gate.numel() != 1:
+        raise ValueError(f"XAttnRes: gate must have one element, got shape {tuple(gate.shape)}")
     parts = [x] if isinstance(x, Tensor) else list(x)
     dtype = reduce(torch.promote_types, (part.dtype for part in parts))
     parts = [part.to(dtype) for part in parts]
     resolved = resolve_backend(backend, parts[0].device.type)
     if resolved == "reference":
-        return reference.xattnres(history, x, projections, pseudo_query, norm_weight, eps)
+        return reference.xattnres(history, x, projections, pseudo_query, norm_weight, eps, gate)
     sources = pool_history(history, tuple(parts[0].shape[2:]))
     indices, weights, biases = [], [], []
     for k, projection in enumerate(projections):
@@ -84,7 +93,7 @@ def xattnres(
             biases.append(projection[1])
     acc_dtype = torch.promote_types(pseudo_query.dtype, torch.float32)
     query = pseudo_query.to(acc_dtype) * norm_weight.to(acc_dtype)
-    return custom_op.forward(sources, parts, weights, biases, indices, query, eps, resolved)
+    return custom_op.forward(sources, parts, weights, biases, indices, query, gate, eps, resolved)
 
 
 @torch.compiler.assume_constant_result

@@ -20,15 +20,29 @@ def project(source: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: t
 
 
 def project_backward(
-    grad: Tensor, source: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The gradients of source, in its dtype, and of weight and bias, in float32, or float64 for float64 gradients."""
+    grad: Tensor,
+    source: Tensor,
+    weight: Tensor | None,
+    needs_source: bool = True,
+    needs_weight: bool = True,
+    needs_bias: bool = True,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of source, in its dtype, and of weight and bias, in float32, or float64 for float64 gradients.
+
+    Those that are not needed are None, and not computed.
+    """
     if weight is None:
-        return grad.to(source.dtype), None, None
+        return grad.to(source.dtype) if needs_source else None, None, None
     acc_dtype = torch.promote_types(grad.dtype, torch.float32)
     flat = grad.flatten(2)
-    # bmm with an expanded weight, because weight.T @ flat copies the weight for every sample
-    grad_source = torch.bmm(weight.T.to(flat.dtype).expand(len(flat), -1, -1), flat).to(source.dtype)
-    # one product per sample, summed in acc_dtype, because a sum over the batch in half precision loses digits
-    grad_weight = torch.bmm(flat, source.flatten(2).transpose(1, 2).to(flat.dtype)).sum(0, dtype=acc_dtype)
-    return grad_source.view(source.shape), grad_weight, flat.sum((0, 2), dtype=acc_dtype)
+    grad_source = grad_weight = grad_bias = None
+    if needs_source:
+        # bmm with an expanded weight, because weight.T @ flat copies the weight for every sample
+        grad_source = torch.bmm(weight.T.to(flat.dtype).expand(len(flat), -1, -1), flat).to(source.dtype)
+        grad_source = grad_source.view(source.shape)
+    if needs_weight:
+        # one product per sample, summed in acc_dtype, because a sum over the batch in half precision loses digits
+        grad_weight = torch.bmm(flat, source.flatten(2).transpose(1, 2).to(flat.dtype)).sum(0, dtype=acc_dtype)
+    if needs_bias:
+        grad_bias = flat.sum((0, 2), dtype=acc_dtype)
+    return grad_source, grad_weight, grad_bias

@@ -20,6 +20,7 @@ def xattnres(
     pseudo_query: Tensor,
     norm_weight: Tensor,
     eps: float = 1e-6,
+    gate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Attend, at every pixel, to the outputs of all earlier stages and to x; arguments as in `dispatch.xattnres`.
 
@@ -29,9 +30,10 @@ def xattnres(
         projections: weight (C, C_k, 1, ...) and bias (C,) of K 1x1 convolutions, or None for the identity.
         pseudo_query: w, (C,).
         norm_weight: the gain of RMSNorm, (C,).
+        gate: g, a tensor of one element, or None for no gate.
 
     Returns:
-        out (B, C, *S) and alpha (B, K+1, *S).
+        out (B, C, *S) and alpha (B, K+1, *S), the weights of the K+1 values in out.
     """
     x = x if isinstance(x, Tensor) else torch.cat(list(x), 1)
     size = tuple(x.shape[2:])
@@ -53,6 +55,12 @@ def xattnres(
 
     # Eq. 8: out(p) = sum_n alpha_n(p) V_n(p), of the values before normalisation
     out = (alpha.unsqueeze(2) * v).sum(1)
+
+    # not in the paper: y = x + g (out - x), in which the history has the weights g alpha, and x has g alpha + 1 - g
+    if gate is not None:
+        g, current = gate.to(acc_dtype).view(()), v[:, -1]
+        out = current + g * (out - current)
+        alpha = torch.cat([g * alpha[:, :-1], g * alpha[:, -1:] + (1 - g)], 1)
     return out.to(x.dtype), alpha
 
 

@@ -4,7 +4,9 @@
 2. The logit of an interpolated feature V = U(P) needs no interpolated channels: w.V = U(w.P), and |V|^2 follows from
    the squared norms of P and of its differences (`interpolation.squared_norm_matrix`). Both are scalar maps at the
    resolution of P.
-3. The sum over the K+1 values is accumulated value by value. With the attention known, channels are independent of each
+3. A gate g changes only the weights: x + g (sum_n alpha_n V_n - x) is the sum of g alpha_n V_n over the history, plus
+   g alpha_x + 1 - g times x.
+4. The sum over the K+1 values is accumulated value by value. With the attention known, channels are independent of each
    other: on a CPU a few channels are computed at a time, so that all intermediate results stay in the cache.
 
 Nothing is kept for backward but the arguments: it computes projections, logits and attention again.
@@ -29,6 +31,7 @@ from .interpolation import (
     upsample_transposed,
     upsampled_axes,
 )
+from .needs import Needs
 from .projection import project, project_backward
 
 # Limits of memory in bytes: of one slab of channels on a CPU, and of all values of a group of samples.
@@ -42,6 +45,7 @@ def forward(
     weights: Sequence[Tensor | None],
     biases: Sequence[Tensor | None],
     query: Tensor,
+    gate: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute out (B, C, *S) and alpha (B, K+1, *S) from the arguments of `custom_op.forward`.
@@ -58,8 +62,10 @@ def forward(
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
         weight = torch.softmax(_scores(values, current, query, size, eps).logits, 1, out=alpha[rows])
+        if gate is not None:
+            _apply_gate_(weight, gate)
         values = [upsample_matrix_axes(value.to(acc_dtype), size) for value in values]
-        for c, part in _slabs(current, acc_dtype):
+        for c, part, _ in _slabs(current, acc_dtype):
             total = out[rows, c] if out.dtype == acc_dtype else torch.empty_like(part, dtype=acc_dtype)
             torch.mul(part, weight[:, -1:], out=total)
             for n, value in enumerate(values):
@@ -77,55 +83,103 @@ def backward(
     weights: Sequence[Tensor | None],
     biases: Sequence[Tensor | None],
     query: Tensor,
+    gate: Tensor | None,
     eps: float,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor]:
-    """Compute the gradients of sources, x, weights, biases and query, in the same or a higher precision.
+    needs: Needs | None = None,
+) -> tuple[
+    list[Tensor | None], list[Tensor | None], list[Tensor | None], list[Tensor | None], Tensor | None, Tensor | None
+]:
+    """Compute the gradients of sources, x, weights, biases, query and gate, in the same or a higher precision.
 
-    `grad_out` or `grad_alpha` may be None for zero.
+    Args:
+        grad_out, grad_alpha: the gradients of the results of `forward`; one of them may be None for zero.
+        needs: which gradients are needed, None for all. The others are None, and not computed.
     """
+    needs = Needs.all(sources, x, weights, biases, gate) if needs is None else needs
     size = tuple(x[0].shape[2:])
     acc_dtype = torch.promote_types(x[0].dtype, torch.float32)
     query = query.to(acc_dtype)
     channels = query.numel()
-    grad_sources = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in sources]
-    grad_x = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in x]
-    grad_weights = [None if w is None else torch.zeros_like(w, dtype=acc_dtype) for w in weights]
-    grad_biases = [None if b is None else torch.zeros_like(b, dtype=acc_dtype) for b in biases]
-    grad_query = torch.zeros_like(query)
+    grad_sources, grad_x = _empty(sources, needs.sources), _empty(x, needs.x)
+    grad_weights, grad_biases = _zeros(weights, needs.weights, acc_dtype), _zeros(biases, needs.biases, acc_dtype)
+    grad_query, grad_gate = _zeros([query, gate], [needs.query, needs.gate], acc_dtype)
     for rows in _samples(sources, x, channels, acc_dtype):
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
         scores = _scores(values, current, query, size, eps)
         alpha = scores.logits.softmax(1)
+        summed = alpha if gate is None else _apply_gate_(alpha.clone(), gate)
         # Eq. 8
-        d_alpha = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha[rows].to(acc_dtype, copy=True)
+        d_summed = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha[rows].to(acc_dtype, copy=True)
         partial = [upsample_matrix_axes(value.to(acc_dtype), size) for value in values]
-        d_partial = [torch.empty_like(v) for v in partial]
-        d_current = [torch.empty_like(p, dtype=acc_dtype) for p in current]
-        for (c, part), (_, d_part) in zip(_slabs(current, acc_dtype), _slabs(d_current, acc_dtype), strict=True):
+        d_partial = _empty(partial, [needs.value(n) for n in range(len(sources))])
+        d_current = _empty(current, needs.x, acc_dtype)
+        for c, part, d_part in _slabs(current, acc_dtype, d_current):
             grad = torch.zeros_like(part, dtype=acc_dtype) if grad_out is None else grad_out[rows, c].to(acc_dtype)
             product = torch.empty_like(part, dtype=acc_dtype)
-            for n, value in enumerate(partial):
+            for n, (value, d_value) in enumerate(zip(partial, d_partial, strict=True)):
                 torch.mul(grad, upsample(value[:, c], size), out=product)
-                d_alpha[:, n] += product.sum(1)
-                torch.mul(grad, alpha[:, n : n + 1], out=product)
-                d_partial[n][:, c] = upsample_transposed(product, value.shape[2:])
+                d_summed[:, n] += product.sum(1)
+                if d_value is not None:
+                    torch.mul(grad, summed[:, n : n + 1], out=product)
+                    d_value[:, c] = upsample_transposed(product, value.shape[2:])
             torch.mul(grad, part, out=product)
-            d_alpha[:, -1] += product.sum(1)
-            torch.mul(grad, alpha[:, -1:], out=d_part)
-        d_values = [upsample_transposed(d, v.shape[2:]) for d, v in zip(d_partial, values, strict=True)]
+            d_summed[:, -1] += product.sum(1)
+            if d_part is not None:
+                torch.mul(grad, summed[:, -1:], out=d_part)
+        d_values = [
+            None if d is None else upsample_transposed(d, v.shape[2:]) for d, v in zip(d_partial, values, strict=True)
+        ]
+        mean = (alpha * d_summed).sum(1, keepdim=True)
+        if grad_gate is not None:
+            grad_gate += (mean - d_summed[:, -1:]).sum()
         # Eq. 7, then Eq. 6
-        d_logits = alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))
+        d_logits = alpha * (d_summed - mean)
+        if gate is not None:
+            d_logits *= gate.to(acc_dtype)
         _scores_backward(d_logits, scores, values, current, d_values, d_current, query, grad_query)
-        for part, d_part in zip(grad_x, d_current, strict=True):
-            part[rows] = d_part
+        for total, d_part in zip(grad_x, d_current, strict=True):
+            if total is not None and d_part is not None:
+                total[rows] = d_part
         for n, (d_value, source) in enumerate(zip(d_values, sources, strict=True)):
-            d_source, d_weight, d_bias = project_backward(d_value, source[rows], weights[n])
-            grad_sources[n][rows] = d_source
+            if d_value is None:
+                continue
+            d_source, d_weight, d_bias = project_backward(
+                d_value, source[rows], weights[n], needs.sources[n], needs.weights[n], needs.biases[n]
+            )
+            grad_source = grad_sources[n]
+            if grad_source is not None and d_source is not None:
+                grad_source[rows] = d_source
             for total, gradient in ((grad_weights[n], d_weight), (grad_biases[n], d_bias)):
                 if total is not None and gradient is not None:
                     total += gradient
-    return grad_sources, grad_x, grad_weights, grad_biases, grad_query
+    return grad_sources, grad_x, grad_weights, grad_biases, grad_query, grad_gate
+
+
+def _empty(tensors: Sequence[Tensor], needed: Sequence[bool], dtype: torch.dtype | None = None) -> list[Tensor | None]:
+    """Contiguous tensors for the gradients that are needed, else None."""
+    return [
+        torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format) if need else None
+        for tensor, need in zip(tensors, needed, strict=True)
+    ]
+
+
+def _zeros(tensors: Sequence[Tensor | None], needed: Sequence[bool], dtype: torch.dtype) -> list[Tensor | None]:
+    """Zeros to which the gradients that are needed are added, else None."""
+    return [
+        torch.zeros_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
+        if need and tensor is not None
+        else None
+        for tensor, need in zip(tensors, needed, strict=True)
+    ]
+
+
+def _apply_gate_(alpha: Tensor, gate: Tensor) -> Tensor:
+    """Change alpha (B, K+1, *S) in place to g alpha, plus 1 - g for x, so that it still sums to one."""
+    gate = gate.to(alpha.dtype).view(())
+    alpha *= gate
+    alpha[:, -1] += 1 - gate
+    return alpha
 
 
 def _samples(sources: Sequence[Tensor], x: Sequence[Tensor], channels: int, acc_dtype: torch.dtype) -> Iterator[slice]:
@@ -137,20 +191,24 @@ def _samples(sources: Sequence[Tensor], x: Sequence[Tensor], channels: int, acc_
     return (slice(start, min(start + step, batch)) for start in range(0, batch, step))
 
 
-def _slabs(parts: Sequence[Tensor], acc_dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Slabs of a few channels of `parts`, with the slice of these channels in the concatenation of the parts.
+def _slabs(
+    parts: Sequence[Tensor], acc_dtype: torch.dtype, gradients: Sequence[Tensor | None] | None = None
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Slabs of a few channels of `parts`, each with the slice of its channels in the concatenation of the parts.
 
-    On devices other than a CPU, a part is one slab.
+    The third is the same slab of the part's gradient, None where it has none. On devices other than a CPU, a part is
+    one slab.
     """
     offset = 0
-    for part in parts:
+    for part, gradient in zip(parts, gradients or [None] * len(parts), strict=True):
         channels = part.shape[1]
         step = channels
         if part.device.type == "cpu":
             step = min(channels, max(1, _SLAB // (part[:, 0].numel() * acc_dtype.itemsize)))
         for start in range(0, channels, step):
             stop = min(start + step, channels)
-            yield slice(offset + start, offset + stop), part[:, start:stop]
+            slab = part[:, start:stop], None if gradient is None else gradient[:, start:stop]
+            yield slice(offset + start, offset + stop), *slab
         offset += channels
 
 
@@ -180,7 +238,7 @@ def _scores(values: list[Tensor], current: list[Tensor], query: Tensor, size: tu
         axes = upsampled_axes(value.shape, size)
         product = _dot(query, value)
         squared_norm = query.new_zeros(())
-        for _, slab in _slabs([value], acc_dtype):
+        for _, slab, _ in _slabs([value], acc_dtype):
             squared_norm = squared_norm + _append_differences(slab.to(acc_dtype), axes).square().sum(1)
         for axis in axes:
             u = interpolation_matrix(value.shape[axis], size[axis], acc_dtype, device)
@@ -189,7 +247,7 @@ def _scores(values: list[Tensor], current: list[Tensor], query: Tensor, size: tu
             squared_norm = apply_along_axis(u, squared_norm, axis)
         products[:, n] = product
         squared_norms[:, n] = squared_norm
-    for c, part in _slabs(current, acc_dtype):
+    for c, part, _ in _slabs(current, acc_dtype):
         products[:, -1] += _dot(query[c], part)
         squared_norms[:, -1] += part.to(acc_dtype).square().sum(1)
     # rounding may make a squared norm negative
@@ -201,12 +259,12 @@ def _scores_backward(
     scores: _Scores,
     values: list[Tensor],
     current: list[Tensor],
-    d_values: list[Tensor],
-    d_current: list[Tensor],
+    d_values: list[Tensor | None],
+    d_current: list[Tensor | None],
     query: Tensor,
-    grad_query: Tensor,
+    grad_query: Tensor | None,
 ) -> None:
-    """Add what the gradient of the logits contributes to `d_values`, `d_current` and `grad_query`.
+    """Add what the gradient of the logits contributes to `d_values`, `d_current` and `grad_query`, except to None.
 
     `d_logits` is overwritten.
     """
@@ -215,25 +273,31 @@ def _scores_backward(
     d_products = d_logits * scores.rstd
     # twice the gradient of |V|^2, which is the factor of V in the gradient of V
     d_squared_norms = d_logits.mul_(scores.product).mul_(scores.rstd.pow(3)).mul_(-1 / query.numel())
-    for n, value in enumerate(values):
+    for n, (value, d_value) in enumerate(zip(values, d_values, strict=True)):
         axes = upsampled_axes(value.shape, size)
         d_product, d_squared_norm = d_products[:, n], d_squared_norms[:, n]
         for axis in axes:
             u = interpolation_matrix(value.shape[axis], size[axis], acc_dtype, device)
             d_product = apply_along_axis(u.T, d_product, axis)
+        if grad_query is not None:
+            grad_query += dot_backward(d_product, value)
+        if d_value is None:
+            continue
+        for axis in axes:
             u = squared_norm_matrix(value.shape[axis], size[axis], acc_dtype, device)
             d_squared_norm = apply_along_axis(u.T, d_squared_norm, axis)
-        grad_query += dot_backward(d_product, value)
-        for c, slab in _slabs([value], acc_dtype):
+        for c, slab, _ in _slabs([value], acc_dtype):
             d_extended = _append_differences(slab.to(acc_dtype), axes).mul(d_squared_norm.unsqueeze(1))
             d_slab = _append_differences_transposed(d_extended, axes, value.shape)
             d_slab.addcmul_(query[c].view(-1, *(1,) * len(size)), d_product.unsqueeze(1))
-            d_values[n][:, c] += d_slab
+            d_value[:, c] += d_slab
     d_product, d_squared_norm = d_products[:, -1:], d_squared_norms[:, -1:]
-    for (c, part), (_, d_part) in zip(_slabs(current, acc_dtype), _slabs(d_current, acc_dtype), strict=True):
-        grad_query[c] += dot_backward(d_product[:, 0], part)
-        d_part.addcmul_(part.to(acc_dtype), d_squared_norm)
-        d_part.addcmul_(query[c].view(-1, *(1,) * len(size)), d_product)
+    for c, part, d_part in _slabs(current, acc_dtype, d_current):
+        if grad_query is not None:
+            grad_query[c] += dot_backward(d_product[:, 0], part)
+        if d_part is not None:
+            d_part.addcmul_(part.to(acc_dtype), d_squared_norm)
+            d_part.addcmul_(query[c].view(-1, *(1,) * len(size)), d_product)
 
 
 def _dot(query: Tensor, value: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend, triton_kernels
+from .needs import Needs
 from .tiles import make_tables
 from .triton_projection import Projections, channel_block, product_constants
 
@@ -65,7 +66,7 @@ def _difference_to_pytorch(device_type: str) -> float:
     sources = [draw(2, 6, 4, 6), draw(2, 20, 2, 3), draw(2, 9, 1, 6)]
     x = [draw(2, 8, 4, 6), draw(2, 12, 4, 6)]
     weights, biases = [draw(20, 6) / 3, None, draw(20, 9) / 3], [draw(20), None, draw(20)]
-    operands = sources, x, weights, biases, draw(20).float() / 4, 1e-6
+    operands = sources, x, weights, biases, draw(20).float() / 4, None, 1e-6
     gradients = draw(2, 20, 4, 6), draw(2, 4, 4, 6).float()
     largest = 0.0
     for function, arguments in (("forward", operands), ("backward", (*gradients, *operands))):
@@ -87,9 +88,11 @@ def forward(
     weights: Sequence[Tensor | None],
     biases: Sequence[Tensor | None],
     query: Tensor,
+    gate: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute out (B, C, *S) and alpha (B, K+1, *S); arguments as in `torch_backend.forward`."""
+    _refuse_gate(gate)
     call = _Call(sources, x, weights, biases, query, eps)
     out = call.parts[0].new_empty((call.batch, call.channels, *call.spatial))
     alpha, logits = call.scalars(call.batch), call.scalars(call.batch)
@@ -110,9 +113,15 @@ def backward(
     weights: Sequence[Tensor | None],
     biases: Sequence[Tensor | None],
     query: Tensor,
+    gate: Tensor | None,
     eps: float,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor]:
-    """Compute the gradients of sources, x, weights, biases and query; arguments as in `torch_backend.backward`."""
+    needs: Needs | None = None,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor, Tensor | None]:
+    """Compute the gradients of sources, x, weights, biases, query and gate; arguments as in `torch_backend.backward`.
+
+    Gradients that are not in `needs` are computed, too.
+    """
+    _refuse_gate(gate)
     call = _Call(sources, x, weights, biases, query, eps)
     if grad_out is None:
         grad_out = call.parts[0].new_zeros((call.batch, call.channels, *call.spatial))
@@ -128,7 +137,12 @@ def backward(
     # the results of a PyTorch operator must not share memory
     if len(d_parts) != len(x):
         d_parts = [d.clone() for d in d_parts[0].split([p.shape[1] for p in x], 1)]
-    return d_sources, d_parts, d_weights, d_biases, d_query
+    return d_sources, d_parts, d_weights, d_biases, d_query, None
+
+
+def _refuse_gate(gate: Tensor | None) -> None:
+    if gate is not None:
+        raise NotImplementedError("the Triton kernels do not have the gate yet")
 
 
 class _Call:

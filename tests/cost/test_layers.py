@@ -92,8 +92,8 @@ def test_arguments_of_later_versions(monkeypatch):
     """More arguments than today, at the end or by name, change nothing."""
     compute = custom_op._compute
 
-    def with_more(function, backend, *arguments, gate=None):
-        assert gate is not None
+    def with_more(function, backend, *arguments, later=None):
+        assert later is not None
         return compute(function, backend, *arguments[:-1])
 
     monkeypatch.setattr(custom_op, "_compute", with_more)
@@ -101,7 +101,7 @@ def test_arguments_of_later_versions(monkeypatch):
     sources, x = [torch.randn(1, 4, 4, 4)], [torch.randn(1, 4, 8, 8)]
     with _intercept(lambda function, again, arguments, result: calls.append((function, again, arguments, result))):
         out, alpha = custom_op._compute(
-            "forward", "torch", sources, x, [None], [None], torch.randn(4), 1e-6, 7, gate=torch.zeros(1)
+            "forward", "torch", sources, x, [None], [None], torch.randn(4), None, 1e-6, 7, later=torch.zeros(1)
         )
     ((function, again, arguments, result),) = calls
     assert function == "forward"

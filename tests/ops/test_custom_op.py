@@ -5,26 +5,29 @@ import json
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
-from unittest.mock import Mock
 
 import pytest
 import torch
 from support.operator import (
-    BACKENDS,
     DEVICE,
+    DTYPES,
     SHAPES,
+    all_needed,
     all_results,
     assert_all_close,
+    assert_equal_results,
     interpreter,
     make,
+    op_arguments,
     random_gradients,
     runs,
+    triton_in_float32,
 )
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from nnunet_xattnres import History, XAttnRes
-from nnunet_xattnres.ops import custom_op, torch_backend, triton_backend, xattnres
+from nnunet_xattnres.ops import torch_backend, triton_backend, xattnres
 from nnunet_xattnres.ops.reference import xattnres as reference
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -33,54 +36,6 @@ VARIED = ["decoder", "two parts", "3-D anisotropic", "3-D two parts"]
 FEW = ["two parts"]
 # those that Triton's interpreter runs in the default run: 2-D and 3-D, odd sizes, channels that are no power of two
 DEFAULT = ["7 channels", "odd sizes", "three parts", "3-D anisotropic", "3-D two parts"]
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request, monkeypatch):
-    """The name of a backend; at the end of the test it is asserted that this backend has computed everything."""
-    name = request.param
-    compute = Mock(wraps=custom_op._compute)
-    monkeypatch.setattr(custom_op, "_compute", compute)
-    if name == "triton" and DEVICE == "cpu":
-        # the time of the interpreter grows with the number of programs, not with their size
-        monkeypatch.setattr(triton_backend, "_PIXELS", 256)
-    monkeypatch.setattr(custom_op, "triton_refusals", set())
-    yield name
-    assert {call.args[1] for call in compute.call_args_list} == {name}
-    assert not custom_op.triton_refusals, "PyTorch computed instead of Triton"
-
-
-# the kernels of Triton have no float64
-DTYPES = {"torch": torch.float64, "triton": torch.float32}
-
-
-@pytest.fixture
-def operator(backend):
-    return partial(xattnres, backend=backend) if backend == "torch" else triton_in_float32
-
-
-def triton_in_float32(history, x, projections, *vectors, **options):
-    """The Triton kernels, where float64 arguments are rounded to float32."""
-    operator = partial(xattnres, backend="triton", **options)
-    if (x if isinstance(x, torch.Tensor) else x[0]).dtype != torch.float64:
-        return operator(history, x, projections, *vectors)
-
-    def rounded(argument):
-        if argument is None or isinstance(argument, torch.Tensor):
-            return argument if argument is None else argument.float()
-        return (History if isinstance(argument, History) else tuple)(rounded(a) for a in argument)
-
-    results = operator(rounded(history), rounded(x), rounded(projections), *rounded(vectors))
-    return tuple(result.double() for result in results)
-
-
-def assert_equal_results(backend, actual, expected):
-    """Equal up to the rounding of the precision of a backend; that of float32 is relative to the largest value."""
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        largest_value = expected[name].abs().max().item()
-        tolerances = {"rtol": 1e-10, "atol": 1e-10} if backend == "torch" else {"rtol": 0, "atol": 1e-5 * largest_value}
-        torch.testing.assert_close(value, expected[name], **tolerances, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # results and gradients
@@ -454,7 +409,7 @@ def test_values_are_not_kept_at_full_resolution(tmp_path, direction):
     peaks = {}
     for count in (4, 12):
         history = [torch.randn(batch, channels, 8, 8) for _ in range(count)]
-        arguments = (history, [x], [None] * count, [None] * count, query, 1e-6)
+        arguments = (history, [x], [None] * count, [None] * count, query, None, 1e-6)
         if direction == "backward":
             arguments = (torch.randn_like(x), torch.randn(batch, count + 1, *size), *arguments)
         peaks[count], _ = memory_of(partial(getattr(torch_backend, direction), *arguments), tmp_path / "trace.json")
@@ -477,7 +432,7 @@ def test_results_of_triton_do_not_depend_on_the_size_of_the_tiles(monkeypatch, s
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("samples", [1, 2])
 def test_results_of_torch_do_not_depend_on_the_size_of_slabs_and_groups(monkeypatch, shape, channels, samples):
-    case = make(shape, device="cpu")
+    case = make(shape, device="cpu", gate=0.7)
     batch, _, *size = case.x[0].shape
     channel = 8 * torch.Size(size).numel()
     # the bytes of one channel of all pooled features and of x
@@ -502,14 +457,6 @@ def test_results_of_torch_do_not_depend_on_the_size_of_slabs_and_groups(monkeypa
 
 
 # torch.library, torch.compile and torch.export
-
-
-def op_arguments(case, backend):
-    """The arguments of `torch.ops.nnunet_xattnres.forward`, for a case with no feature that is larger than x."""
-    projected = [k for k, projection in enumerate(case.projections) if projection is not None]
-    weights = [case.projections[k][0].detach().flatten(1).requires_grad_() for k in projected]
-    biases = [case.projections[k][1] for k in projected]
-    return (case.history, case.x, weights, biases, projected, case.pseudo_query, 1e-6, backend)
 
 
 # opcheck ignores this warning of PyTorch, but here warnings are errors
@@ -544,11 +491,7 @@ def test_forward_op_with_parts_passes_the_checks_of_torch_library(backend):
 )
 def test_backward_op_passes_the_checks_of_torch_library(backend, shape, gradients):
     case = make(shape, DTYPES[backend])
-    for tensor in case.named().values():
-        tensor.requires_grad_(False)
-    arguments = op_arguments(case, backend)
-    weights = [w.detach() for w in arguments[2]]
-    arguments = (*arguments[:2], weights, *arguments[3:])
+    arguments = op_arguments(case, backend, requires_grad=False)
     grad_out, grad_alpha = random_gradients(*torch.ops.nnunet_xattnres.forward(*arguments))
     torch.library.opcheck(
         torch.ops.nnunet_xattnres.backward.default,
@@ -556,6 +499,7 @@ def test_backward_op_passes_the_checks_of_torch_library(backend, shape, gradient
             None if gradients == "attention alone" else grad_out,
             None if gradients == "output alone" else grad_alpha,
             *arguments,
+            all_needed(case),
         ),
     )
 
@@ -574,14 +518,13 @@ def test_backward_op_passes_the_checks_of_torch_library(backend, shape, gradient
 def test_fake_tensors_have_the_shapes_dtypes_and_strides_of_the_results(backend, dtype, layout):
     """The tests above have contiguous arguments of one dtype; compiled code relies on the strides of fake tensors."""
     case = make("decoder").to(dtype).map(lambda name, t: LAYOUTS[layout](t))
-    for tensor in case.named().values():
-        tensor.requires_grad_(False)
-    arguments = op_arguments(case, backend)
-    arguments = (*arguments[:2], [w.detach() for w in arguments[2]], *arguments[3:])
+    arguments = op_arguments(case, backend, requires_grad=False)
     grads = random_gradients(*torch.ops.nnunet_xattnres.forward(*arguments))
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.nnunet_xattnres.forward.default, arguments, test_utils=tests)
-    torch.library.opcheck(torch.ops.nnunet_xattnres.backward.default, (*grads, *arguments), test_utils=tests)
+    torch.library.opcheck(
+        torch.ops.nnunet_xattnres.backward.default, (*grads, *arguments, all_needed(case)), test_utils=tests
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """Inputs for tests of the operator: named sets of shapes, random values in any dtype, and all results to compare."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+from nnunet_xattnres import History
+from nnunet_xattnres.ops import xattnres
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -73,10 +77,15 @@ class Case:
     projections: list[tuple[Tensor, Tensor] | None]
     pseudo_query: Tensor
     norm_weight: Tensor
+    gate: Tensor | None = None
 
     def __iter__(self):
-        """The positional arguments of the operator."""
-        return (getattr(self, field.name) for field in fields(self))
+        """The positional arguments of the operator: all but the gate."""
+        return iter((self.history, self.x, self.projections, self.pseudo_query, self.norm_weight))
+
+    def run(self, operator: Callable) -> tuple[Tensor, Tensor]:
+        """Output and attention of the operator, with the gate if there is one."""
+        return operator(*self) if self.gate is None else operator(*self, gate=self.gate)
 
     def named(self) -> dict[str, Tensor]:
         """Every tensor by its name."""
@@ -85,24 +94,34 @@ class Case:
         for k, projection in enumerate(self.projections):
             if projection is not None:
                 tensors |= {f"weight[{k}]": projection[0], f"bias[{k}]": projection[1]}
-        return tensors | {"pseudo_query": self.pseudo_query, "norm_weight": self.norm_weight}
+        tensors |= {"pseudo_query": self.pseudo_query, "norm_weight": self.norm_weight}
+        return tensors if self.gate is None else tensors | {"gate": self.gate}
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "Case":
         """A case with `change(name, tensor)` for every tensor, as leaf tensors with the same `requires_grad`."""
-        tensors = iter(
+        return self.replace(
             change(name, t.detach()).detach().requires_grad_(t.requires_grad) for name, t in self.named().items()
         )
+
+    def replace(self, values: Iterable[Tensor]) -> "Case":
+        """A case with these tensors, in the order of `named`."""
+        tensors = iter(values)
         history = [next(tensors) for _ in self.history]
         x = [next(tensors) for _ in self.x]
         projections = [None if p is None else (next(tensors), next(tensors)) for p in self.projections]
-        return Case(history, x, projections, next(tensors), next(tensors))
+        return Case(history, x, projections, *tensors)
 
     def to(self, dtype: torch.dtype) -> "Case":
         return self.map(lambda name, tensor: tensor.to(dtype))
 
 
 def make(
-    name: str, dtype: torch.dtype = torch.float64, scale: float = 1.0, seed: int = 0, device: str = DEVICE
+    name: str,
+    dtype: torch.dtype = torch.float64,
+    scale: float = 1.0,
+    seed: int = 0,
+    device: str = DEVICE,
+    gate: float | None = None,
 ) -> Case:
     """A case with one of SHAPES and normally distributed values; those of the features are multiplied by `scale`."""
     history, channels, size, batch = SHAPES[name]
@@ -124,6 +143,7 @@ def make(
         ],
         leaf(channels),
         leaf(channels),
+        None if gate is None else torch.tensor(gate, dtype=dtype, device=device, requires_grad=True),
     )
 
 
@@ -135,7 +155,7 @@ def random_gradients(*outputs: Tensor) -> list[Tensor]:
 
 def all_results(operator: Callable, case: Case, grads: Callable = random_gradients) -> dict[str, Tensor]:
     """Output, attention, and the gradients of all inputs that require one, given `grads(out, alpha)` of the outputs."""
-    out, alpha = operator(*case)
+    out, alpha = case.run(operator)
     inputs = {name: tensor for name, tensor in case.named().items() if tensor.requires_grad}
     gradients = torch.autograd.grad((out, alpha), list(inputs.values()), grads(out, alpha))
     return {"output": out.detach(), "attention": alpha.detach()} | dict(zip(inputs, gradients, strict=True))
@@ -147,3 +167,54 @@ def assert_all_close(actual: dict[str, Tensor], expected: dict[str, Tensor], tol
         torch.testing.assert_close(
             value, expected[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+DTYPES = {"torch": torch.float64, "triton": torch.float32}
+"""The precision in which the results of a backend are compared: the kernels of Triton have no float64."""
+
+
+def triton_in_float32(history, x, projections, *vectors, **options):
+    """The Triton kernels, where float64 arguments are rounded to float32."""
+    operator = partial(xattnres, backend="triton")
+    if (x if isinstance(x, torch.Tensor) else x[0]).dtype != torch.float64:
+        return operator(history, x, projections, *vectors, **options)
+
+    def rounded(argument):
+        if argument is None or isinstance(argument, torch.Tensor):
+            return argument if argument is None else argument.float()
+        if isinstance(argument, float):
+            return argument
+        return (History if isinstance(argument, History) else tuple)(rounded(a) for a in argument)
+
+    arguments = map(rounded, (history, x, projections, *vectors))
+    results = operator(*arguments, **{name: rounded(option) for name, option in options.items()})
+    return tuple(result.double() for result in results)
+
+
+def assert_equal_results(backend, actual, expected):
+    """Equal up to the rounding of the precision of a backend; that of float32 is relative to the largest value."""
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        largest_value = expected[name].abs().max().item()
+        tolerances = {"rtol": 1e-10, "atol": 1e-10} if backend == "torch" else {"rtol": 0, "atol": 1e-5 * largest_value}
+        torch.testing.assert_close(value, expected[name], **tolerances, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def op_arguments(case: Case, backend: str, requires_grad: bool = True) -> tuple:
+    """The arguments of `torch.ops.nnunet_xattnres.forward`, for a case with no feature that is larger than x."""
+    if not requires_grad:
+        case = case.map(lambda name, tensor: tensor)
+        for tensor in case.named().values():
+            tensor.requires_grad_(False)
+    projected = [k for k, projection in enumerate(case.projections) if projection is not None]
+    pairs = [case.projections[k] for k in projected]
+    weights = [weight.detach().flatten(1).requires_grad_(requires_grad) for weight, _ in pairs]
+    biases = [bias for _, bias in pairs]
+    return (case.history, case.x, weights, biases, projected, case.pseudo_query, case.gate, 1e-6, backend)
+
+
+def all_needed(case: Case) -> list[bool]:
+    """The last argument of `torch.ops.nnunet_xattnres.backward` for all gradients of a case."""
+    gated = case.gate is not None
+    # pseudo_query and norm_weight are one argument, their product
+    return [True] * (len(case.named()) - 1 - gated) + [gated]
