@@ -30,6 +30,13 @@ class XAttnRes(nn.Module):
     where phi_k resizes h_k to the size of x (adaptive max pooling or linear interpolation) and projects it to C
     channels. A new layer has a pseudo-query w of zeros, so its output is the mean of the K+1 values.
 
+    With `gate=True`, which is not in the paper, the layer learns by how much its output differs from x:
+
+    .. math:: y(p) = x(p) + g\,\big(\text{XAttnRes}(H, x)(p) - x(p)\big), \quad
+              \alpha' = g\,\alpha + (1 - g)\,[0; \ldots; 0; 1]
+
+    One scalar g starts at 0, so a new layer returns x, and alpha' are the weights of the K+1 values in y.
+
     Args:
         history_channels: the channels C_1, ..., C_K of the history, oldest first; K >= 1.
         channels: the channels C of x and of the output.
@@ -39,6 +46,7 @@ class XAttnRes(nn.Module):
         eps: added to the mean square under the root of RMSNorm.
         backend: "auto", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND at
             every call, and "auto" where that is not set.
+        gate: learn the scalar g.
 
     Shapes:
         history: K tensors (B, C_k, *S_k) of any size, in a list or a `History`. x: (B, C, *S), or several tensors
@@ -47,6 +55,7 @@ class XAttnRes(nn.Module):
     Attributes:
         pseudo_query: the parameter w, (C,).
         norm_weight: the gain of RMSNorm, a parameter (C,).
+        gate: the parameter g, of shape (), or None.
         projections: K modules, the identity where C_k == C, else a 1x1 convolution with bias.
 
     Raises:
@@ -62,7 +71,7 @@ class XAttnRes(nn.Module):
         >>> layer.attention(history, x).shape
         torch.Size([1, 3, 32, 32])
 
-    Source: arXiv 2604.03297, Eqs. 4-8.
+    Source: arXiv 2604.03297, Eqs. 4-8, except for the gate.
     """
 
     _version = 1  # the layout version of the state dict
@@ -75,6 +84,7 @@ class XAttnRes(nn.Module):
         init: str = "zero",
         eps: float = 1e-6,
         backend: str | None = None,
+        gate: bool = False,
     ):
         super().__init__()
         if dim not in _CONV:
@@ -100,6 +110,7 @@ class XAttnRes(nn.Module):
         self.backend = backend
         self.pseudo_query = nn.Parameter(torch.empty(channels))
         self.norm_weight = nn.Parameter(torch.ones(channels))
+        self.gate = nn.Parameter(torch.zeros(())) if gate else None
         self.projections = nn.ModuleList(
             nn.Identity() if width == channels else _CONV[dim](width, channels, kernel_size=1)
             for width in history_channels
@@ -108,20 +119,23 @@ class XAttnRes(nn.Module):
             INITS[init](self.pseudo_query)
 
     def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
-        """The weighted sum of the values, (B, C, *S), Eq. 8."""
+        """The weighted sum of the values, (B, C, *S), Eq. 8, or y with a gate."""
         return self._attend(history, x)[0]
 
     def attention(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
         """The attention weights alpha, (B, K+1, *S), Eq. 7.
 
-        They sum to 1 over the K+1 values. The first K are the weights of the history, the last one is that of x.
+        They sum to 1 over the K+1 values. The first K are the weights of the history, the last one is that of x. With a
+        gate they are alpha', which can be negative or larger than 1 if the gate is.
         """
         return self._attend(history, x)[1]
 
     def _attend(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         self._check(history, [x] if isinstance(x, Tensor) else x)
         projections = [_weight_and_bias(projection) for projection in self.projections]
-        return xattnres(history, x, projections, self.pseudo_query, self.norm_weight, self.eps, self.backend)
+        return xattnres(
+            history, x, projections, self.pseudo_query, self.norm_weight, self.eps, self.backend, gate=self.gate
+        )
 
     def _check(self, history: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
         if len(parts) == 0:
@@ -153,7 +167,8 @@ class XAttnRes(nn.Module):
 
     def extra_repr(self) -> str:
         history = list(self.history_channels)
-        return f"history_channels={history}, channels={self.channels}, dim={self.dim}, init={self.init!r}"
+        gate = "" if self.gate is None else ", gate=True"
+        return f"history_channels={history}, channels={self.channels}, dim={self.dim}, init={self.init!r}{gate}"
 
 
 def refuse_newer_version(module: nn.Module, local_metadata: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ class XAttnResStages(nn.ModuleDict):
         stage_channels: the output channels of every stage, in order.
         query_channels: for every stage that has a layer, its number n and the channels of its input x_n. The other
             stages compute on their input as it is.
-        dim, init, eps, backend: as in `XAttnRes`.
+        dim, init, eps, backend, gate: as in `XAttnRes`.
 
     Shapes:
         history: the outputs so far, (B, C_k, *S_k), in a `History` or a list. x: (B, C, *S), or several tensors
@@ -73,6 +73,7 @@ class XAttnResStages(nn.ModuleDict):
         init: str = "zero",
         eps: float = 1e-6,
         backend: str | None = None,
+        gate: bool = False,
     ):
         super().__init__()
         self.stage_channels = tuple(stage_channels)
@@ -82,7 +83,7 @@ class XAttnResStages(nn.ModuleDict):
                     f"XAttnResStages: query_channels must name stages from 1 to {len(stage_channels) - 1}, "
                     f"because there are {len(stage_channels)} stages and the first has no earlier one, got stage {n}"
                 )
-            self[str(n)] = XAttnRes(stage_channels[:n], channels, dim, init, eps, backend)
+            self[str(n)] = XAttnRes(stage_channels[:n], channels, dim, init, eps, backend, gate)
 
     def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor], stage: int | None = None) -> Tensor:
         """The input of stage n: XAttnRes_n([h_0, ..., h_(n-1)], x) where the stage has a layer, else x itself.

@@ -39,7 +39,7 @@ def features(dim=2, scale=1.0):
 
 def assert_agrees(layer, history, x, eps, tolerance=1e-10):
     projections = [None if isinstance(p, nn.Identity) else (p.weight, p.bias) for p in layer.projections]
-    out, alpha = reference(history, x, projections, layer.pseudo_query, layer.norm_weight, eps)
+    out, alpha = reference(history, x, projections, layer.pseudo_query, layer.norm_weight, eps, layer.gate)
     torch.testing.assert_close(layer(history, x), out, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(layer.attention(history, x), alpha, rtol=tolerance, atol=tolerance)
 
@@ -113,6 +113,22 @@ def test_agrees_with_the_reference(dim):
     assert_agrees(randomised(dim), *features(dim), eps=1e-6)
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_with_a_gate_agrees_with_the_reference(dim):
+    assert_agrees(randomised(dim, gate=True), *features(dim), eps=1e-6)
+
+
+def test_a_new_layer_with_a_gate_returns_x():
+    layer, (history, x) = XAttnRes(WIDTHS, CHANNELS, init="normal", gate=True).double(), features()
+    assert layer.gate.shape == ()
+    assert torch.equal(layer(history, x), x)
+    assert torch.equal(
+        layer.attention(history, x), torch.tensor([0, 0, 0, 1.0]).double().view(4, 1, 1).expand(2, 4, 4, 6)
+    )
+    layer.apply(InitWeights_He(1e-2))
+    assert not layer.gate
+
+
 def test_default_eps_with_small_features():
     layer, (history, x) = randomised(), features(scale=1e-3)
     with torch.no_grad():
@@ -172,8 +188,9 @@ def test_x_is_last():
     torch.testing.assert_close(layer(history, x), x)
 
 
-def test_state_dict_round_trip():
-    source, target = randomised(), XAttnRes(WIDTHS, CHANNELS).double()
+@pytest.mark.parametrize("gate", [False, True])
+def test_state_dict_round_trip(gate):
+    source, target = randomised(gate=gate), XAttnRes(WIDTHS, CHANNELS, gate=gate).double()
     target.load_state_dict(source.state_dict())
     assert target(*features()).equal(source(*features()))
 
@@ -181,6 +198,7 @@ def test_state_dict_round_trip():
 def test_state_dict_names():
     projections = {f"projections.{k}.{name}" for k in (0, 2) for name in ("weight", "bias")}
     assert set(randomised().state_dict()) == {"pseudo_query", "norm_weight", *projections}
+    assert set(randomised(gate=True).state_dict()) == {"gate", "pseudo_query", "norm_weight", *projections}
 
 
 def torch_save_and_load(layer):

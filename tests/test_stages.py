@@ -36,10 +36,11 @@ def test_a_stage_without_a_layer_returns_x():
 
 
 def test_arguments_reach_every_layer():
-    stages = XAttnResStages([3, 4, 5], {1: 4, 2: 5}, 3, init="normal", eps=1e-3, backend="reference")
+    stages = XAttnResStages([3, 4, 5], {1: 4, 2: 5}, 3, init="normal", eps=1e-3, backend="reference", gate=True)
     for layer in stages.values():
         assert isinstance(layer, XAttnRes)
         assert (layer.dim, layer.init, layer.eps, layer.backend) == (3, "normal", 1e-3, "reference")
+        assert layer.gate is not None
 
 
 @pytest.mark.parametrize("stage", [0, 2, -1])

@@ -92,7 +92,7 @@ def compare_with_reference(
     """Compare backends with the reference equations in float64, and in float32 or mixed precision.
 
     The networks are `case.small()`. Their pseudo-queries are random: with the initial value of zero, all attention
-    weights would be equal, and wrong weights would not be noticed.
+    weights would be equal, and wrong weights would not be noticed. Gates are half open for the same reason.
 
     Args:
         case: the network.
@@ -144,6 +144,8 @@ class _Sample:
             for name, parameter in network.named_parameters():
                 if name.endswith("pseudo_query"):
                     parameter.normal_(std=_QUERY_STD / math.sqrt(parameter.numel()))
+                elif name.rpartition(".")[2] == "gate":
+                    parameter.fill_(0.5)
         self.image = torch.randn(case.batch_size, case.input_channels, *case.patch_size)
         self.state = network.state_dict()
         self.loss_scale = _LOSS_SCALE
@@ -185,7 +187,7 @@ class _Sample:
 
 
 def _group_gradients(network: nn.Module) -> dict[tuple[str, str], list[Tensor]]:
-    """The gradients by stage or layer and, in it, by module, or by name for the two vectors of an XAttnRes layer.
+    """The gradients by stage or layer and, in it, by module, or by name for a layer's bare parameters.
 
     A module's weight and bias belong together, because the gradient of a bias before a normalisation is zero apart
     from rounding.

@@ -32,6 +32,7 @@ class Connections:
             channels); then the skip feature is concatenated to the output. Without skip connections, both are the same.
         init: initialisation of the pseudo-queries, see `XAttnRes`.
         backend: the implementation that computes the layers, see `XAttnRes`.
+        gate: give every layer a gate, with which the network starts as the one without layers, see `XAttnRes`.
 
     Raises:
         ValueError: if `decoder_input`, `init` or `backend` has an unknown value.
@@ -52,6 +53,7 @@ class Connections:
     decoder_input: str = "concat"
     init: str = "zero"
     backend: str | None = None
+    gate: bool = False
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], allowed: Sequence[str] | None = None) -> "Connections":
@@ -106,7 +108,12 @@ class Connections:
                 for s, (up, skip) in enumerate(zip(upsampled_channels, skips, strict=True))
             }
         return XAttnResStages(
-            [*encoder_channels, *decoder_channels], query_channels, dim, self.init, backend=self.backend
+            [*encoder_channels, *decoder_channels],
+            query_channels,
+            dim,
+            self.init,
+            backend=self.backend,
+            gate=self.gate,
         )
 
     def merge_skip(self, layers: XAttnResStages, history: Sequence[Tensor], upsampled: Tensor, skip: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class EMCAD(nn.Module):
         decoder: apply XAttnRes; without it y_i = x_i.
         init: initialisation of the pseudo-queries, see `XAttnRes`.
         backend: the implementation that computes the layers, see `XAttnRes`.
+        gate: give every layer a gate, with which the network starts as the one without layers, see `XAttnRes`.
 
     Shapes:
         input (B, input_channels, H, W) -> (B, num_classes, H, W), or with deep supervision four such tensors, that of
@@ -52,14 +53,16 @@ class EMCAD(nn.Module):
         **options,
     ):
         super().__init__()
-        self.connections = c = Connections.from_options(options, ("skip", "decoder", "init", "backend"))
+        self.connections = c = Connections.from_options(options, ("skip", "decoder", "init", "backend", "gate"))
         self.stem: nn.Module = nn.Identity()
         if input_channels != 3:
             self.stem = nn.Sequential(nn.Conv2d(input_channels, 3, 1), nn.BatchNorm2d(3), nn.ReLU(inplace=True))
         self.encoder: Any = timm.create_model("pvt_v2_b2", num_classes=0, drop_path_rate=0.1)
         decoder_channels = CHANNELS[::-1]
         query_channels = dict(enumerate(decoder_channels, len(CHANNELS))) if c.decoder else {}
-        xattnres = XAttnResStages([*CHANNELS, *decoder_channels], query_channels, init=c.init, backend=c.backend)
+        xattnres = XAttnResStages(
+            [*CHANNELS, *decoder_channels], query_channels, init=c.init, backend=c.backend, gate=c.gate
+        )
         self.decoder = EMCADDecoder(num_classes, deep_supervision, c.skip, xattnres)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:

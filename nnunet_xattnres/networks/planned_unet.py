@@ -29,7 +29,7 @@ class XAttnResUNetMixin(nn.Module):
     Args:
         *args: the arguments of the stock network.
         **kwargs: the keyword arguments of the stock network, and the fields of `Connections`: `skip`, `encoder`,
-            `decoder`, `decoder_input`, `init` and `backend`.
+            `decoder`, `decoder_input`, `init`, `backend` and `gate`.
 
     Shapes:
         input (B, input_channels, *spatial) -> (B, num_classes, *spatial), or with deep supervision one such tensor

@@ -26,10 +26,12 @@ _NETWORKS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "U-Net + XAttnRes (decoder)": (3, lambda: PaperUNet(3, 1, skip=False, encoder=False, backend="torch")),
     "U-Net + XAttnRes (encoder) + skips": (3, lambda: PaperUNet(3, 1, decoder=False, backend="torch")),
     "U-Net + XAttnRes (decoder) + skips": (3, lambda: PaperUNet(3, 1, encoder=False, backend="torch")),
+    "U-Net + XAttnRes (both, gated: ours)": (3, lambda: PaperUNet(3, 1, gate=True, backend="torch")),
     "EMCAD": (1, lambda: EMCAD(1, 1, False, decoder=False)),
     "EMCAD (no skip)": (1, lambda: EMCAD(1, 1, False, decoder=False, skip=False)),
     "EMCAD + XAttnRes (replace)": (1, lambda: EMCAD(1, 1, False, skip=False, backend="torch")),
     "EMCAD + XAttnRes (both)": (1, lambda: EMCAD(1, 1, False, backend="torch")),
+    "EMCAD + XAttnRes (both, gated: ours)": (1, lambda: EMCAD(1, 1, False, gate=True, backend="torch")),
 }
 # the names of the networks in the paper's Table 2
 _PRINTED_AS = {
@@ -74,7 +76,7 @@ class Size:
 
 
 def sizes() -> list[Size]:
-    """Count every network of the paper."""
+    """Count every network of the paper, and those with gates, which are not the paper's."""
     return [_count(name) for name in _NETWORKS]
 
 

@@ -22,7 +22,7 @@ class Routing:
     Args:
         label: short description, for tables.
         options: options of `nnunet_xattnres.networks.connections.Connections` that differ from its defaults.
-        paper: the table or equation of the XAttnRes paper (arXiv 2604.03297) with this routing.
+        paper: the table or equation of the XAttnRes paper (arXiv 2604.03297) with this routing, or that there is none.
     """
 
     label: str
@@ -50,7 +50,7 @@ class Network:
     trainer: str
     module: str
     dims: tuple[int, ...]
-    options: tuple[str, ...] = ("skip", "encoder", "decoder", "decoder_input", "init")
+    options: tuple[str, ...] = ("skip", "encoder", "decoder", "decoder_input", "init", "gate")
     routings: tuple[str, ...] | None = None
     note: str = ""
 
@@ -93,9 +93,10 @@ NETWORKS: dict[str, Network] = {
         trainer="nnUNetTrainerEMCADXAttnRes",
         module="emcad",
         dims=(2,),
-        options=("skip", "decoder", "init"),
-        routings=("", "NoSkip", "XAttnRes", "XAttnResReplace"),
-        note="The encoder is pretrained and has no XAttnRes; the gates and additions are the skip connections.",
+        options=("skip", "decoder", "init", "gate"),
+        routings=("", "NoSkip", "XAttnRes", "XAttnResReplace", "XAttnResGated"),
+        note="The encoder is pretrained and has no XAttnRes; EMCAD's attention gates and additions are the skip "
+        "connections.",
     ),
 }
 """The networks, by their part of a trainer's name."""
@@ -124,6 +125,7 @@ ROUTINGS: dict[str, Routing] = {
         "replace, Xavier init", {"init": "xavier_uniform", "skip": False}, "Table 5, Xavier uniform"
     ),
     "XAttnResUpsampled": Routing("both, x upsampled only", {"decoder_input": "upsampled"}, "Eq. 11, literally"),
+    "XAttnResGated": Routing("both, gated (ours)", {"gate": True}, "not in the paper: ours"),
 }
 """The routings, by their part of a trainer's name."""
 
@@ -311,4 +313,9 @@ def _connections(options: Mapping[str, bool | str]) -> list[str]:
         "kaiming_uniform": "Kaiming uniform",
         "xavier_uniform": "Xavier uniform",
     }
-    return [skip, " and ".join(stages) or "nowhere", init[str(options.get("init", "zero"))] if stages else ""]
+    gated = ", each with a gate that starts at 0" if options.get("gate") else ""
+    return [
+        skip,
+        " and ".join(stages) + gated if stages else "nowhere",
+        init[str(options.get("init", "zero"))] if stages else "",
+    ]

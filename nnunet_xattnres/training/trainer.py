@@ -15,6 +15,9 @@ from ..ops import custom_op
 from ..ops.dispatch import resolve_backend
 from .names import RECIPES
 
+GATE_INTERVAL = 50
+"""The epochs between two lines of the training log with the gates of the layers."""
+
 
 class XAttnResTrainer(nnUNetTrainer):
     """Base class of all trainers of this package. A subclass builds its network in `build_network`.
@@ -137,10 +140,29 @@ class XAttnResTrainer(nnUNetTrainer):
         return "torch"
 
     def on_epoch_end(self) -> None:
-        """As nnU-Net's; after the first epoch, log the backends that have computed XAttnRes."""
+        """As nnU-Net's; log the backends that have computed XAttnRes, after the first epoch, and the gates."""
         super().on_epoch_end()
-        if self._used_backends_logged or not self._layers():
+        if self.current_epoch % GATE_INTERVAL == 0 or self.current_epoch == self.num_epochs:
+            self._log_gates()
+        if not self._used_backends_logged and self._layers():
+            self._log_used_backends()
+
+    def _log_gates(self) -> None:
+        """Log the gate g of every layer, in one line, by the number of its stage; nothing where there are no gates."""
+        # in the other processes, nnU-Net would print the line
+        if self.local_rank != 0:
             return
+        # a network that is compiled or wrapped for several GPUs has a prefix in all names
+        gates = {
+            name.rpartition(".")[2]: module.gate.item()
+            for name, module in self.network.named_modules()
+            if isinstance(module, XAttnRes) and module.gate is not None
+        }
+        if gates:
+            values = ", ".join(f"{stage}: {gate:.4f}" for stage, gate in gates.items())
+            self.print_to_log_file(f"Gates of XAttnRes after epoch {self.current_epoch - 1} (stage: gate): {values}")
+
+    def _log_used_backends(self) -> None:
         self._used_backends_logged = True
         message = f"XAttnRes was computed by {' and '.join(sorted(custom_op.used_backends)) or 'the reference'}"
         self.print_to_log_file("; ".join([message, *sorted(custom_op.triton_refusals)]))

@@ -1,12 +1,14 @@
 """The comparison with the reference equations accepts a correct network and refuses a wrong one, in every precision."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.plans_file import write_plans
 
 from nnunet_xattnres.cost.cases import from_plans
 from nnunet_xattnres.cost.check import FLOAT64_BOUND, Comparison, TensorError, compare_with_reference
-from nnunet_xattnres.ops import custom_op
+from nnunet_xattnres.ops import custom_op, torch_backend
 from nnunet_xattnres.ops.reference import conv1x1
 from nnunet_xattnres.ops.resize import resize
 
@@ -167,3 +169,14 @@ def test_the_worst_tensor():
     assert not Comparison("float32", [small, large]).accepted
     assert Comparison("float32", [small]).accepted
     assert Comparison("float32", [small, large, nan]).worst is nan
+
+
+@pytest.mark.parametrize("configuration", [CONFIGURATIONS[0], pytest.param(CONFIGURATIONS[1], marks=pytest.mark.slow)])
+def test_a_gated_network_is_accepted_and_a_wrong_gate_is_not(tmp_path, configuration, monkeypatch):
+    case = from_plans(write_plans(tmp_path), configuration)
+    gated = replace(case, arch_kwargs={**case.arch_kwargs, "gate": True})
+    (comparisons,) = compare_with_reference(gated, {"XAttnRes": "torch"}, CPU, amp=False).values()
+    assert all(comparison.accepted for comparison in comparisons)
+    monkeypatch.setattr(torch_backend, "_apply_gate_", lambda alpha, gate: alpha)
+    (comparisons,) = compare_with_reference(gated, {"XAttnRes": "torch"}, CPU, amp=False).values()
+    assert not any(comparison.accepted for comparison in comparisons)

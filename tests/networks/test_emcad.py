@@ -168,7 +168,7 @@ def test_it_compiles_to_one_graph(small):
 
 @pytest.mark.parametrize(
     ("options", "facts"),
-    [({"encoder": True}, ("encoder", "skip", "decoder", "init", "backend")),
+    [({"encoder": True}, ("encoder", "skip", "decoder", "init", "backend", "gate")),
      ({"decoder": False, "init": "ones"}, ("init", "zero", "normal", "'ones'"))],
 )  # fmt: skip
 def test_wrong_options(options, facts):

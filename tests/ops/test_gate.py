@@ -70,7 +70,7 @@ def test_the_attention_sums_to_one_and_gives_the_output(operator, shape, gate):
 
 # without Triton, which has no float64: its gradients are compared with those of the reference
 @pytest.mark.parametrize("function", [reference, partial(xattnres, backend="torch")], ids=["reference", "torch"])
-@pytest.mark.parametrize("shape", ["gradcheck 2-D", "gradcheck parts"])
+@pytest.mark.parametrize("shape", ["gradcheck 2-D", pytest.param("gradcheck parts", marks=pytest.mark.slow)])
 def test_gradcheck(function, shape):
     case = make(shape, gate=0.6)
 
@@ -180,7 +180,7 @@ def test_the_gradient_of_the_gate_is_accumulated_in_float32(operator, dtype, uni
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
-@on_backends("decoder")
+@on_backends("history of one")
 def test_ops_pass_the_checks_of_torch_library(backend, shape):
     case = make(shape, torch.float32 if backend == "triton" else torch.float64, gate=0.3)
     forward, backward = torch.ops.nnunet_xattnres.forward, torch.ops.nnunet_xattnres.backward

@@ -102,7 +102,10 @@ def test_operations_are_counted_as_they_are_computed(name, products):
     assert counter.get_total_flops() == products * 2 * 3 * 6 * 2 * 4 * 4
 
 
-@pytest.mark.parametrize("name", ["frozen encoder", "x alone", "layer alone"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("x alone", "layer alone")]
+
+
+@pytest.mark.parametrize("name", ["frozen encoder", *SLOW])
 def test_frozen_inputs_compile_to_one_graph(name):
     operator = partial(xattnres, backend="torch")
     case = freeze(make("two parts", gate=0.3), TRAINED[name])

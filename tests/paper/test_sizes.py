@@ -16,6 +16,8 @@ def test_parameters(found):
     assert counts["U-Net + XAttnRes (both)"] == 1_281_673
     assert counts["EMCAD"] == 26_764_411
     assert counts["EMCAD + XAttnRes (both)"] - counts["EMCAD"] == 1_001_216
+    for name, layers in (("U-Net", 8), ("EMCAD", 4)):  # one gate each
+        assert counts[f"{name} + XAttnRes (both, gated: ours)"] - counts[f"{name} + XAttnRes (both)"] == layers
     assert counts["EMCAD + XAttnRes (replace)"] - counts["EMCAD (no skip)"] == 1_001_216
 
 

@@ -14,8 +14,13 @@ from nnunet_xattnres.training.names import TrainerName, parse, trainer_names
 
 
 def test_the_names_are_those_of_version_0_1():
-    """Results folders and checkpoints have these names: none may be lost or renamed. A new network adds names."""
-    first = [n for n in trainer_names(lengths=True) if parse(n).network in ("", "PaperUNet", "EMCAD")]
+    """Results folders and checkpoints have these names: none may be lost or renamed.
+
+    New networks and routings, such as XAttnResGated, add names.
+    """
+    everything = {name: parse(name) for name in trainer_names(lengths=True)}
+    networks = ("", "PaperUNet", "EMCAD")
+    first = [n for n, parts in everything.items() if parts.network in networks and parts.routing != "XAttnResGated"]
     assert len(first) == len(set(first)) == 1313
     digest = hashlib.sha256("\n".join(sorted(first)).encode()).hexdigest()
     assert digest == "ad080a80e22b645637f3031e130a5c4fd79fdc8db311cbe5d94b7527ce796375"
@@ -83,6 +88,8 @@ def test_dims(name, dims):
         ("nnUNetTrainerXAttnRes", {}),
         ("nnUNetTrainerPaperUNetNoSkip", {"skip": False, "encoder": False, "decoder": False}),
         ("nnUNetTrainerXAttnResXavierNoSkip_1epoch", {"skip": False, "init": "xavier_uniform"}),
+        ("nnUNetTrainerXAttnResGated_PaperMulticlass_20epochs", {"gate": True}),
+        ("nnUNetTrainerEMCADXAttnResGated", {"gate": True}),
         # EMCAD has no option `encoder`
         ("nnUNetTrainerEMCADNoSkip", {"skip": False, "decoder": False}),
     ],

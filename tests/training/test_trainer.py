@@ -2,6 +2,9 @@
 
 import inspect
 import pickle
+import re
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
     nnUNetTrainerNoDeepSupervision,
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
 from nnunet_xattnres.ops import custom_op
@@ -114,6 +118,60 @@ def test_the_log_says_once_what_has_computed(logged, monkeypatch):
     training.on_epoch_end()
     (line,) = lines
     assert all(word in line for word in ("torch", "triton", "no shared memory"))
+
+
+class Gated(nnUNetTrainerXAttnRes):
+    network_options = {"gate": True}  # noqa: RUF012
+
+
+@pytest.fixture
+def gated_training(prepared_plans, tmp_path):
+    """A trainer of a gated network, and a group of this process alone, for DistributedDataParallel."""
+    training = trainer(prepared_plans, Gated)
+    training.initialize()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield training
+    torch.distributed.destroy_process_group()
+
+
+WRAPPERS = {
+    "plain": lambda network: network,
+    "compiled": partial(torch.compile, backend="eager"),
+    "in DDP": DistributedDataParallel,
+    "compiled, in DDP": lambda network: DistributedDataParallel(torch.compile(network, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+def test_the_log_has_the_gates_every_50_epochs_and_at_the_end(gated_training, monkeypatch, wrap):
+    """Of a training of 120 epochs, in nnU-Net's own log; nothing else of an epoch is run."""
+    training = gated_training
+    for n, layer in training.network.xattnres.items():
+        torch.nn.init.constant_(layer.gate, -int(n) / 8)
+    training.network, training.num_epochs = wrap(training.network), 120
+
+    def on_epoch_end(self):
+        self.current_epoch += 1
+
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", on_epoch_end)
+    for _ in range(training.num_epochs):
+        training.on_epoch_end()
+    lines = [line for line in Path(training.log_file).read_text().splitlines() if "Gates" in line]
+    assert [re.search(r"epoch (\d+)", line)[1] for line in lines] == ["49", "99", "119"]
+    assert all(line.endswith(": 1: -0.1250, 2: -0.2500, 3: -0.3750, 4: -0.5000 ") for line in lines)
+
+
+def test_gates_are_logged_by_the_first_process_alone_and_only_where_there_are_some(prepared_plans, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.training.trainer.GATE_INTERVAL", 1)
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", lambda self: None)
+    for cls, rank, expected in ((Gated, 0, 1), (Gated, 1, 0), (nnUNetTrainerXAttnRes, 0, 0)):
+        training, lines = trainer(prepared_plans, cls), []
+        training.initialize()
+        training.local_rank = rank
+        monkeypatch.setattr(training, "print_to_log_file", lambda line, lines=lines: lines.append(line))
+        training.on_epoch_end()
+        assert sum("Gates" in line for line in lines) == expected
+        prepared_plans["plans"]["continue_training"] = False
 
 
 @pytest.mark.parametrize("others", ["torch", "triton"])

@@ -168,7 +168,7 @@ def layers(name, plans):
     ("routing", "where"),
     [("", ""), ("NoSkip", ""), ("XAttnRes", "ed"), ("XAttnResReplace", "ed"), ("XAttnResEncoder", "e"),
      ("XAttnResEncoderNoSkip", "e"), ("XAttnResDecoder", "d"), ("XAttnResDecoderNoSkip", "d"),
-     ("XAttnResUpsampled", "ed")],
+     ("XAttnResUpsampled", "ed"), ("XAttnResGated", "ed")],
 )  # fmt: skip
 def test_layers_of_a_routing(prepared_plans, prefix, encoder, decoder, routing, where):
     name = prefix + routing
@@ -178,6 +178,7 @@ def test_layers_of_a_routing(prepared_plans, prefix, encoder, decoder, routing, 
         return
     network, actual = layers(name, prepared_plans)
     assert set(actual) == (encoder if "e" in where else set()) | (decoder if "d" in where else set())
+    assert {layer.gate is not None for layer in actual.values()} <= {routing == "XAttnResGated"}
     # a decoder with skip connections has input channels for them, or EMCAD's gates
     with_skips = "NoSkip" not in routing and "Replace" not in routing
     if prefix == "nnUNetTrainerEMCAD":
@@ -226,11 +227,11 @@ def test_every_trainer_builds_a_network(prepared_plans, dim):
 
 
 def runs():
-    """All trainers and dimensions; the default run has one of each network, recipe and dimension."""
+    """All trainers and dimensions; the default run has one of each network, recipe and dimension, and one gated."""
     for name in trainer_names():
         parts = parse(name)
         for dim in parts.dims:
-            slow = parts.routing != "XAttnRes"
+            slow = parts.routing != "XAttnRes" and (name, dim) != ("nnUNetTrainerXAttnResGated", 2)
             yield pytest.param(name, dim, id=f"{name}-{dim}d", marks=[pytest.mark.slow] if slow else [])
 
 
