@@ -1,6 +1,7 @@
 """nnUNetv2_train with the XAttnRes trainer: its files, --val, --c after a kill, -pretrained_weights."""
 
 import json
+import re
 import signal
 
 import numpy as np
@@ -55,7 +56,13 @@ def test_continues_after_a_kill_in_mid_epoch(workspace):
     assert "Epoch 0" not in output
     assert "Epoch 1" in output
     assert "Epoch 2" in output
-    assert checkpoint(workspace.model(4, "2d", RESUME))["current_epoch"] == 3
+    final = checkpoint(workspace.model(4, "2d", RESUME))
+    assert final["current_epoch"] == 3
+    # the log shows the gates after the last epoch, those of the final weights
+    (line,) = re.findall(r"Gates of XAttnRes after epoch 2 .*: (1: .*)", output)
+    gates = {n.split(".")[1]: weight.item() for n, weight in final["network_weights"].items() if n.endswith(".gate")}
+    assert line.strip() == ", ".join(f"{stage}: {gate:.4f}" for stage, gate in gates.items())
+    assert all(gates.values())
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_xattnres.training.emcad import nnUNetTrainerEMCADXAttnRes_PaperBinary
-from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
+from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes, nnUNetTrainerXAttnResGated
 
 
 class nnUNetTrainerXAttnResTest(nnUNetTrainerXAttnRes):
@@ -25,8 +25,8 @@ class nnUNetTrainerEMCADXAttnResTest(nnUNetTrainerEMCADXAttnRes_PaperBinary):
         self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 1
 
 
-class nnUNetTrainerXAttnResTestResume(nnUNetTrainerXAttnRes):
-    """If XATTNRES_TEST_KILL is set, it kills itself and its workers in the middle of the second of three epochs."""
+class nnUNetTrainerXAttnResTestResume(nnUNetTrainerXAttnResGated):
+    """With gates. If XATTNRES_TEST_KILL is set, it kills itself and its workers in the second of three epochs."""
 
     epochs = 3
 
