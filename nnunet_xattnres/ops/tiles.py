@@ -23,6 +23,9 @@ from torch import Tensor
 FIELDS = 9
 """The integers that describe an interpolated feature in `Tables.features`."""
 
+OUTPUTS = 64
+"""The results that a program of the transposes computes."""
+
 _FEW_READERS = 16
 """The gradients of cells that at most this many tiles read are summed for many cells at a time."""
 
@@ -38,7 +41,7 @@ class Tables:
         num_cells: the number of cells of all interpolated features together.
         num_few: the number of leading cells that few tiles read.
         totals: how many values the transposes along the width, along width and height, and along all axes have.
-        largest: the largest number of these values of one feature.
+        transposes: for each of them the programs, (programs, 2): the row in `features` and the first result.
         cells: the first cell of every interpolated feature, by its index in the history.
         columns: (1 + tiles, num_columns): the feature of every column as an index of the history, or -1 for padding;
             then for every tile along every axis what the cell contributes to its number.
@@ -50,6 +53,7 @@ class Tables:
         readers: for every feature the columns that belong to each of its cells, (cells, readers), as tile
             num_columns + column, or -1.
         full: the indices in the history of the features that are not interpolated.
+        is_interpolated: for every value, (K+1,), whether it is interpolated; x is the last one.
     """
 
     tile: tuple[int, int, int]
@@ -58,7 +62,7 @@ class Tables:
     num_cells: int
     num_few: int
     totals: tuple[int, int, int]
-    largest: tuple[int, int, int]
+    transposes: tuple[Tensor, Tensor, Tensor]
     cells: dict[int, int]
     columns: Tensor
     weights: Tensor
@@ -66,6 +70,7 @@ class Tables:
     feature_of_cell: Tensor
     readers: Tensor
     full: Tensor
+    is_interpolated: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def make_tables(
     columns = [np.full((1, num_columns), -1)] + [np.zeros((t, num_columns), int) for t in tiles]
     weights = [np.zeros((3, num_columns))] + [np.zeros((t, num_columns)) for t in tiles]
     features, readers, feature_of_cell = [], [], []
-    results: list[tuple[int, int, int]] = [(0, 0, 0)]
+    programs: tuple[list[tuple[int, int]], ...] = ([], [], [])
     cells: dict[int, int] = {}
     first_column = first_cell = first_reader = after_width = after_height = num_few = 0
     for i, n in enumerate(interpolated):
@@ -137,29 +142,32 @@ def make_tables(
         features.append([n, first_cell, *sizes[n], first_reader, of_cells.shape[1], after_width, after_height])
         first_reader += of_cells.size
         feature_of_cell.append(np.full(math.prod(sizes[n]), i))
-        results.append((size[0] * size[1] * sizes[n][2], size[0] * sizes[n][1] * sizes[n][2], math.prod(sizes[n])))
+        results = size[0] * size[1] * sizes[n][2], size[0] * sizes[n][1] * sizes[n][2], math.prod(sizes[n])
+        for of_axis, count in zip(programs, results, strict=True):
+            of_axis += [(i, start) for start in range(0, count, OUTPUTS)]
         cells[n] = first_cell
         # features whose cells many tiles read are at the end
         if of_cells.shape[1] <= _FEW_READERS and num_few == first_cell:
             num_few += len(of_cells)
         first_column, first_cell = here.stop, first_cell + math.prod(sizes[n])
-        after_width, after_height = after_width + results[-1][0], after_height + results[-1][1]
+        after_width, after_height = after_width + results[0], after_height + results[1]
 
     def integers(values) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.int32).to(device)
 
-    largest = (max(r[0] for r in results), max(r[1] for r in results), max(r[2] for r in results))
+    along_width, along_height, along_depth = (integers(np.reshape(of_axis, (-1, 2))) for of_axis in programs)
     empty = np.zeros(1, int)
     return Tables(
         tile, tiles, num_columns, first_cell, num_few,
         (after_width, after_height, first_cell),
-        largest,
+        (along_width, along_height, along_depth),
         cells,
         integers(np.concatenate(columns)),
         torch.as_tensor(np.concatenate(weights), dtype=torch.float32).to(device),
         integers(features or empty), integers(np.concatenate([*feature_of_cell, empty])),
         integers(np.concatenate([*readers, empty])),
         integers([*(n for n, s in enumerate(sizes) if s == size), 0]),
+        integers([*(s != size for s in sizes), False]),
     )  # fmt: skip
 
 

@@ -24,17 +24,19 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend, triton_kernels
 from .needs import Needs
-from .tiles import make_tables
+from .tiles import OUTPUTS, Tables, make_tables
 from .triton_projection import Projections, channel_block, product_constants
 
 # Sizes of blocks. Of the products of tiles: pixels and columns, in half precision and in float32, where they take more
-# shared memory, and channels. Of the kernels on scalars and single features: pixels, channels, cells, and results of
-# the transpose of the maps.
+# shared memory, and channels. Of the kernels on features of the size of x: pixels, channels and warps; a thread has all
+# of these channels of its pixels. Of the kernels on cells: cells.
 _TILE, _COLUMNS, _TILE_FLOAT32, _COLUMNS_FLOAT32, _CHANNELS = 128, 32, 64, 16, 64
-_PIXELS, _BLOCK, _CELLS, _OUTPUTS = 128, 32, 32, 64
 _WARPS, _STAGES = 4, 3
-# The largest memory of the gradients of columns, in bytes, unless one sample needs more.
-_PARTIAL = 512 * 2**20
+_PIXELS, _BLOCK, _PIXEL_WARPS = 512, 16, 2
+_CELLS = 32
+# The largest memory in bytes of the gradients of columns, and of all temporary tensors of a group of samples, unless
+# one sample needs more.
+_PARTIAL, _SAMPLES = 256 * 2**20, 768 * 2**20
 
 
 def probe_triton(device_type: str) -> str | None:
@@ -92,17 +94,10 @@ def forward(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute out (B, C, *S) and alpha (B, K+1, *S); arguments as in `torch_backend.forward`."""
-    _refuse_gate(gate)
-    call = _Call(sources, x, weights, biases, query, eps)
-    out = call.parts[0].new_empty((call.batch, call.channels, *call.spatial))
-    alpha, logits = call.scalars(call.batch), call.scalars(call.batch)
-    with torch.cuda.device_of(out):
-        call.compute_scores(logits, logits, slice(None), logits=True)
-        triton_kernels.weighted_sum_kernel[call.tile_grid(call.batch)](
-            call.values, call.full, *call.parts_of(slice(None)), logits, out, alpha, call.tables.columns,
-            call.tables.weights, call.tables.full, *call.tile_arguments(), **call.tile_constants(),
-        )  # fmt: skip
-    return out, alpha
+    parts = _two_parts(x)
+    with torch.cuda.device_of(query):
+        call = _Call(sources, parts, weights, biases, query, gate, eps, _tables(sources, x))
+        return call.forward()
 
 
 def backward(
@@ -119,34 +114,68 @@ def backward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor, Tensor | None]:
     """Compute the gradients of sources, x, weights, biases, query and gate; arguments as in `torch_backend.backward`.
 
-    Gradients that are not in `needs` are computed, too.
+    Gradients of x, query and gate are computed whether they are needed or not.
     """
-    _refuse_gate(gate)
-    call = _Call(sources, x, weights, biases, query, eps)
+    needs = Needs.all(sources, x, weights, biases, gate) if needs is None else needs
+    parts, tables = _two_parts(x), _tables(sources, x)
     if grad_out is None:
-        grad_out = call.parts[0].new_zeros((call.batch, call.channels, *call.spatial))
+        grad_out = parts[0].new_zeros((len(parts[0]), query.numel(), *parts[0].shape[2:]))
     grad_out = grad_out.contiguous()
     grad_alpha = None if grad_alpha is None else grad_alpha.contiguous()
-    d_values, d_full = torch.empty_like(call.values), torch.empty_like(call.full)
-    d_parts = [torch.empty_like(part) for part in call.parts]
-    with torch.cuda.device_of(grad_out):
-        d_query = torch.zeros_like(call.query)
-        for rows in call.samples():
-            d_query += call.backward_of_samples(rows, grad_out, grad_alpha, d_values, d_full, d_parts)
-        d_sources, d_weights, d_biases = call.projections.backward(d_values, d_full)
+    d_sources = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in sources]
+    d_parts = [torch.empty_like(p) for p in parts]
+    parameters: list[Tensor | None] = []
+    with torch.cuda.device_of(query):
+        for rows in _groups(tables, sources, parts, query.numel()):
+            call = _Call([s[rows] for s in sources], [p[rows] for p in parts], weights, biases, query, gate, eps, tables, needs)
+            gradients = call.backward(
+                grad_out[rows],
+                None if grad_alpha is None else grad_alpha[rows],
+                [d[rows] for d in d_sources],
+                [d[rows] for d in d_parts],
+            )
+            for total, gradient in zip(parameters, gradients, strict=False):
+                if total is not None:
+                    total += gradient
+            parameters = parameters or gradients
     # the results of a PyTorch operator must not share memory
     if len(d_parts) != len(x):
         d_parts = [d.clone() for d in d_parts[0].split([p.shape[1] for p in x], 1)]
-    return d_sources, d_parts, d_weights, d_biases, d_query, None
+    d_query, d_gate, *others = parameters
+    assert d_query is not None
+    return d_sources, d_parts, others[: len(sources)], others[len(sources) :], d_query, d_gate
 
 
-def _refuse_gate(gate: Tensor | None) -> None:
-    if gate is not None:
-        raise NotImplementedError("the Triton kernels do not have the gate yet")
+def _two_parts(x: Sequence[Tensor]) -> list[Tensor]:
+    """One or two contiguous tensors whose concatenation is that of `x`."""
+    return [p.contiguous() for p in x] if len(x) <= 2 else [torch.cat(list(x), 1)]
+
+
+def _tables(sources: Sequence[Tensor], x: Sequence[Tensor]) -> Tables:
+    """The tables of the kernels; raises NotImplementedError for float64."""
+    dtype = x[0].dtype
+    if dtype == torch.float64:
+        raise NotImplementedError("the Triton kernels do not compute in float64")
+    exact = dtype == torch.float32
+    sizes = tuple(_three_axes(s.shape[2:]) for s in sources)
+    tile, columns = (_TILE_FLOAT32, _COLUMNS_FLOAT32) if exact else (_TILE, _COLUMNS)
+    return make_tables(sizes, _three_axes(x[0].shape[2:]), tile, columns, x[0].device)
+
+
+def _groups(tables: Tables, sources: Sequence[Tensor], parts: Sequence[Tensor], channels: int) -> Iterator[slice]:
+    """Groups of samples, equal but for the last, whose temporary tensors stay below the limit of memory."""
+    batch, pixels = len(parts[0]), math.prod(parts[0].shape[2:])
+    num_full = len(sources) - len(tables.cells)
+    scalars = (3 + triton.cdiv(channels, _CHANNELS)) * 4 * (len(sources) + 1) * pixels
+    features = channels * (num_full * pixels + 2 * tables.num_cells) * parts[0].element_size()
+    columns = min(_PARTIAL, 4 * channels * math.prod(tables.tiles) * tables.num_columns)
+    number = triton.cdiv(batch, max(1, _SAMPLES // (scalars + features + columns)))
+    step = triton.cdiv(batch, number)
+    return (slice(start, min(start + step, batch)) for start in range(0, batch, step))
 
 
 class _Call:
-    """The arguments in the layout of the kernels.
+    """The arguments in the layout of the kernels, for some samples.
 
     Attributes:
         parts: one or two tensors whose concatenation is x.
@@ -160,44 +189,42 @@ class _Call:
     def __init__(
         self,
         sources: Sequence[Tensor],
-        x: Sequence[Tensor],
+        parts: Sequence[Tensor],
         weights: Sequence[Tensor | None],
         biases: Sequence[Tensor | None],
         query: Tensor,
+        gate: Tensor | None,
         eps: float,
+        tables: Tables,
+        needs: Needs | None = None,
     ):
-        self.dtype = x[0].dtype
-        if self.dtype == torch.float64:
-            raise NotImplementedError("the Triton kernels do not compute in float64")
-        self.parts = [p.contiguous() for p in x] if len(x) <= 2 else [torch.cat(list(x), 1)]
+        self.dtype = parts[0].dtype
+        self.parts = parts
         self.query = query.float().contiguous()
+        self.gate = None if gate is None else gate.float()
         self.eps = eps
-        self.spatial = tuple(x[0].shape[2:])
+        self.spatial = tuple(parts[0].shape[2:])
         self.size = _three_axes(self.spatial)
-        self.batch, self.channels = len(x[0]), query.numel()
-        sizes = tuple(_three_axes(s.shape[2:]) for s in sources)
-        self.tables = make_tables(
-            sizes, self.size, _TILE_FLOAT32 if self.dtype == torch.float32 else _TILE, self.columns, query.device
-        )
-        largest = max(2 * self.channels * max(math.prod(self.size), self.tables.num_cells), 12 * self.tables.num_cells)
+        self.batch, self.channels = len(parts[0]), query.numel()
+        self.tables = tables
+        largest = max(2 * self.channels * max(math.prod(self.size), tables.num_cells), 12 * tables.num_cells)
         if largest >= 2**31:
             raise NotImplementedError(
                 f"{self.channels} channels of {self.spatial} voxels need offsets that are too large for the Triton "
                 "kernels"
             )
-        self.num_interpolated = len(self.tables.cells)
-        self.values = x[0].new_empty(self.batch, self.tables.num_cells, self.channels)
-        self.full = x[0].new_empty(len(sources) - self.num_interpolated, self.batch, self.channels, *self.spatial)
-        self.projections = Projections(sources, weights, biases, self.channels, self.tables, self.dtype)
-        with torch.cuda.device_of(self.values):
-            self.projections.project(self.values, self.full)
-        self.maps = self.query.new_empty(self.batch, self.tables.num_cells, 8 if self.dim == 2 else 12)
+        self.num_interpolated = len(tables.cells)
+        self.num_values = len(sources) + 1
+        self.values = parts[0].new_empty(self.batch, tables.num_cells, self.channels)
+        self.full = parts[0].new_empty(len(sources) - self.num_interpolated, self.batch, self.channels, *self.spatial)
+        self.projections = Projections(sources, weights, biases, self.channels, tables, self.dtype, needs)
+        self.projections.project(self.values, self.full)
+        self.maps = self.query.new_empty(self.batch, tables.num_cells, 8 if self.dim == 2 else 12)
         if self.num_interpolated:
-            with torch.cuda.device_of(self.values):
-                triton_kernels.maps_kernel[triton.cdiv(self.tables.num_cells, _CELLS), self.batch](
-                    self.values, self.query, self.maps, self.tables.features, self.tables.feature_of_cell,
-                    self.tables.num_cells, self.channels, DIM=self.dim, CELLS=_CELLS, BLOCK=self.block,
-                )  # fmt: skip
+            triton_kernels.maps_kernel[triton.cdiv(tables.num_cells, _CELLS), self.batch](
+                self.values, self.query, self.maps, tables.features, tables.feature_of_cell,
+                tables.num_cells, self.channels, DIM=self.dim, CELLS=_CELLS, BLOCK=min(self.block, _CELLS),
+            )  # fmt: skip
 
     @property
     def dim(self) -> int:
@@ -205,57 +232,92 @@ class _Call:
         return len(self.spatial)
 
     @property
-    def columns(self) -> int:
-        """The number of columns in a block."""
-        return _COLUMNS_FLOAT32 if self.dtype == torch.float32 else _COLUMNS
-
-    @property
     def block(self) -> int:
         """The number of channels in a block."""
         return channel_block(self.channels, _CHANNELS)
 
-    def scalars(self, samples: int) -> Tensor:
-        """An uninitialised tensor for one scalar per value and pixel of some samples, (samples, K+1, *S)."""
-        return self.query.new_empty((samples, self.num_values, *self.spatial))
+    @property
+    def channel_blocks(self) -> int:
+        """The number of blocks of channels."""
+        return triton.cdiv(self.channels, self.block)
 
     @property
-    def num_values(self) -> int:
-        """K+1."""
-        return self.num_interpolated + len(self.full) + 1
+    def pixel_blocks(self) -> int:
+        """The number of blocks of pixels."""
+        return triton.cdiv(math.prod(self.size), _PIXELS)
 
-    def samples(self) -> Iterator[slice]:
-        """Groups of samples whose gradients of columns stay below the limit of memory."""
-        needed = 4 * math.prod(self.tables.tiles) * self.tables.num_columns * self.channels
-        step = min(self.batch, max(1, _PARTIAL // max(1, needed)))
-        return (slice(start, min(start + step, self.batch)) for start in range(0, self.batch, step))
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Compute out and the attention."""
+        out = self.parts[0].new_empty((self.batch, self.channels, *self.spatial))
+        logits, attention = self._scalars(), self._scalars()
+        self._compute_scores(logits)
+        self._compute_attention(attention, logits)
+        triton_kernels.weighted_sum_kernel[math.prod(self.tables.tiles), self.channel_blocks, self.batch](
+            self.values, self.full, *self._first_and_second(self.parts), attention, out, self.tables.columns,
+            self.tables.weights, self.tables.full, self.channels, self.parts[0].shape[1], self.tables.num_columns,
+            len(self.full), self.num_values, self.tables.num_cells, *self.size, *self.tables.tiles, self.batch,
+            **self._tile_constants(),
+        )  # fmt: skip
+        return out, attention
 
-    def parts_of(self, rows: slice, parts: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """The two parts of x of some samples; the second is not read if there is one part only."""
-        parts = self.parts if parts is None else parts
-        return parts[0][rows], parts[-1][rows]
+    def backward(
+        self, grad_out: Tensor, grad_alpha: Tensor | None, d_sources: list[Tensor], d_parts: list[Tensor]
+    ) -> list[Tensor | None]:
+        """Write the gradients of the sources and of x.
 
-    def compute_scores(self, products: Tensor, rstd: Tensor, rows: slice, logits: bool) -> None:
-        """Compute the factors of the logits of some samples, or their product, `logits`, in place of the first."""
+        Returns:
+            the gradients of query and gate, then those of all weights, then those of all biases.
+        """
+        products, rstd, attention = self._scalars(), self._scalars(), self._scalars()
+        d_alpha = self.query.new_empty(self.channel_blocks, *products.shape)
+        self._compute_scores(products, rstd, d_alpha, grad_out)
+        self._compute_attention(attention, products, rstd)
+        d_values = torch.empty_like(self.values)
+        partial, sums, first_tile = self._sum_backward(grad_out, attention, d_alpha, d_values)
+        d_query, d_gate = self._scores_backward(products, rstd, attention, d_alpha, grad_alpha, grad_out, d_parts)
+        # the gradients of the features of the size of x have replaced these
+        d_full = self.full
+        if self.num_interpolated:
+            d_maps = self._transpose_maps(products, rstd)
+            d_query += self._values_backward(partial, sums, first_tile, d_maps, d_values)
+        del products, rstd, attention, d_alpha, partial, sums
+        d_weights, d_biases = self.projections.backward(d_values, d_full, d_sources)
+        return [d_query, d_gate, *d_weights, *d_biases]
+
+    def _scalars(self) -> Tensor:
+        """An uninitialised tensor for one scalar per value and pixel, (B, K+1, *S)."""
+        return self.query.new_empty((self.batch, self.num_values, *self.spatial))
+
+    def _first_and_second(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The two parts of x; the second is not read if there is one part only."""
+        return parts[0], parts[-1]
+
+    def _compute_scores(
+        self,
+        products: Tensor,
+        rstd: Tensor | None = None,
+        d_alpha: Tensor | None = None,
+        grad_out: Tensor | None = None,
+    ) -> None:
+        """Compute the logits; for backward, their factors, and the gradient of alpha for features of the size of x."""
         tables = self.tables
-        triton_kernels.scores_kernel[triton.cdiv(math.prod(self.size), _PIXELS), 2 + len(self.full), len(products)](
-            self.full[:, rows], *self.parts_of(rows), self.query, self.maps[rows], products, rstd, tables.features,
-            tables.full, self.channels, self.parts[0].shape[1], self.num_interpolated, self.num_values,
-            tables.num_cells, *self.size, self.eps, self.batch,
-            LOGITS=logits, DIM=self.dim, PIXELS=_PIXELS, BLOCK=_BLOCK,
+        triton_kernels.scores_kernel[self.pixel_blocks, 2 + len(self.full), self.batch](
+            self.full, *self._first_and_second(self.parts), self.query, self.maps,
+            self.parts[0] if grad_out is None else grad_out, products, products if rstd is None else rstd,
+            products if d_alpha is None else d_alpha, tables.features, tables.full, self.channels,
+            self.parts[0].shape[1], self.num_interpolated, self.num_values, tables.num_cells, *self.size, self.eps,
+            self.batch, BACKWARD=rstd is not None, DIM=self.dim, PIXELS=_PIXELS, BLOCK=_BLOCK, num_warps=_PIXEL_WARPS,
         )  # fmt: skip
 
-    def tile_grid(self, samples: int) -> tuple[int, int, int]:
-        """The grid of the kernels on tiles."""
-        return math.prod(self.tables.tiles), triton.cdiv(self.channels, self.block), samples
-
-    def tile_arguments(self) -> tuple[int, ...]:
-        """The last arguments of the kernels on tiles."""
-        return (
-            self.channels, self.parts[0].shape[1], self.tables.num_columns, len(self.full), self.num_values,
-            self.tables.num_cells, *self.size, *self.tables.tiles, self.batch,
+    def _compute_attention(self, attention: Tensor, products: Tensor, rstd: Tensor | None = None) -> None:
+        """Compute the attention; for backward, that without the gate."""
+        triton_kernels.attention_kernel[self.pixel_blocks, self.batch](
+            products, products if rstd is None else rstd, products if self.gate is None else self.gate, attention,
+            self.num_values, math.prod(self.size), BACKWARD=rstd is not None,
+            GATED=self.gate is not None and rstd is None, PIXELS=_PIXELS, num_warps=_PIXEL_WARPS,
         )  # fmt: skip
 
-    def tile_constants(self) -> dict[str, Any]:
+    def _tile_constants(self) -> dict[str, Any]:
         """The compile-time arguments of the kernels on tiles."""
         exact = self.dtype == torch.float32
         return {
@@ -263,81 +325,105 @@ class _Call:
             **dict(zip(("TILE_Z", "TILE_Y", "TILE_X"), self.tables.tile, strict=True)),
             "VALUES": max(16, triton.next_power_of_2(self.num_values)),
             "BLOCK": self.block,
-            "COLUMNS": self.columns,
+            "COLUMNS": _COLUMNS_FLOAT32 if exact else _COLUMNS,
             **product_constants(self.dtype),
             "PICK": tl.float32 if exact else tl.float16,
             "num_warps": _WARPS,
             "num_stages": 1 if exact else _STAGES,
         }
 
-    def backward_of_samples(
-        self,
-        rows: slice,
-        grad_out: Tensor,
-        grad_alpha: Tensor | None,
-        d_values: Tensor,
-        d_full: Tensor,
-        d_parts: list[Tensor],
-    ) -> Tensor:
-        """Write the gradients of the projected features and of x for some samples.
+    def _sum_backward(
+        self, grad_out: Tensor, attention: Tensor, d_alpha: Tensor, d_values: Tensor
+    ) -> tuple[Tensor, Tensor, int]:
+        """Compute the gradients of Eq. 8 of the attention and of the columns, some tiles at a time.
 
         Returns:
-            what these samples contribute to the gradient of the query, (C,).
+            the gradients of the columns of the last tiles, the sums over the other tiles, and the first of the last.
         """
-        tables, grad_out = self.tables, grad_out[rows]
-        samples = len(grad_out)
-        grid, blocks = self.tile_grid(samples), triton.cdiv(math.prod(self.size), _PIXELS)
-        products, rstd = self.scalars(samples), self.scalars(samples)
-        self.compute_scores(products, rstd, rows, logits=False)
-        d_alpha = self.query.new_empty(grid[1], *products.shape)
-        partial = self.query.new_empty(samples, grid[0], tables.num_columns, self.channels)
-        triton_kernels.sum_backward_kernel[grid](
-            self.values[rows], self.full[:, rows], *self.parts_of(rows), products, rstd, grad_out, d_alpha, partial,
-            tables.columns, tables.weights, tables.full, *self.tile_arguments(), **self.tile_constants(),
+        tables = self.tables
+        tiles = math.prod(tables.tiles)
+        of_tile = 4 * self.batch * tables.num_columns * self.channels
+        step = min(tiles, max(1, _PARTIAL // max(1, of_tile)))
+        partial = self.query.new_empty(self.batch, step, tables.num_columns, self.channels)
+        sums = self.query.new_empty(self.values.shape if step < tiles else 0)
+        for start in range(0, tiles if self.num_interpolated else 0, step):
+            number = min(step, tiles - start)
+            triton_kernels.sum_backward_kernel[number, self.channel_blocks, self.batch](
+                self.values, attention, attention if self.gate is None else self.gate, grad_out, d_alpha, partial,
+                tables.columns, tables.weights, tables.is_interpolated, self.channels, tables.num_columns,
+                self.num_values, tables.num_cells, *self.size, *tables.tiles, start,
+                GATED=self.gate is not None, **self._tile_constants(),
+            )  # fmt: skip
+            if start + number < tiles:
+                self._values_backward(partial, sums, start, sums, d_values)
+        return partial, sums, start if self.num_interpolated else 0
+
+    def _scores_backward(
+        self,
+        products: Tensor,
+        rstd: Tensor,
+        attention: Tensor,
+        d_alpha: Tensor,
+        grad_alpha: Tensor | None,
+        grad_out: Tensor,
+        d_parts: list[Tensor],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Replace the factors of the logits and the features of the size of x by their gradients.
+
+        Returns:
+            what x and these features contribute to the gradient of the query, and the gradient of the gate.
+        """
+        programs = self.batch * self.pixel_blocks
+        d_query = self.query.new_empty(programs, 1 + len(self.full), self.channels)
+        d_gate = self.query.new_empty(programs)
+        triton_kernels.scores_backward_kernel[self.pixel_blocks, self.batch](
+            self.full, *self._first_and_second(self.parts), self.query, products, rstd, attention,
+            attention if self.gate is None else self.gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha,
+            grad_out, self.full, *self._first_and_second(d_parts), d_query, d_gate, self.tables.features,
+            self.tables.full, self.channels, self.parts[0].shape[1], self.num_interpolated, len(self.full),
+            self.num_values, self.channel_blocks, math.prod(self.size), self.batch,
+            GRAD_ATTENTION=grad_alpha is not None, GATED=self.gate is not None, PIXELS=_PIXELS, BLOCK=_BLOCK,
+            num_warps=_PIXEL_WARPS,
         )  # fmt: skip
-        d_query = self.query.new_empty(samples * blocks * (1 + len(self.full)), self.channels)
-        triton_kernels.scores_backward_kernel[blocks, samples](
-            self.full[:, rows], *self.parts_of(rows), self.query, products, rstd, d_alpha,
-            d_alpha if grad_alpha is None else grad_alpha[rows], grad_out,
-            d_full[:, rows], *self.parts_of(rows, d_parts), d_query, tables.full,
-            self.channels, self.parts[0].shape[1], len(self.full), self.num_values, grid[1], math.prod(self.size),
-            self.batch, GRAD_ATTENTION=grad_alpha is not None, PIXELS=_PIXELS,
-            VALUES=max(16, triton.next_power_of_2(self.num_values)), BLOCK=_BLOCK,
-        )  # fmt: skip
-        d_query = d_query.view(-1, 1 + len(self.full), self.channels).sum((0, 1))
-        if self.num_interpolated:
-            d_maps = self._transpose_maps(products, rstd)
-            d_query += self._values_backward(rows, partial, d_maps, d_values)
-        return d_query
+        return d_query.sum((0, 1)), None if self.gate is None else d_gate.sum().view_as(self.gate)
 
     def _transpose_maps(self, d_products: Tensor, d_squared_norms: Tensor) -> Tensor:
-        """The transpose of the interpolation of the scalar maps, (samples, 1 + 4 or 8, cells)."""
-        tables, samples = self.tables, len(d_products)
+        """The transpose of the interpolation of the scalar maps, (B, 1 + 4 or 8, cells)."""
+        tables = self.tables
         maps, total = d_products, 0
         for axis in range(self.dim):
             before, total_before = maps, total
             total = tables.totals[axis]
-            maps = self.query.new_empty(samples, 1 + 2 * 2**axis, total)
-            grid = triton.cdiv(tables.largest[axis], _OUTPUTS), self.num_interpolated, samples
-            triton_kernels.transpose_maps_kernel[grid](
-                d_products, d_squared_norms, before, maps, tables.features, *self.size, total_before, total,
-                self.num_values, AXIS=2**axis, OUTPUTS=_OUTPUTS, WINDOW=8,
+            maps = self.query.new_empty(self.batch, 1 + 2 * 2**axis, total)
+            triton_kernels.transpose_maps_kernel[len(tables.transposes[axis]), self.batch](
+                d_products, d_squared_norms, before, maps, tables.features, tables.transposes[axis], *self.size,
+                total_before, total, self.num_values, AXIS=2**axis, OUTPUTS=OUTPUTS, WINDOW=8,
             )  # fmt: skip
         return maps
 
-    def _values_backward(self, rows: slice, partial: Tensor, d_maps: Tensor, d_values: Tensor) -> Tensor:
-        tables, samples = self.tables, len(d_maps)
+    def _values_backward(
+        self, partial: Tensor, sums: Tensor, first_tile: int, d_maps: Tensor, d_values: Tensor
+    ) -> Tensor:
+        """Add the columns of some tiles to the sums; for the last tiles, write the gradients of the features.
+
+        Returns:
+            what the interpolated features contribute to the gradient of the query; without meaning before the last.
+        """
+        tables = self.tables
+        number = min(partial.shape[1], math.prod(tables.tiles) - first_tile)
+        is_last = first_tile + number == math.prod(tables.tiles)
         d_query = torch.zeros_like(self.query)
         groups = (0, tables.num_few, _CELLS, 1), (tables.num_few, tables.num_cells, 2, 16)
         for first, end, cells, items in groups:
             if first == end:
                 continue
-            grid = triton.cdiv(end - first, cells), triton.cdiv(self.channels, self.block), samples
-            d_query_of_blocks = self.query.new_empty(samples * grid[0], self.channels)
+            grid = triton.cdiv(end - first, cells), self.channel_blocks, self.batch
+            d_query_of_blocks = self.query.new_empty(self.batch * grid[0], self.channels)
             triton_kernels.values_backward_kernel[grid](
-                partial, self.values[rows], d_maps, self.query, d_values[rows], d_query_of_blocks,
+                partial, sums, self.values, d_maps, self.query, d_values, d_query_of_blocks,
                 tables.features, tables.feature_of_cell, tables.readers,
-                self.channels, tables.num_columns, tables.num_cells, math.prod(tables.tiles), first, end,
+                self.channels, tables.num_cells, first_tile * tables.num_columns, number * tables.num_columns, first, end,
+                int(first_tile == 0), int(is_last),
                 DIM=self.dim, CELLS=cells, ITEMS=items, BLOCK=self.block,
             )  # fmt: skip
             d_query += d_query_of_blocks.sum(0)

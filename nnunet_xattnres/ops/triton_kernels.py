@@ -183,39 +183,49 @@ def _interpolate_maps(maps, features, row, z, y, x, full_z, full_y, full_x, DIM:
 
 
 @triton.jit
-def _product_and_squared_norm(
-    feature, query, p, pixels, inside, channels, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+def _products(
+    feature, query, grad_out, p, pixels, inside, channels,
+    BACKWARD: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """q.V and |V|^2 of a feature of the size of x, each (PIXELS,)."""
-    product = tl.zeros((PIXELS, BLOCK), tl.float32)
-    squared_norm = tl.zeros((PIXELS, BLOCK), tl.float32)
+    """q.V, |V|^2 and, for backward, the product of V and the gradient of the output, each (PIXELS,).
+
+    A thread has all channels of its pixels, so nothing is exchanged between threads.
+    """
+    product = tl.zeros((PIXELS,), tl.float32)
+    squared_norm = tl.zeros((PIXELS,), tl.float32)
+    with_gradient = tl.zeros((PIXELS,), tl.float32)
     for begin in range(0, channels, BLOCK):
-        c = (begin + tl.arange(0, BLOCK))[None]
-        tile = tl.load(feature + (c * pixels + p[:, None]), mask=inside[:, None] & (c < channels), other=0)
-        tile = tile.to(tl.float32)
-        product += tile * tl.load(query + c, mask=c < channels, other=0)
-        squared_norm += tile * tile
-    return tl.sum(product, 1), tl.sum(squared_norm, 1)
+        c = begin + tl.arange(0, BLOCK)
+        mask = (c < channels)[:, None] & inside[None]
+        offsets = c[:, None] * pixels + p[None]
+        v = tl.load(feature + offsets, mask=mask, other=0).to(tl.float32)
+        product += tl.sum(v * tl.load(query + c, mask=c < channels, other=0)[:, None], 0)
+        squared_norm += tl.sum(v * v, 0)
+        if BACKWARD:
+            with_gradient += tl.sum(v * tl.load(grad_out + offsets, mask=mask, other=0).to(tl.float32), 0)
+    return product, squared_norm, with_gradient
 
 
 @triton.jit
-def _store_score(products, rstd, product, squared_norm, inside, channels, eps, LOGITS: tl.constexpr):
+def _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD: tl.constexpr):
     r = tl.rsqrt(squared_norm / channels + eps)
-    if LOGITS:
-        tl.store(products, product * r, mask=inside)
+    if BACKWARD:
+        tl.store(products + offsets, product, mask=inside)
+        tl.store(rstd + offsets, r, mask=inside)
     else:
-        tl.store(products, product, mask=inside)
-        tl.store(rstd, r, mask=inside)
+        tl.store(products + offsets, product * r, mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_interpolated", "num_values", "num_cells", "full_z", "full_y", "batch"])
 def scores_kernel(
-    full, first, second, query, maps, products, rstd, features, full_index,
+    full, first, second, query, maps, grad_out, products, rstd, d_alpha, features, full_index,
     channels, width, num_interpolated, num_values, num_cells, full_z, full_y, full_x, eps, batch,
-    LOGITS: tl.constexpr, DIM: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+    BACKWARD: tl.constexpr, DIM: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The factors of the logits of Eq. 6, q.V and 1 / RMS(V), each (B, K+1, pixels), or with LOGITS their product.
+    """The logits of Eq. 6, (B, K+1, pixels), in `products`.
 
+    For backward, their factors q.V and 1 / RMS(V) in `products` and `rstd`, and the gradient of the attention to x and
+    to the features of its size in `d_alpha`. In `full`, the distance of two features is `batch` samples.
     Grid: (blocks of pixels, 2 + num_full, B): the interpolated features, x, and each of the others.
     """
     pixels = full_z * full_y * full_x
@@ -223,40 +233,81 @@ def scores_kernel(
     part = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
     inside = p < pixels
-    products += b * num_values * pixels + p
-    rstd += b * num_values * pixels + p
+    scalars = b * num_values * pixels + p
     if part == 0:
         near = tl.minimum(p, pixels - 1)
         z, y, x = near // (full_y * full_x), near // full_x % full_y, near % full_x
         maps += b * num_cells * (8 if DIM == 2 else 12)
         for i in range(num_interpolated):
             product, squared_norm = _interpolate_maps(maps, features, i, z, y, x, full_z, full_y, full_x, DIM)
-            offset = tl.load(features + i * FIELDS) * pixels
-            _store_score(products + offset, rstd + offset, product, squared_norm, inside, channels, eps, LOGITS)
-    elif part == 1:
-        product, squared_norm = _product_and_squared_norm(
-            first + b * width * pixels, query, p, pixels, inside, width, PIXELS, BLOCK
-        )
-        second_product, second_squared_norm = _product_and_squared_norm(
-            second + b * (channels - width) * pixels, query + width, p, pixels, inside, channels - width, PIXELS, BLOCK
-        )
-        product += second_product
-        squared_norm += second_squared_norm
-        offset = (num_values - 1) * pixels
-        _store_score(products + offset, rstd + offset, product, squared_norm, inside, channels, eps, LOGITS)
+            offsets = scalars + tl.load(features + i * FIELDS) * pixels
+            _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
     else:
-        sample = full + ((part - 2) * batch + b) * channels * pixels
-        product, squared_norm = _product_and_squared_norm(sample, query, p, pixels, inside, channels, PIXELS, BLOCK)
-        offset = tl.load(full_index + part - 2) * pixels
-        _store_score(products + offset, rstd + offset, product, squared_norm, inside, channels, eps, LOGITS)
+        grad_out += b * channels * pixels
+        if part == 1:
+            offsets = scalars + (num_values - 1) * pixels
+            product, squared_norm, with_gradient = _products(
+                first + b * width * pixels, query, grad_out, p, pixels, inside, width, BACKWARD, PIXELS, BLOCK
+            )
+            if width < channels:
+                more_product, more_squared_norm, more_with_gradient = _products(
+                    second + b * (channels - width) * pixels, query + width, grad_out + width * pixels,
+                    p, pixels, inside, channels - width, BACKWARD, PIXELS, BLOCK,
+                )  # fmt: skip
+                product += more_product
+                squared_norm += more_squared_norm
+                with_gradient += more_with_gradient
+        else:
+            offsets = scalars + tl.load(full_index + part - 2) * pixels
+            product, squared_norm, with_gradient = _products(
+                full + ((part - 2) * batch + b) * channels * pixels, query, grad_out,
+                p, pixels, inside, channels, BACKWARD, PIXELS, BLOCK,
+            )  # fmt: skip
+        _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
+        if BACKWARD:
+            tl.store(d_alpha + offsets, with_gradient, mask=inside)
+
+
+@triton.jit
+def _logit(products, rstd, offsets, inside, BACKWARD: tl.constexpr):
+    logit = tl.load(products + offsets, mask=inside, other=0)
+    if BACKWARD:
+        logit *= tl.load(rstd + offsets, mask=inside, other=0)
+    return logit
+
+
+@triton.jit(do_not_specialize=["num_values"])
+def attention_kernel(
+    products, rstd, gate, attention, num_values, pixels,
+    BACKWARD: tl.constexpr, GATED: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Eq. 7: the attention, (B, K+1, pixels), from the logits, or for backward from their two factors.
+
+    With GATED, the weights are alpha' = g alpha, plus 1 - g for x. Grid: (blocks of pixels, B).
+    """
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    inside = p < pixels
+    scalars = tl.program_id(1).to(tl.int64) * num_values * pixels + p
+    largest = tl.full((PIXELS,), -3e38, tl.float32)
+    total = tl.zeros((PIXELS,), tl.float32)
+    for n in range(num_values):
+        logit = _logit(products, rstd, scalars + n * pixels, inside, BACKWARD)
+        before = largest
+        largest = tl.maximum(largest, logit)
+        total = total * tl.exp(before - largest) + tl.exp(logit - largest)
+    for n in range(num_values):
+        alpha = tl.exp(_logit(products, rstd, scalars + n * pixels, inside, BACKWARD) - largest) / total
+        if GATED:
+            g = tl.load(gate)
+            alpha = g * alpha + tl.where(n == num_values - 1, 1 - g, 0)
+        tl.store(attention + scalars + n * pixels, alpha, mask=inside)
 
 
 @triton.jit
 def _pixels_of_tile(
-    full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr
+    t, full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr
 ):
-    """The tile of a program along the axes, the pixels in it, and which of these are in the image."""
-    t = tl.program_id(0)
+    """Tile t along the axes, the pixels in it, and which of these are in the image."""
     tile_z, tile_y, tile_x = t // (tiles_y * tiles_x), t // tiles_x % tiles_y, t % tiles_x
     r = tl.arange(0, TILE_Z * TILE_Y * TILE_X)
     z, y, x = (
@@ -297,19 +348,6 @@ def _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_
 
 
 @triton.jit
-def _softmax(logits, present):
-    logits = tl.where(present, logits, float("-inf"))
-    exponential = tl.exp(logits - tl.max(logits, 1)[:, None])
-    return exponential / tl.sum(exponential, 1)[:, None]
-
-
-@triton.jit
-def _select(scalars, n, VALUES: tl.constexpr):
-    """Column n of (PIXELS, VALUES), as (PIXELS, 1)."""
-    return tl.sum(tl.where(tl.arange(0, VALUES)[None] == n, scalars, 0), 1)[:, None]
-
-
-@triton.jit
 def _load_x(first, second, b, c, p, mask, width, channels, pixels):
     """The channels c of x from its two parts."""
     x = tl.load(first + b * width * pixels + c * pixels + p, mask=mask & (c < width), other=0).to(tl.float32)
@@ -319,25 +357,22 @@ def _load_x(first, second, b, c, p, mask, width, channels, pixels):
 
 @triton.jit(do_not_specialize=_TILE_ARGUMENTS)
 def weighted_sum_kernel(
-    values, full, first, second, logits, out, attention, columns, weights, full_index,
+    values, full, first, second, attention, out, columns, weights, full_index,
     channels, width, num_columns, num_full, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,
     batch,
     DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr, PICK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Eqs. 7 and 8: the attention and the weighted sum. Grid: (tiles, blocks of channels, B)."""
+    """Eq. 8: the weighted sum. Grid: (tiles, blocks of channels, B)."""
     pixels = full_z * full_y * full_x
     tile_z, tile_y, tile_x, p, inside = _pixels_of_tile(
-        full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
+        tl.program_id(0), full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
     )
     b = tl.program_id(2).to(tl.int64)
     n = tl.arange(0, VALUES)
-    scalars = (b * num_values + n[None]) * pixels + p[:, None]
+    attention += b * num_values * pixels
     present = inside[:, None] & (n < num_values)[None]
-    alpha = _softmax(tl.load(logits + scalars, mask=present, other=0), (n < num_values)[None])
-    if tl.program_id(1) == 0:
-        tl.store(attention + scalars, alpha, mask=present)
-    picked = alpha.to(PICK)
+    picked = tl.load(attention + (n[None] * pixels + p[:, None]), mask=present, other=0).to(PICK)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     values += b * num_cells * channels
     total = tl.zeros((TILE_Z * TILE_Y * TILE_X, BLOCK), tl.float32)
@@ -350,48 +385,48 @@ def weighted_sum_kernel(
         w *= _linear_weights(
             weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns, DIM, TILE_Z, TILE_Y, TILE_X
         )
+        # as all features are in this dtype, so are the weights
         w = w.to(values.dtype.element_ty).to(OPERAND)
         total = tl.dot(w, v, total, input_precision=PRECISION)
     mask = inside[:, None] & (c < channels)[None]
-    x = _load_x(first, second, b, c[None], p[:, None], mask, width, channels, pixels)
-    rest = _select(alpha, num_values - 1, VALUES) * x
     offsets = c[None] * pixels + p[:, None]
+    alpha = tl.load(attention + (num_values - 1) * pixels + p, mask=inside, other=0)
+    rest = alpha[:, None] * _load_x(first, second, b, c[None], p[:, None], mask, width, channels, pixels)
     for i in range(num_full):
+        alpha = tl.load(attention + tl.load(full_index + i) * pixels + p, mask=inside, other=0)
         sample = full + (i * batch + b) * channels * pixels
-        value = tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
-        rest += _select(alpha, tl.load(full_index + i), VALUES) * value
+        rest += alpha[:, None] * tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
     tl.store(out + b * channels * pixels + offsets, (rest + total).to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=_TILE_ARGUMENTS)
+@triton.jit(do_not_specialize=[*_TILE_ARGUMENTS, "first_tile"])
 def sum_backward_kernel(
-    values, full, first, second, products, rstd, grad_out, d_alpha, partial, columns, weights, full_index,
-    channels, width, num_columns, num_full, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,
-    batch,
+    values, attention, gate, grad_out, d_alpha, partial, columns, weights, is_interpolated,
+    channels, num_columns, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x, first_tile,
     DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr, PICK: tl.constexpr, PRECISION: tl.constexpr,
+    GATED: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of Eq. 8: of alpha from a block of channels, and of the columns of a tile.
+    """The gradients of Eq. 8: of the attention to interpolated features, and of the columns of a tile.
 
-    `d_alpha` is (blocks of channels, B, K+1, pixels). `partial` is (B, tiles, columns, C): the gradient of a cell that
-    several tiles read is the sum of several columns. In `full`, the distance of two features is `batch` samples.
-    Grid: (tiles, blocks of channels, B).
+    `d_alpha` is (blocks of channels, B, K+1, pixels), what every block of channels contributes. `partial` is (B, tiles,
+    columns, C): the gradient of a cell that several tiles read is the sum of several columns. The tiles begin with
+    `first_tile`. Grid: (tiles, blocks of channels, B).
     """
     pixels = full_z * full_y * full_x
     tile_z, tile_y, tile_x, p, inside = _pixels_of_tile(
-        full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
+        first_tile + tl.program_id(0), full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
     )
     b = tl.program_id(2).to(tl.int64)
     n = tl.arange(0, VALUES)
     scalars = (b * num_values + n[None]) * pixels + p[:, None]
-    present = inside[:, None] & (n < num_values)[None]
-    alpha = tl.load(products + scalars, mask=present, other=0) * tl.load(rstd + scalars, mask=present, other=0)
-    alpha = _softmax(alpha, (n < num_values)[None])
+    alpha = tl.load(attention + scalars, mask=inside[:, None] & (n < num_values)[None], other=0)
+    if GATED:
+        alpha *= tl.load(gate)
     picked = alpha.to(PICK)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = inside[:, None] & (c < channels)[None]
-    offsets = c[None] * pixels + p[:, None]
-    grad = tl.load(grad_out + b * channels * pixels + offsets, mask=mask, other=0).to(OPERAND)
+    grad = tl.load(grad_out + b * channels * pixels + (c[None] * pixels + p[:, None]), mask=mask, other=0).to(OPERAND)
     values += b * num_cells * channels
     partial += (b * tl.num_programs(0) + tl.program_id(0)) * num_columns * channels
     d = tl.zeros((TILE_Z * TILE_Y * TILE_X, VALUES), tl.float32)
@@ -409,15 +444,44 @@ def sum_backward_kernel(
         w = w.to(values.dtype.element_ty).to(OPERAND)
         d_column = tl.dot(tl.trans(w), grad, input_precision=PRECISION)
         tl.store(partial + k[:, None] * channels + c[None], d_column, mask=(c < channels)[None])
-    grad = grad.to(tl.float32)
-    x = _load_x(first, second, b, c[None], p[:, None], mask, width, channels, pixels)
-    d += tl.where(n[None] == num_values - 1, tl.sum(grad * x, 1)[:, None], 0)
-    for i in range(num_full):
-        sample = full + (i * batch + b) * channels * pixels
-        value = tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
-        d += tl.where(n[None] == tl.load(full_index + i), tl.sum(grad * value, 1)[:, None], 0)
     block = tl.program_id(1).to(tl.int64) * tl.num_programs(2)
-    tl.store(d_alpha + block * num_values * pixels + scalars, d, mask=present)
+    present = tl.load(is_interpolated + n, mask=n < num_values, other=0) != 0
+    tl.store(d_alpha + block * num_values * pixels + scalars, d, mask=inside[:, None] & present[None])
+
+
+@triton.jit
+def _score_gradient(
+    products, rstd, attention, gate, d_alpha, grad_attention, offsets, inside, mean, channels, pixels_of_samples,
+    num_blocks, GATED: tl.constexpr, GRAD_ATTENTION: tl.constexpr,
+):  # fmt: skip
+    """Alpha, and the gradients of q.V and, times 2, of |V|^2; the latter two replace the factors of the logit."""
+    alpha = tl.load(attention + offsets, mask=inside, other=0)
+    d = _attention_gradient(
+        d_alpha, grad_attention, offsets, inside, pixels_of_samples, num_blocks, GRAD_ATTENTION
+    )
+    product = tl.load(products + offsets, mask=inside, other=0)
+    r = tl.load(rstd + offsets, mask=inside, other=0)
+    d_logit = alpha * (d - mean)
+    if GATED:
+        d_logit *= tl.load(gate)
+    d_product = d_logit * r
+    d_squared_norm = -d_product * product * r * r / channels
+    tl.store(products + offsets, d_product, mask=inside)
+    tl.store(rstd + offsets, d_squared_norm, mask=inside)
+    return alpha, d_product, d_squared_norm
+
+
+@triton.jit
+def _attention_gradient(
+    d_alpha, grad_attention, offsets, inside, pixels_of_samples, num_blocks, GRAD_ATTENTION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the attention to one value, from all blocks of channels and from the attention itself."""
+    d = tl.load(d_alpha + offsets, mask=inside, other=0)
+    for i in range(1, num_blocks):
+        d += tl.load(d_alpha + i * pixels_of_samples + offsets, mask=inside, other=0)
+    if GRAD_ATTENTION:
+        d += tl.load(grad_attention + offsets, mask=inside, other=0)
+    return d
 
 
 @triton.jit
@@ -428,76 +492,94 @@ def _value_gradient(
     """Store the gradient of a feature of the size of x: what comes from Eq. 8, from q.V and from |V|^2."""
     for begin in range(0, channels, BLOCK):
         c = begin + tl.arange(0, BLOCK)
-        mask = inside[:, None] & (c < channels)[None]
-        offsets = c[None] * pixels + p[:, None]
+        mask = (c < channels)[:, None] & inside[None]
+        offsets = c[:, None] * pixels + p[None]
         q = tl.load(query + c, mask=c < channels, other=0)
         grad = tl.load(grad_out + offsets, mask=mask, other=0).to(tl.float32)
         v = tl.load(value + offsets, mask=mask, other=0).to(tl.float32)
-        gradient = alpha * grad + d_product * q[None] + d_squared_norm * v
+        gradient = alpha[None] * grad + d_product[None] * q[:, None] + d_squared_norm[None] * v
         tl.store(d_value + offsets, gradient.to(d_value.dtype.element_ty), mask=mask)
-        tl.store(d_query + c, tl.sum(d_product * v, 0), mask=c < channels)
+        tl.store(d_query + c, tl.sum(d_product[None] * v, 1), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["num_values", "num_full", "num_blocks", "batch"])
+@triton.jit(do_not_specialize=["num_values", "num_interpolated", "num_full", "num_blocks", "batch"])
 def scores_backward_kernel(
-    full, first, second, query, products, rstd, d_alpha, grad_attention, grad_out,
-    d_full, d_first, d_second, d_query, full_index,
-    channels, width, num_full, num_values, num_blocks, pixels, batch,
-    GRAD_ATTENTION: tl.constexpr, PIXELS: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
+    full, first, second, query, products, rstd, attention, gate, d_alpha, grad_attention, grad_out,
+    d_full, d_first, d_second, d_query, d_gate, features, full_index,
+    channels, width, num_interpolated, num_full, num_values, num_blocks, pixels, batch,
+    GRAD_ATTENTION: tl.constexpr, GATED: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradients of Eqs. 6 and 7, and the complete gradients of x and of the features of its size.
 
-    Overwrites `products` with the gradient of q.V and `rstd` with twice the gradient of |V|^2. `d_query`, (B, blocks of
-    pixels, 1 + num_full, C), is what x and these features contribute to the gradient of the query.
-    Grid: (blocks of pixels, B).
+    Overwrites `products` with the gradient of q.V and `rstd` with twice the gradient of |V|^2. `d_full` may be `full`.
+    `d_query`, (B, blocks of pixels, 1 + num_full, C), is what x and these features contribute to the gradient of the
+    query; `d_gate`, (B, blocks of pixels), is that of the gate. Grid: (blocks of pixels, B).
     """
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     b = tl.program_id(1).to(tl.int64)
     inside = p < pixels
-    n = tl.arange(0, VALUES)
-    scalars = (b * num_values + n[None]) * pixels + p[:, None]
-    present = inside[:, None] & (n < num_values)[None]
-    product = tl.load(products + scalars, mask=present, other=0)
-    r = tl.load(rstd + scalars, mask=present, other=0)
-    alpha = _softmax(product * r, (n < num_values)[None])
-    d = tl.zeros((PIXELS, VALUES), tl.float32)
-    if GRAD_ATTENTION:
-        d += tl.load(grad_attention + scalars, mask=present, other=0)
-    for i in range(num_blocks):
-        block = d_alpha + tl.num_programs(1).to(tl.int64) * i * num_values * pixels
-        d += tl.load(block + scalars, mask=present, other=0)
-    d_product = alpha * (d - tl.sum(alpha * d, 1)[:, None]) * r
-    d_squared_norm = -d_product * product * r * r / channels
-    tl.store(products + scalars, d_product, mask=present)
-    tl.store(rstd + scalars, d_squared_norm, mask=present)
-    d_query += (b * tl.num_programs(0) + tl.program_id(0)) * (num_full + 1) * channels
+    scalars = b * num_values * pixels + p
+    pixels_of_samples = tl.num_programs(1).to(tl.int64) * num_values * pixels
+    last = scalars + (num_values - 1) * pixels
+    # the sum of alpha times its gradient over all values; x and the features of its size have one block of channels
+    d = _attention_gradient(d_alpha, grad_attention, last, inside, pixels_of_samples, 1, GRAD_ATTENTION)
+    mean = tl.load(attention + last, mask=inside, other=0) * d
+    for i in range(num_full):
+        offsets = scalars + tl.load(full_index + i) * pixels
+        other = _attention_gradient(d_alpha, grad_attention, offsets, inside, pixels_of_samples, 1, GRAD_ATTENTION)
+        mean += tl.load(attention + offsets, mask=inside, other=0) * other
+    for i in range(num_interpolated):
+        offsets = scalars + tl.load(features + i * FIELDS) * pixels
+        other = _attention_gradient(
+            d_alpha, grad_attention, offsets, inside, pixels_of_samples, num_blocks, GRAD_ATTENTION
+        )
+        mean += tl.load(attention + offsets, mask=inside, other=0) * other
+    program = b * tl.num_programs(0) + tl.program_id(0)
+    if GATED:
+        tl.store(d_gate + program, tl.sum(tl.where(inside, mean - d, 0), 0))
+    for i in range(num_interpolated):
+        offsets = scalars + tl.load(features + i * FIELDS) * pixels
+        _score_gradient(
+            products, rstd, attention, gate, d_alpha, grad_attention, offsets, inside, mean, channels,
+            pixels_of_samples, num_blocks, GATED, GRAD_ATTENTION,
+        )  # fmt: skip
+    d_query += program * (num_full + 1) * channels
     grad_out += b * channels * pixels
-    last = num_values - 1
-    own_alpha, own_product = _select(alpha, last, VALUES), _select(d_product, last, VALUES)
-    own_squared_norm = _select(d_squared_norm, last, VALUES)
+    alpha, d_product, d_squared_norm = _score_gradient(
+        products, rstd, attention, gate, d_alpha, grad_attention, last, inside, mean, channels,
+        pixels_of_samples, 1, GATED, GRAD_ATTENTION,
+    )  # fmt: skip
+    if GATED:
+        g = tl.load(gate)
+        alpha = g * alpha + 1 - g
     _value_gradient(
         first + b * width * pixels, d_first + b * width * pixels, grad_out, query, d_query,
-        own_alpha, own_product, own_squared_norm, p, pixels, inside, width, BLOCK,
+        alpha, d_product, d_squared_norm, p, pixels, inside, width, BLOCK,
     )  # fmt: skip
     if width < channels:
         sample = b * (channels - width) * pixels
         _value_gradient(
             second + sample, d_second + sample, grad_out + width * pixels, query + width, d_query + width,
-            own_alpha, own_product, own_squared_norm, p, pixels, inside, channels - width, BLOCK,
+            alpha, d_product, d_squared_norm, p, pixels, inside, channels - width, BLOCK,
         )  # fmt: skip
     for i in range(num_full):
-        index = tl.load(full_index + i)
+        alpha, d_product, d_squared_norm = _score_gradient(
+            products, rstd, attention, gate, d_alpha, grad_attention, scalars + tl.load(full_index + i) * pixels,
+            inside, mean, channels, pixels_of_samples, 1, GATED, GRAD_ATTENTION,
+        )  # fmt: skip
+        if GATED:
+            alpha *= tl.load(gate)
         sample = (i * batch + b) * channels * pixels
         _value_gradient(
             full + sample, d_full + sample, grad_out, query, d_query + (1 + i) * channels,
-            _select(alpha, index, VALUES), _select(d_product, index, VALUES), _select(d_squared_norm, index, VALUES),
-            p, pixels, inside, channels, BLOCK,
+            alpha, d_product, d_squared_norm, p, pixels, inside, channels, BLOCK,
         )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_values", "full_z", "full_y", "total_before", "total_after"])
 def transpose_maps_kernel(
-    d_products, d_squared_norms, before, after, features, full_z, full_y, full_x, total_before, total_after, num_values,
+    d_products, d_squared_norms, before, after, features, blocks,
+    full_z, full_y, full_x, total_before, total_after, num_values,
     AXIS: tl.constexpr, OUTPUTS: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """The transpose of `_interpolate_maps` along one axis, for all interpolated features.
@@ -505,10 +587,11 @@ def transpose_maps_kernel(
     AXIS is 1, 2 or 4, and the axes follow each other in this order. The maps before the first are `d_products` and
     `d_squared_norms`, (B, K+1, pixels). After an axis they are (B, 1 + 2 AXIS, total): the transpose of q.U(P), then
     for every set of the axes so far, what |U(P)|^2 has to do with the products of P with its neighbour along the axes
-    in the set. The features follow each other in `total`. Grid: (blocks of results, interpolated features, B).
+    in the set. The features follow each other in `total`. `blocks`, (programs, 2), has the feature and the first result
+    of every program. Grid: (programs, B).
     """
-    feature = features + tl.program_id(1) * FIELDS
-    b = tl.program_id(2).to(tl.int64)
+    feature = features + tl.load(blocks + 2 * tl.program_id(0)) * FIELDS
+    b = tl.program_id(1).to(tl.int64)
     size_y, size_x = tl.load(feature + 3), tl.load(feature + 4)
     if AXIS == 1:
         length, target, outer, inner = size_x, full_x, full_z * full_y, 1
@@ -529,43 +612,43 @@ def transpose_maps_kernel(
         d_squared_norm = d_product + total_before
     after += b * (1 + 2 * AXIS) * total_after + start_after
     count = outer * length * inner
-    if tl.program_id(0) * OUTPUTS < count:
-        j = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-        cell, i, o = j // inner % length, j % inner, j // (inner * length)
-        # pixels below the lower neighbour's position have no weight
-        first = tl.maximum(((2 * cell - 1) * target - length) // (2 * length), 0)
-        window = 2 * target // length + 4
-        for map in tl.static_range(AXIS):
-            product = tl.zeros((OUTPUTS, WINDOW), tl.float32)
-            own = tl.zeros((OUTPUTS, WINDOW), tl.float32)
-            pair = tl.zeros((OUTPUTS, WINDOW), tl.float32)
-            for w in range(0, window, WINDOW):
-                x = first[:, None] + w + tl.arange(0, WINDOW)[None]
-                mask = (j < count)[:, None] & (x < target)
-                offsets = (o[:, None] * target + x) * inner + i[:, None]
-                weight, next_weight = _hats(x, cell[:, None], length, target)
-                if map == 0:
-                    product += weight * tl.load(d_product + offsets, mask=mask, other=0)
-                d = weight * tl.load(d_squared_norm + map * total_before + offsets, mask=mask, other=0)
-                own += weight * d
-                pair += next_weight * d
+    j = tl.load(blocks + 2 * tl.program_id(0) + 1) + tl.arange(0, OUTPUTS)
+    cell, i, o = j // inner % length, j % inner, j // (inner * length)
+    # pixels below the lower neighbour's position have no weight
+    first = tl.maximum(((2 * cell - 1) * target - length) // (2 * length), 0)
+    window = 2 * target // length + 4
+    for map in tl.static_range(AXIS):
+        product = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+        own = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+        pair = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+        for w in range(0, window, WINDOW):
+            x = first[:, None] + w + tl.arange(0, WINDOW)[None]
+            mask = (j < count)[:, None] & (x < target)
+            offsets = (o[:, None] * target + x) * inner + i[:, None]
+            weight, next_weight = _hats(x, cell[:, None], length, target)
             if map == 0:
-                tl.store(after + j, tl.sum(product, 1), mask=j < count)
-            tl.store(after + (1 + map) * total_after + j, tl.sum(own, 1), mask=j < count)
-            tl.store(after + (1 + AXIS + map) * total_after + j, tl.sum(pair, 1), mask=j < count)
+                product += weight * tl.load(d_product + offsets, mask=mask, other=0)
+            d = weight * tl.load(d_squared_norm + map * total_before + offsets, mask=mask, other=0)
+            own += weight * d
+            pair += next_weight * d
+        if map == 0:
+            tl.store(after + j, tl.sum(product, 1), mask=j < count)
+        tl.store(after + (1 + map) * total_after + j, tl.sum(own, 1), mask=j < count)
+        tl.store(after + (1 + AXIS + map) * total_after + j, tl.sum(pair, 1), mask=j < count)
 
 
-@triton.jit(do_not_specialize=["num_cells", "num_tiles", "first_cell", "end_cell"])
+@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "first_cell", "end_cell", "is_first", "is_last"])
 def values_backward_kernel(
-    partial, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers,
-    channels, num_columns, num_cells, num_tiles, first_cell, end_cell,
+    partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers,
+    channels, num_cells, first_row, num_rows, first_cell, end_cell, is_first, is_last,
     DIM: tl.constexpr, CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradients of the interpolated features: the sum of what comes from Eq. 8, from q.V and from |V|^2.
 
-    What comes from Eq. 8 is summed over the tiles that read a cell, ITEMS tiles at a time. `d_query`, (B, blocks of
-    cells, C), is what these features contribute to the gradient of the query. Grid: (blocks of cells, blocks of
-    channels, B).
+    What comes from Eq. 8 is summed over the tiles that read a cell, ITEMS tiles at a time. `partial` has the columns of
+    some tiles, (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, the sums so far are kept
+    in `sums`, (B, cells, C), until the last. `d_query`, (B, blocks of cells, C), is what these features contribute to
+    the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
     """
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
@@ -576,41 +659,44 @@ def values_backward_kernel(
     feature = features + tl.load(feature_of_cell + first_cell + cell, mask=inside, other=0) * FIELDS
     count = tl.load(feature + 6)
     readers += tl.load(feature + 5) + (first_cell + cell - tl.load(feature + 1)) * count + item
-    partial += b * num_tiles * num_columns * channels
+    partial += b * num_rows * channels
     total = tl.zeros((CELLS * ITEMS, BLOCK), tl.float32)
     for begin in range(0, tl.max(count, 0), ITEMS):
-        reader = tl.load(readers + begin, mask=inside & (begin + item < count), other=-1)
-        row = partial + reader.to(tl.int64)[:, None] * channels + c
-        total += tl.load(row, mask=(reader >= 0)[:, None] & (c < channels), other=0)
+        row = tl.load(readers + begin, mask=inside & (begin + item < count), other=-1) - first_row
+        exists = (row >= 0) & (row < num_rows)
+        columns = partial + row.to(tl.int64)[:, None] * channels + c
+        total += tl.load(columns, mask=exists[:, None] & (c < channels), other=0)
     total = tl.sum(tl.reshape(total, (CELLS, ITEMS, BLOCK)), 1)
     r = first_cell + tl.program_id(0) * CELLS + tl.arange(0, CELLS)
     inside = r < end_cell
-    feature = features + tl.load(feature_of_cell + r, mask=inside, other=0) * FIELDS
-    size_z, size_y, size_x, start = (
-        tl.load(feature + 2),
-        tl.load(feature + 3),
-        tl.load(feature + 4),
-        tl.load(feature + 1),
-    )
-    x, y, z = (r - start) % size_x, (r - start) // size_x % size_y, (r - start) // (size_x * size_y)
     mask = inside[:, None] & (c < channels)
-    values += b * num_cells * channels
-    d_maps += b * (1 + (4 if DIM == 2 else 8)) * num_cells
-    d_product = tl.load(d_maps + r, mask=inside, other=0)[:, None]
-    total += d_product * tl.load(query + c, mask=c < channels, other=0)
-    for step_z in tl.static_range(-1 if DIM == 3 else 0, 2 if DIM == 3 else 1):
-        for step_y in tl.static_range(-1, 2):
-            for step_x in tl.static_range(-1, 2):
-                map = 1 + (1 if step_x else 0) + (2 if step_y else 0) + (4 if step_z else 0)
-                exists = inside & (x + step_x >= 0) & (x + step_x < size_x) & (y + step_y >= 0) & (y + step_y < size_y)
-                exists &= (z + step_z >= 0) & (z + step_z < size_z)
-                neighbour = r + (step_z * size_y + step_y) * size_x + step_x
-                lower = r + (min(step_z, 0) * size_y + min(step_y, 0)) * size_x + min(step_x, 0)
-                pair = tl.load(d_maps + map * num_cells + lower, mask=exists, other=0)
-                v = tl.load(values + neighbour[:, None] * channels + c, mask=mask & exists[:, None], other=0)
-                total += pair[:, None] * v.to(tl.float32)
-    v = tl.load(values + r[:, None] * channels + c, mask=mask, other=0).to(tl.float32)
-    d_query += (b * tl.num_programs(0) + tl.program_id(0)) * channels
-    tl.store(d_query + c, tl.sum(d_product * v, 0)[None], mask=c < channels)
     offsets = (b * num_cells + r)[:, None] * channels + c
-    tl.store(d_values + offsets, total.to(d_values.dtype.element_ty), mask=mask)
+    if is_first == 0:
+        total += tl.load(sums + offsets, mask=mask, other=0)
+    if is_last == 0:
+        tl.store(sums + offsets, total, mask=mask)
+    else:
+        feature = features + tl.load(feature_of_cell + r, mask=inside, other=0) * FIELDS
+        size_z, size_y, size_x = tl.load(feature + 2), tl.load(feature + 3), tl.load(feature + 4)
+        start = tl.load(feature + 1)
+        x, y, z = (r - start) % size_x, (r - start) // size_x % size_y, (r - start) // (size_x * size_y)
+        values += b * num_cells * channels
+        d_maps += b * (1 + (4 if DIM == 2 else 8)) * num_cells
+        d_product = tl.load(d_maps + r, mask=inside, other=0)[:, None]
+        total += d_product * tl.load(query + c, mask=c < channels, other=0)
+        for step_z in tl.static_range(-1 if DIM == 3 else 0, 2 if DIM == 3 else 1):
+            for step_y in tl.static_range(-1, 2):
+                for step_x in tl.static_range(-1, 2):
+                    map = 1 + (1 if step_x else 0) + (2 if step_y else 0) + (4 if step_z else 0)
+                    exists = inside & (x + step_x >= 0) & (x + step_x < size_x)
+                    exists &= (y + step_y >= 0) & (y + step_y < size_y)
+                    exists &= (z + step_z >= 0) & (z + step_z < size_z)
+                    neighbour = r + (step_z * size_y + step_y) * size_x + step_x
+                    lower = r + (min(step_z, 0) * size_y + min(step_y, 0)) * size_x + min(step_x, 0)
+                    pair = tl.load(d_maps + map * num_cells + lower, mask=exists, other=0)
+                    v = tl.load(values + neighbour[:, None] * channels + c, mask=mask & exists[:, None], other=0)
+                    total += pair[:, None] * v.to(tl.float32)
+        v = tl.load(values + r[:, None] * channels + c, mask=mask, other=0).to(tl.float32)
+        d_query += (b * tl.num_programs(0) + tl.program_id(0)) * channels
+        tl.store(d_query + c, tl.sum(d_product * v, 0)[None], mask=c < channels)
+        tl.store(d_values + offsets, total.to(d_values.dtype.element_ty), mask=mask)

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .needs import Needs
 from .tiles import Tables
 
 # Sizes of blocks: pixels, channels, and the depth of a step of a product.
@@ -126,27 +127,28 @@ def source_gradient_kernel(
     DTYPE: tl.constexpr, OPERAND: tl.constexpr, WEIGHT: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a block of pixels of one feature. Grid: (blocks of pixels of all features, blocks of C_k, B)."""
-    feature, p = _block_of_program(blocks, PIXELS)
-    b = tl.program_id(2).to(tl.int64)
+    """The gradient of a block of pixels and channels of one feature. Grid: (blocks of all features, B)."""
+    row = blocks + 3 * tl.program_id(0)
+    feature = tl.load(row)
+    p = tl.multiple_of(tl.load(row + 1), PIXELS) + tl.arange(0, PIXELS)
+    k = tl.multiple_of(tl.load(row + 2), BLOCK) + tl.arange(0, BLOCK)
+    b = tl.program_id(1).to(tl.int64)
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
-    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    if tl.program_id(1) * BLOCK < width:
-        weight = _address(addresses, feature, 1, WEIGHT)
-        if tl.load(addresses + feature * ADDRESSES + 1) != 0:
-            tile = tl.zeros((BLOCK, PIXELS), tl.float32)
-            for begin in range(0, channels, DEPTH):
-                c = begin + tl.arange(0, DEPTH)
-                mask = (c < channels)[:, None] & (k < width)[None]
-                w = tl.load(weight + c[:, None] * width + k[None], mask=mask, other=0).to(DTYPE).to(OPERAND)
-                d = _load_gradient(d_values, d_full, c, p, pixels, is_full, index, b, channels, num_cells, batch)
-                tile = tl.dot(tl.trans(w), d.to(OPERAND), tile, input_precision=PRECISION)
-        else:
-            d = _load_gradient(d_values, d_full, k, p, pixels, is_full, index, b, channels, num_cells, batch)
-            tile = d.to(tl.float32)
-        d_source = _address(addresses, feature, 3, DTYPE) + b * width * pixels
-        mask = (k < width)[:, None] & (p < pixels)[None]
-        tl.store(d_source + k[:, None] * pixels + p[None], tile.to(DTYPE), mask=mask)
+    weight = _address(addresses, feature, 1, WEIGHT)
+    if tl.load(addresses + feature * ADDRESSES + 1) != 0:
+        tile = tl.zeros((BLOCK, PIXELS), tl.float32)
+        for begin in range(0, channels, DEPTH):
+            c = begin + tl.arange(0, DEPTH)
+            mask = (c < channels)[:, None] & (k < width)[None]
+            w = tl.load(weight + c[:, None] * width + k[None], mask=mask, other=0).to(DTYPE).to(OPERAND)
+            d = _load_gradient(d_values, d_full, c, p, pixels, is_full, index, b, channels, num_cells, batch)
+            tile = tl.dot(tl.trans(w), d.to(OPERAND), tile, input_precision=PRECISION)
+    else:
+        d = _load_gradient(d_values, d_full, k, p, pixels, is_full, index, b, channels, num_cells, batch)
+        tile = d.to(tl.float32)
+    d_source = _address(addresses, feature, 3, DTYPE) + b * width * pixels
+    mask = (k < width)[:, None] & (p < pixels)[None]
+    tl.store(d_source + k[:, None] * pixels + p[None], tile.to(DTYPE), mask=mask)
 
 
 @triton.jit(do_not_specialize=["num_cells", "batch"])
@@ -207,17 +209,19 @@ def sum_parts_kernel(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the kernels must know about the shapes, on the device.
+    """What the kernels must know about the shapes and about the gradients that are needed, on the device.
 
     Attributes:
         shapes: (features, SHAPE).
         blocks: (blocks of pixels, 2), the feature and the first pixel.
+        source_blocks: (blocks of pixels and channels, 3): the feature, the first pixel and the first channel.
         products: (parts, 5): feature, first channel, first channel of the source, first and last step of the sum.
         sums: (blocks of weights, 5): the same, then the first and the last part.
     """
 
     shapes: Tensor
     blocks: Tensor
+    source_blocks: Tensor
     products: Tensor
     sums: Tensor
 
@@ -227,18 +231,22 @@ def _plan(
     widths: tuple[int, ...],
     pixels: tuple[int, ...],
     places: tuple[tuple[bool, int], ...],
-    projected: tuple[bool, ...],
+    of_sources: tuple[bool, ...],
+    of_weights: tuple[bool, ...],
     batch: int,
     channels: int,
     block: int,
     device: torch.device,
 ) -> _Plan:
     blocks: list[tuple[int, int]] = []
+    source_blocks: list[tuple[int, int, int]] = []
     products: list[tuple[int, ...]] = []
     sums: list[tuple[int, ...]] = []
     for n, (width, count) in enumerate(zip(widths, pixels, strict=True)):
         blocks += [(n, start) for start in range(0, count, _PIXELS)]
-        if projected[n]:
+        if of_sources[n]:
+            source_blocks += [(n, p, k) for p in range(0, count, _PIXELS) for k in range(0, width, block)]
+        if of_weights[n]:
             steps = batch * -(-count // _DEPTH)
             step = max(16, -(-steps // _SPLITS))
             for c in range(0, channels, block):
@@ -247,7 +255,8 @@ def _plan(
                     sums.append((n, c, k, len(products), len(products) + len(parts)))
                     products += parts
     shapes = [(width, count, *map(int, place)) for width, count, place in zip(widths, pixels, places, strict=True)]
-    return _Plan(*(torch.tensor(t, dtype=torch.int32).to(device) for t in (shapes, blocks, products, sums)))
+    tables = shapes, blocks, source_blocks, products, sums
+    return _Plan(*(torch.tensor(table, dtype=torch.int32).to(device) for table in tables))
 
 
 class Projections:
@@ -259,6 +268,7 @@ class Projections:
         channels: C.
         tables: which features are interpolated, and their cells.
         dtype: the dtype of the projected features.
+        needs: which gradients `backward` computes; None for none.
     """
 
     def __init__(
@@ -269,8 +279,9 @@ class Projections:
         channels: int,
         tables: Tables,
         dtype: torch.dtype,
+        needs: Needs | None = None,
     ):
-        self.dtypes = [source.dtype for source in sources]
+        self.needs = needs
         self.sources = [source.to(dtype).contiguous() for source in sources]
         parameters = [t for pair in zip(weights, biases, strict=True) for t in pair if t is not None]
         # parameters of several dtypes are rare; the kernels take one
@@ -286,8 +297,13 @@ class Projections:
         places = tuple(
             (False, tables.cells[n]) if n in tables.cells else (True, next(full)) for n in range(len(sources))
         )
-        projected = tuple(weight is not None for weight in weights)
-        self.plan = _plan(widths, pixels, places, projected, self.batch, channels, self.block, sources[0].device)
+        of_sources = of_weights = (False,) * len(sources)
+        if needs is not None:
+            of_sources = tuple(needs.sources)
+            of_weights = tuple(w or b for w, b in zip(needs.weights, needs.biases, strict=True))
+        self.plan = _plan(
+            widths, pixels, places, of_sources, of_weights, self.batch, channels, self.block, sources[0].device
+        )
         self.constants: dict[str, Any] = {
             "DTYPE": TRITON_DTYPES[dtype],
             "ALIGNED": all(n % 8 == 0 for n in (*widths, *pixels)),
@@ -311,21 +327,26 @@ class Projections:
         )  # fmt: skip
 
     def backward(
-        self, d_values: Tensor, d_full: Tensor
-    ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor | None]]:
-        """The gradients of sources, weights and biases from those of the projected features."""
-        d_sources = [torch.empty_like(source) for source in self.sources]
+        self, d_values: Tensor, d_full: Tensor, d_sources: Sequence[Tensor]
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """The gradients of weights and biases from those of the projected features; writes those of the sources."""
+        assert self.needs is not None
+        written = [torch.empty_like(s) if d.dtype != s.dtype else d for d, s in zip(d_sources, self.sources, strict=True)]
+        of_weights = [w or b for w, b in zip(self.needs.weights, self.needs.biases, strict=True)]
         d_weights, d_biases = (
-            [None if t is None else torch.empty_like(t, dtype=torch.float32) for t in parameters]
+            [
+                torch.empty_like(t, dtype=torch.float32) if t is not None and needed else None
+                for t, needed in zip(parameters, of_weights, strict=True)
+            ]
             for parameters in (self.weights, self.biases)
         )
-        addresses, plan = self._addresses(d_sources, d_weights, d_biases), self.plan
-        grid = len(plan.blocks), triton.cdiv(max(s.shape[1] for s in self.sources), self.block), self.batch
+        addresses, plan = self._addresses(written, d_weights, d_biases), self.plan
         arguments = self.channels, self.num_cells, self.batch
-        source_gradient_kernel[grid](
-            d_values, d_full, addresses, plan.shapes, plan.blocks, *arguments,
-            WEIGHT=self.weight_dtype, PIXELS=_PIXELS, BLOCK=self.block, **self.constants,
-        )  # fmt: skip
+        if len(plan.source_blocks):
+            source_gradient_kernel[len(plan.source_blocks), self.batch](
+                d_values, d_full, addresses, plan.shapes, plan.source_blocks, *arguments,
+                WEIGHT=self.weight_dtype, PIXELS=_PIXELS, BLOCK=self.block, **self.constants,
+            )  # fmt: skip
         if len(plan.products):
             partial = d_values.new_empty(len(plan.products), self.block, self.block + 1, dtype=torch.float32)
             weight_gradient_kernel[len(plan.products),](
@@ -336,5 +357,7 @@ class Projections:
                 partial, addresses, plan.shapes, plan.sums, self.channels, WEIGHT=self.weight_dtype, BLOCK=self.block,
                 ROWS=16,
             )  # fmt: skip
-        d_sources = [d.to(dtype) for d, dtype in zip(d_sources, self.dtypes, strict=True)]
-        return d_sources, d_weights, d_biases
+        for d_source, gradient in zip(d_sources, written, strict=True):
+            if gradient is not d_source:
+                d_source.copy_(gradient)
+        return d_weights, d_biases
