@@ -8,6 +8,7 @@ sizes such as s // t and s % t, one in another for every stage of a network, tak
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -40,8 +41,11 @@ def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
 
     As in PyTorch, the first maximum of a window receives the gradient. PyTorch's own pooling keeps an int64 index for
     every output, and adds gradients in no fixed order on CUDA. Here nothing is kept but the feature and the result, and
-    the gradients are the same in every run.
+    the gradients are the same in every run. On CUDA, Triton computes both, in one pass each, unless the environment
+    variable XATTNRES_BACKEND selects PyTorch.
     """
+    if _pools_by_triton(feature, size):
+        return import_module(".triton_pooling", __package__).max_pool(feature, size)
     if not _pools_by_elements(feature, size):
         return _ADAPTIVE[len(size)](feature, list(size)).contiguous()
     pooled = feature
@@ -61,6 +65,8 @@ def _(feature, size):
 def max_pool_backward(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
     """The gradient of the feature, (B, C, *S_k), from that of the pooled feature, (B, C, *size)."""
     size = tuple(pooled.shape[2:])
+    if _pools_by_triton(feature, size):
+        return import_module(".triton_pooling", __package__).max_pool_backward(grad, feature, pooled)
     if _pools_by_elements(feature, size):
         return _gradient_by_elements(grad, feature, pooled)
     return _gradient_by_indices(grad, feature, size)
@@ -82,14 +88,28 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
 max_pool.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
+def _pools_by_triton(feature: Tensor, size: Sequence[int]) -> bool:
+    """Whether the Triton kernels pool: on CUDA, unless PyTorch is selected, and for windows of equal lengths."""
+    # the offsets of the kernels are 32-bit integers
+    if not _divides(feature, size) or feature.numel() >= 2**31:
+        return False
+    # an import of its own, because that module imports this one
+    dispatch = import_module(".dispatch", __package__)
+    return dispatch.resolve_backend(None, feature.device.type) == "triton"
+
+
+def _divides(feature: Tensor, size: Sequence[int]) -> bool:
+    """Whether all windows along an axis have the same length, and do not overlap."""
+    return all(s % t == 0 for s, t in zip(feature.shape[2:], size, strict=True))
+
+
 def _pools_by_elements(feature: Tensor, size: Sequence[int]) -> bool:
     """Whether maxima are taken over views of every k-th element: on a CPU, for small windows of equal lengths.
 
     That takes several operations per element of a window. They are fast on a CPU; on other devices, PyTorch's pooling
     takes fewer.
     """
-    divisible = all(s % t == 0 for s, t in zip(feature.shape[2:], size, strict=True))
-    return feature.device.type == "cpu" and divisible and max(_window(feature, size)) <= _LONGEST_WINDOW
+    return feature.device.type == "cpu" and _divides(feature, size) and max(_window(feature, size)) <= _LONGEST_WINDOW
 
 
 def _window(feature: Tensor, size: Sequence[int]) -> tuple[int, ...]:

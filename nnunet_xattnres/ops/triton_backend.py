@@ -28,11 +28,12 @@ from .tiles import OUTPUTS, Tables, make_tables
 from .triton_projection import Projections, channel_block, product_constants
 
 # Sizes of blocks. Of the products of tiles: pixels and columns, in half precision and in float32, where they take more
-# shared memory, and channels. Of the kernels on features of the size of x: pixels, channels and warps; a thread has all
+# shared memory, and channels. Of the kernels on features of the size of x: pixels, channels (fewer for backward, which
+# reads the gradient of the output, too) and warps; a thread has all
 # of these channels of its pixels. Of the kernels on cells: cells.
 _TILE, _COLUMNS, _TILE_FLOAT32, _COLUMNS_FLOAT32, _CHANNELS = 128, 32, 64, 16, 64
 _WARPS, _STAGES = 4, 3
-_PIXELS, _BLOCK, _PIXEL_WARPS = 512, 16, 2
+_PIXELS, _BLOCK, _BLOCK_BACKWARD, _PIXEL_WARPS = 512, 16, 8, 2
 _CELLS = 32
 # The largest memory in bytes of the gradients of columns, and of all temporary tensors of a group of samples, unless
 # one sample needs more.
@@ -306,7 +307,8 @@ class _Call:
             self.parts[0] if grad_out is None else grad_out, products, products if rstd is None else rstd,
             products if d_alpha is None else d_alpha, tables.features, tables.full, self.channels,
             self.parts[0].shape[1], self.num_interpolated, self.num_values, tables.num_cells, *self.size, self.eps,
-            self.batch, BACKWARD=rstd is not None, DIM=self.dim, PIXELS=_PIXELS, BLOCK=_BLOCK, num_warps=_PIXEL_WARPS,
+            self.batch, BACKWARD=rstd is not None, DIM=self.dim, PIXELS=_PIXELS,
+            BLOCK=_BLOCK if rstd is None else _BLOCK_BACKWARD, num_warps=_PIXEL_WARPS,
         )  # fmt: skip
 
     def _compute_attention(self, attention: Tensor, products: Tensor, rstd: Tensor | None = None) -> None:
@@ -382,7 +384,7 @@ class _Call:
             grad_out, self.full, *self._first_and_second(d_parts), d_query, d_gate, self.tables.features,
             self.tables.full, self.channels, self.parts[0].shape[1], self.num_interpolated, len(self.full),
             self.num_values, self.channel_blocks, math.prod(self.size), self.batch,
-            GRAD_ATTENTION=grad_alpha is not None, GATED=self.gate is not None, PIXELS=_PIXELS, BLOCK=_BLOCK,
+            GRAD_ATTENTION=grad_alpha is not None, GATED=self.gate is not None, PIXELS=_PIXELS, BLOCK=_BLOCK_BACKWARD,
             num_warps=_PIXEL_WARPS,
         )  # fmt: skip
         return d_query.sum((0, 1)), None if self.gate is None else d_gate.sum().view_as(self.gate)
