@@ -128,7 +128,9 @@ def backward(
     parameters: list[Tensor | None] = []
     with torch.cuda.device_of(query):
         for rows in _groups(tables, sources, parts, query.numel()):
-            call = _Call([s[rows] for s in sources], [p[rows] for p in parts], weights, biases, query, gate, eps, tables, needs)
+            call = _Call(
+                [s[rows] for s in sources], [p[rows] for p in parts], weights, biases, query, gate, eps, tables, needs
+            )
             gradients = call.backward(
                 grad_out[rows],
                 None if grad_alpha is None else grad_alpha[rows],
@@ -424,8 +426,8 @@ class _Call:
             triton_kernels.values_backward_kernel[grid](
                 partial, sums, self.values, d_maps, self.query, d_values, d_query_of_blocks,
                 tables.features, tables.feature_of_cell, tables.readers,
-                self.channels, tables.num_cells, first_tile * tables.num_columns, number * tables.num_columns, first, end,
-                int(first_tile == 0), int(is_last),
+                self.channels, tables.num_cells, first_tile * tables.num_columns, number * tables.num_columns,
+                first, end, int(first_tile == 0), int(is_last),
                 DIM=self.dim, CELLS=cells, ITEMS=items, BLOCK=self.block,
             )  # fmt: skip
             d_query += d_query_of_blocks.sum(0)

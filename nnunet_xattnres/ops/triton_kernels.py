@@ -456,9 +456,7 @@ def _score_gradient(
 ):  # fmt: skip
     """Alpha, and the gradients of q.V and, times 2, of |V|^2; the latter two replace the factors of the logit."""
     alpha = tl.load(attention + offsets, mask=inside, other=0)
-    d = _attention_gradient(
-        d_alpha, grad_attention, offsets, inside, pixels_of_samples, num_blocks, GRAD_ATTENTION
-    )
+    d = _attention_gradient(d_alpha, grad_attention, offsets, inside, pixels_of_samples, num_blocks, GRAD_ATTENTION)
     product = tl.load(products + offsets, mask=inside, other=0)
     r = tl.load(rstd + offsets, mask=inside, other=0)
     d_logit = alpha * (d - mean)
@@ -646,8 +644,8 @@ def values_backward_kernel(
     """The gradients of the interpolated features: the sum of what comes from Eq. 8, from q.V and from |V|^2.
 
     What comes from Eq. 8 is summed over the tiles that read a cell, ITEMS tiles at a time. `partial` has the columns of
-    some tiles, (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, the sums so far are kept
-    in `sums`, (B, cells, C), until the last. `d_query`, (B, blocks of cells, C), is what these features contribute to
+    some tiles, (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, the sums so far are
+    kept in `sums`, (B, cells, C), until the last. `d_query`, (B, blocks of cells, C), is what these features contribute to
     the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
     """
     b = tl.program_id(2).to(tl.int64)

@@ -331,7 +331,9 @@ class Projections:
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """The gradients of weights and biases from those of the projected features; writes those of the sources."""
         assert self.needs is not None
-        written = [torch.empty_like(s) if d.dtype != s.dtype else d for d, s in zip(d_sources, self.sources, strict=True)]
+        written = [
+            torch.empty_like(s) if d.dtype != s.dtype else d for d, s in zip(d_sources, self.sources, strict=True)
+        ]
         of_weights = [w or b for w, b in zip(self.needs.weights, self.needs.biases, strict=True)]
         d_weights, d_biases = (
             [

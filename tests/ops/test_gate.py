@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from support.operator import (
+    BACKENDS,
     DEVICE,
     all_needed,
     all_results,
@@ -21,8 +22,8 @@ from nnunet_xattnres.ops import xattnres
 from nnunet_xattnres.ops.reference import xattnres as reference
 
 VARIED = ["history of one", "decoder", "two parts", "3-D anisotropic", "3-D two parts"]
-# what Triton computes of them: its kernels do not have the gate
-TRITON: list[str] = []
+# those for Triton
+TRITON = ["decoder", "two parts", "3-D two parts"]
 GATES = [-0.4, 0.0, 0.3, 1.0, 1.7]
 
 
@@ -161,7 +162,7 @@ def gate_summands(case):
 
 
 @pytest.mark.parametrize(("dtype", "unit"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)], ids=str)
-@pytest.mark.parametrize("backend", ["torch", *(["triton"] if TRITON else [])], indirect=True)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_the_gradient_of_the_gate_is_accumulated_in_float32(operator, dtype, unit):
     """The products of values and gradients of about 300, and their sum, exceed the largest float16."""
     history = torch.full((1, 8, 2, 2), 300.0, dtype=dtype, device=DEVICE)

@@ -33,10 +33,8 @@ def freeze(case, trained):
     ("backend", "shape"), runs(["two parts", "3-D two parts"], ["two parts"]), indirect=["backend"]
 )
 def test_needed_gradients_are_those_of_all(operator, backend, shape, trained):
-    # the Triton kernels do not have the gate
-    gate = 0.3 if backend == "torch" else None
-    expected = all_results(operator, make(shape, gate=gate))
-    actual = all_results(operator, freeze(make(shape, gate=gate), trained))
+    expected = all_results(operator, make(shape, gate=0.3))
+    actual = all_results(operator, freeze(make(shape, gate=0.3), trained))
     assert_equal_results(backend, actual, {name: expected[name] for name in actual})
 
 

@@ -13,32 +13,35 @@ import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 warnings.simplefilter("ignore")
-from nnunet_xattnres.ops import triton_kernels, triton_projection
+from nnunet_xattnres.ops import triton_kernels, triton_pooling, triton_projection
 
 feature, capability = sys.argv[1], int(sys.argv[2])
 half = feature != "fp32"
 features = "values full first second out grad_out d_full d_first d_second d_values".split()
-scalars = "query maps logits attention weights products rstd d_alpha partial d_maps d_query before after".split()
-scalars += "d_products d_squared_norms grad_attention".split()
-tables = "columns features feature_of_cell readers full_index shapes blocks sums".split()
+features += "feature pooled grad d_feature".split()
+scalars = "query maps attention weights products rstd d_alpha partial sums d_maps d_query before after".split()
+scalars += "d_products d_squared_norms grad_attention gate d_gate".split()
+tables = "columns features feature_of_cell readers full_index shapes blocks is_interpolated".split()
 types = {"eps": "fp32", "addresses": "*i64", **dict.fromkeys(scalars, "*fp32")}
 types |= dict.fromkeys(features, "*" + feature)
 types |= dict.fromkeys(tables, "*i32")
 constants = dict(
     TILE_X=16, VALUES=16, BLOCK=64, COLUMNS=32 if half else 16, OPERAND=getattr(tl, f"{feature[0]}loat{feature[-2:]}")
     if feature[0] == "f" else tl.bfloat16, PICK=tl.float16 if half else tl.float32,
-    PRECISION="tf32" if half else "tf32x3", CELLS=32, ITEMS=1, PIXELS=128, LOGITS=False, GRAD_ATTENTION=True,
+    PRECISION="tf32" if half else "tf32x3", CELLS=32, ITEMS=1, PIXELS=128, BACKWARD=True, GRAD_ATTENTION=True,
+    GATED=True, WINDOWS=1024,
     AXIS=2, OUTPUTS=64, WINDOW=8, DTYPE=tl.float16, WEIGHT=tl.float32, ALIGNED=True, DEPTH=32, ROWS=16,
 )
 constants["DTYPE"] = constants["OPERAND"]
 for word in sys.argv[3:]:
     name, dim = word.split(":")
-    kernel = getattr(triton_kernels, name, None) or getattr(triton_projection, name)
+    kernel = next(getattr(m, name) for m in (triton_kernels, triton_projection, triton_pooling) if hasattr(m, name))
     pixels = 8 if half else 4
     tile = dict(DIM=2, TILE_Z=1, TILE_Y=pixels) if dim == "2" else dict(DIM=3, TILE_Z=2, TILE_Y=pixels // 2)
     given = {**constants, **tile}
-    # a table in one kernel, scores in the others
+    # tables in some kernels, scores and sums in the others
     types["products"] = "*i32" if name == "weight_gradient_kernel" else "*fp32"
+    types["sums"] = "*i32" if name == "sum_parts_kernel" else "*fp32"
     signature = {n: "constexpr" if n in given else types.get(n, "i32") for n in kernel.arg_names}
     positions = {n: (i,) for i, n in enumerate(kernel.arg_names)}
     values = {positions[n]: v for n, v in given.items() if n in positions}
@@ -49,9 +52,9 @@ for word in sys.argv[3:]:
     print(name, len(compiled.asm["cubin"]), compiled.metadata.shared)
 """
 KERNELS = [
-    "maps_kernel", "scores_kernel", "weighted_sum_kernel", "sum_backward_kernel", "scores_backward_kernel",
-    "transpose_maps_kernel", "values_backward_kernel", "project_kernel", "source_gradient_kernel",
-    "weight_gradient_kernel", "sum_parts_kernel",
+    "maps_kernel", "scores_kernel", "attention_kernel", "weighted_sum_kernel", "sum_backward_kernel",
+    "scores_backward_kernel", "transpose_maps_kernel", "values_backward_kernel", "project_kernel",
+    "source_gradient_kernel", "weight_gradient_kernel", "sum_parts_kernel", "max_pool_kernel", "max_pool_backward_kernel",
 ]  # fmt: skip
 # of a block, with the least compute capability that has it
 SHARED_MEMORY = {75: 64 * 1024, 80: 99 * 1024, 90: 99 * 1024}

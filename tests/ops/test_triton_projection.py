@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from support.operator import DEVICE
 
 from nnunet_xattnres.ops import triton_projection
+from nnunet_xattnres.ops.needs import Needs
 from nnunet_xattnres.ops.tiles import make_tables
 from nnunet_xattnres.ops.triton_projection import Projections
 
@@ -41,7 +42,8 @@ def test_equals_convolutions(operands, splits, monkeypatch):
     monkeypatch.setattr(triton_projection, "_SPLITS", splits)
     triton_projection._plan.cache_clear()
     tables = make_tables(tuple(size for _, size in HISTORY), SIZE, 32, 16, sources[0].device)
-    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32)
+    needs = Needs.all(sources, [], weights, biases, None)
+    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32, needs)
     values = torch.empty(2, tables.num_cells, CHANNELS, device=DEVICE)
     full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
     projections.project(values, full)
@@ -60,7 +62,9 @@ def test_equals_convolutions(operands, splits, monkeypatch):
     d_values, d_full = torch.randn_like(values), torch.randn_like(full)
     gradients = [g.double() for g in features(tables, d_values, d_full)]
     torch.autograd.backward([e.flatten(2) for e in expected], gradients)
-    actual = [g for part in projections.backward(d_values, d_full) for g in part if g is not None]
+    d_sources = [torch.full_like(source, torch.nan) for source in sources]
+    d_weights, d_biases = projections.backward(d_values, d_full, d_sources)
+    actual = [*d_sources, *(g for g in (*d_weights, *d_biases) if g is not None)]
     for a, leaf in zip(actual, leaves, strict=True):
         assert a.shape == leaf.shape
         torch.testing.assert_close(a.double(), leaf.grad, rtol=1e-5, atol=1e-4)

@@ -1,0 +1,63 @@
+"""The Triton backend where it computes a call in several groups of samples and of tiles, to limit its memory."""
+
+import math
+
+import pytest
+import torch
+from support.operator import DEVICE, interpreter
+
+from nnunet_xattnres.ops import torch_backend, triton_backend
+
+# the size of x, and the channels and the size of every feature
+SIZES = {
+    "2-D": ((16, 32), [(8, (16, 32)), (24, (8, 16)), (12, (4, 8))]),
+    "3-D": ((4, 8, 16), [(8, (4, 8, 16)), (24, (2, 4, 8)), (12, (4, 2, 4))]),
+}
+CHANNELS, BATCH = 24, 3
+
+
+def arguments(name):
+    size, history = SIZES[name]
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    sources = [draw(BATCH, channels, *shape) for channels, shape in history]
+    weights = [None if channels == CHANNELS else draw(CHANNELS, channels) / 3 for channels, _ in history]
+    biases = [None if weight is None else draw(CHANNELS) for weight in weights]
+    operands = sources, [draw(BATCH, 8, *size), draw(BATCH, 16, *size)], weights, biases, draw(CHANNELS) / 4
+    return draw(BATCH, CHANNELS, *size), draw(BATCH, len(history) + 1, *size), *operands, torch.tensor(0.4), 1e-6
+
+
+def converted(value, function):
+    if isinstance(value, (list, tuple)):
+        return [converted(v, function) for v in value]
+    return function(value) if isinstance(value, torch.Tensor) else value
+
+
+def flat(results):
+    return [t for r in results for t in (flat(r) if isinstance(r, (list, tuple)) else [r]) if t is not None]
+
+
+@pytest.mark.parametrize(("partial", "samples"), [(2**30, 1), (60_000, 2**30), (60_000, 1)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=interpreter) for name in SIZES])
+def test_groups_of_samples_and_tiles_do_not_change_the_gradients(name, partial, samples, monkeypatch):
+    monkeypatch.setattr(triton_backend, "_PARTIAL", partial)
+    monkeypatch.setattr(triton_backend, "_SAMPLES", samples)
+    operands = arguments(name)
+    expected = flat(torch_backend.backward(*converted(operands, lambda t: t.double())))
+    actual = flat(triton_backend.backward(*converted(operands, lambda t: t.to(DEVICE, torch.float32))))
+    for a, e in zip(actual, expected, strict=True):
+        largest = e.abs().max().item()
+        torch.testing.assert_close(a.cpu().double(), e.view(a.shape), rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("samples", [1, 2**17, 2**30])
+def test_groups_have_all_samples_in_order(samples, monkeypatch):
+    monkeypatch.setattr(triton_backend, "_SAMPLES", samples)
+    _, _, sources, x, *_ = converted(arguments("2-D"), lambda t: t.float())
+    groups = list(triton_backend._groups(triton_backend._tables(sources, x), sources, x, CHANNELS))
+    assert [i for rows in groups for i in range(BATCH)[rows]] == list(range(BATCH))
+    assert len(groups) == {1: BATCH, 2**30: 1}.get(samples, len(groups))
+    assert math.ceil(BATCH / len(groups)) == len(range(BATCH)[groups[0]])
