@@ -112,7 +112,7 @@ def backward(
     gate: Tensor | None,
     eps: float,
     needs: Needs | None = None,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor, Tensor | None]:
+) -> tuple[list[Tensor | None], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor, Tensor | None]:
     """Compute the gradients of sources, x, weights, biases, query and gate; arguments as in `torch_backend.backward`.
 
     Gradients of x, query and gate are computed whether they are needed or not.
@@ -123,19 +123,20 @@ def backward(
         grad_out = parts[0].new_zeros((len(parts[0]), query.numel(), *parts[0].shape[2:]))
     grad_out = grad_out.contiguous()
     grad_alpha = None if grad_alpha is None else grad_alpha.contiguous()
-    d_sources = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in sources]
+    d_sources = [
+        torch.empty_like(source, memory_format=torch.contiguous_format) if needed else None
+        for source, needed in zip(sources, needs.sources, strict=True)
+    ]
     d_parts = [torch.empty_like(p) for p in parts]
     parameters: list[Tensor | None] = []
     with torch.cuda.device_of(query):
         for rows in _groups(tables, sources, parts, query.numel()):
             call = _Call(
-                [s[rows] for s in sources], [p[rows] for p in parts], weights, biases, query, gate, eps, tables, needs
-            )
+                [s[rows] for s in sources], [p[rows] for p in parts], weights, biases, query, gate, eps, tables,
+                needs, [None if d is None else d[rows] for d in d_sources],
+            )  # fmt: skip
             gradients = call.backward(
-                grad_out[rows],
-                None if grad_alpha is None else grad_alpha[rows],
-                [d[rows] for d in d_sources],
-                [d[rows] for d in d_parts],
+                grad_out[rows], None if grad_alpha is None else grad_alpha[rows], [d[rows] for d in d_parts]
             )
             for total, gradient in zip(parameters, gradients, strict=False):
                 if total is not None:
@@ -200,6 +201,7 @@ class _Call:
         eps: float,
         tables: Tables,
         needs: Needs | None = None,
+        d_sources: Sequence[Tensor | None] = (),
     ):
         self.dtype = parts[0].dtype
         self.parts = parts
@@ -220,7 +222,7 @@ class _Call:
         self.num_values = len(sources) + 1
         self.values = parts[0].new_empty(self.batch, tables.num_cells, self.channels)
         self.full = parts[0].new_empty(len(sources) - self.num_interpolated, self.batch, self.channels, *self.spatial)
-        self.projections = Projections(sources, weights, biases, self.channels, tables, self.dtype, needs)
+        self.projections = Projections(sources, weights, biases, self.channels, tables, self.dtype, needs, d_sources)
         self.projections.project(self.values, self.full)
         self.maps = self.query.new_empty(self.batch, tables.num_cells, 8 if self.dim == 2 else 12)
         if self.num_interpolated:
@@ -263,10 +265,8 @@ class _Call:
         )  # fmt: skip
         return out, attention
 
-    def backward(
-        self, grad_out: Tensor, grad_alpha: Tensor | None, d_sources: list[Tensor], d_parts: list[Tensor]
-    ) -> list[Tensor | None]:
-        """Write the gradients of the sources and of x.
+    def backward(self, grad_out: Tensor, grad_alpha: Tensor | None, d_parts: list[Tensor]) -> list[Tensor | None]:
+        """Write the gradients of x, and those of the sources where the projections have been told to.
 
         Returns:
             the gradients of query and gate, then those of all weights, then those of all biases.
@@ -276,16 +276,20 @@ class _Call:
         self._compute_scores(products, rstd, d_alpha, grad_out)
         self._compute_attention(attention, products, rstd)
         d_values = torch.empty_like(self.values)
-        partial, sums, first_tile = self._sum_backward(grad_out, attention, d_alpha, d_values)
-        d_query, d_gate = self._scores_backward(products, rstd, attention, d_alpha, grad_alpha, grad_out, d_parts)
-        # the gradients of the features of the size of x have replaced these
-        d_full = self.full
+        # what every program contributes to the gradient of the query: those on pixels, and the two groups on cells
+        programs = self.batch * self.pixel_blocks * (1 + len(self.full)), *(self.batch * n for n in self._cell_blocks())
+        d_query = self.query.new_empty(sum(programs), self.channels)
+        of_pixels, *of_cells = d_query.split(programs)
+        partial, sums, first_tile = self._sum_backward(grad_out, attention, d_alpha, d_values, of_cells)
+        d_gate = self._scores_backward(products, rstd, attention, d_alpha, grad_alpha, grad_out, d_parts, of_pixels)
         if self.num_interpolated:
             d_maps = self._transpose_maps(products, rstd)
-            d_query += self._values_backward(partial, sums, first_tile, d_maps, d_values)
+            self._values_backward(partial, sums, first_tile, d_maps, d_values, of_cells)
+        # the gradients of the features of the size of x have replaced these
+        d_full = self.full
         del products, rstd, attention, d_alpha, partial, sums
-        d_weights, d_biases = self.projections.backward(d_values, d_full, d_sources)
-        return [d_query, d_gate, *d_weights, *d_biases]
+        d_weights, d_biases = self.projections.backward(d_values, d_full)
+        return [d_query.sum(0), d_gate, *d_weights, *d_biases]
 
     def _scalars(self) -> Tensor:
         """An uninitialised tensor for one scalar per value and pixel, (B, K+1, *S)."""
@@ -337,7 +341,7 @@ class _Call:
         }
 
     def _sum_backward(
-        self, grad_out: Tensor, attention: Tensor, d_alpha: Tensor, d_values: Tensor
+        self, grad_out: Tensor, attention: Tensor, d_alpha: Tensor, d_values: Tensor, d_query: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, int]:
         """Compute the gradients of Eq. 8 of the attention and of the columns, some tiles at a time.
 
@@ -359,7 +363,7 @@ class _Call:
                 GATED=self.gate is not None, **self._tile_constants(),
             )  # fmt: skip
             if start + number < tiles:
-                self._values_backward(partial, sums, start, sums, d_values)
+                self._values_backward(partial, sums, start, sums, d_values, d_query)
         return partial, sums, start if self.num_interpolated else 0
 
     def _scores_backward(
@@ -371,15 +375,14 @@ class _Call:
         grad_alpha: Tensor | None,
         grad_out: Tensor,
         d_parts: list[Tensor],
-    ) -> tuple[Tensor, Tensor | None]:
+        d_query: Tensor,
+    ) -> Tensor | None:
         """Replace the factors of the logits and the features of the size of x by their gradients.
 
         Returns:
-            what x and these features contribute to the gradient of the query, and the gradient of the gate.
+            the gradient of the gate.
         """
-        programs = self.batch * self.pixel_blocks
-        d_query = self.query.new_empty(programs, 1 + len(self.full), self.channels)
-        d_gate = self.query.new_empty(programs)
+        d_gate = self.query.new_empty(self.batch * self.pixel_blocks)
         triton_kernels.scores_backward_kernel[self.pixel_blocks, self.batch](
             self.full, *self._first_and_second(self.parts), self.query, products, rstd, attention,
             attention if self.gate is None else self.gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha,
@@ -389,7 +392,7 @@ class _Call:
             GRAD_ATTENTION=grad_alpha is not None, GATED=self.gate is not None, PIXELS=_PIXELS, BLOCK=_BLOCK_BACKWARD,
             num_warps=_PIXEL_WARPS,
         )  # fmt: skip
-        return d_query.sum((0, 1)), None if self.gate is None else d_gate.sum().view_as(self.gate)
+        return None if self.gate is None else d_gate.sum().view_as(self.gate)
 
     def _transpose_maps(self, d_products: Tensor, d_squared_norms: Tensor) -> Tensor:
         """The transpose of the interpolation of the scalar maps, (B, 1 + 4 or 8, cells)."""
@@ -405,33 +408,39 @@ class _Call:
             )  # fmt: skip
         return maps
 
-    def _values_backward(
-        self, partial: Tensor, sums: Tensor, first_tile: int, d_maps: Tensor, d_values: Tensor
-    ) -> Tensor:
-        """Add the columns of some tiles to the sums; for the last tiles, write the gradients of the features.
+    def _cell_blocks(self) -> list[int]:
+        """The number of blocks of cells in each of the two groups of `_values_backward`."""
+        return [triton.cdiv(end - first, cells) for first, end, cells, _ in self._cell_groups()]
 
-        Returns:
-            what the interpolated features contribute to the gradient of the query; without meaning before the last.
-        """
+    def _cell_groups(self) -> tuple[tuple[int, int, int, int], ...]:
+        """First cell, end, cells of a program, tiles at a time: for cells that few tiles read, and for the others."""
+        few, number = self.tables.num_few, self.tables.num_cells
+        return (0, few, _CELLS, 1), (few, number, 2, 16)
+
+    def _values_backward(
+        self,
+        partial: Tensor,
+        sums: Tensor,
+        first_tile: int,
+        d_maps: Tensor,
+        d_values: Tensor,
+        d_query: Sequence[Tensor],
+    ) -> None:
+        """Add the columns of some tiles to the sums; for the last tiles, write the gradients of the features."""
         tables = self.tables
         number = min(partial.shape[1], math.prod(tables.tiles) - first_tile)
         is_last = first_tile + number == math.prod(tables.tiles)
-        d_query = torch.zeros_like(self.query)
-        groups = (0, tables.num_few, _CELLS, 1), (tables.num_few, tables.num_cells, 2, 16)
-        for first, end, cells, items in groups:
-            if first == end:
-                continue
-            grid = triton.cdiv(end - first, cells), self.channel_blocks, self.batch
-            d_query_of_blocks = self.query.new_empty(self.batch * grid[0], self.channels)
-            triton_kernels.values_backward_kernel[grid](
-                partial, sums, self.values, d_maps, self.query, d_values, d_query_of_blocks,
-                tables.features, tables.feature_of_cell, tables.readers,
-                self.channels, tables.num_cells, first_tile * tables.num_columns, number * tables.num_columns,
-                first, end, int(first_tile == 0), int(is_last),
-                DIM=self.dim, CELLS=cells, ITEMS=items, BLOCK=self.block,
-            )  # fmt: skip
-            d_query += d_query_of_blocks.sum(0)
-        return d_query
+        for (first, end, cells, items), blocks, of_group in zip(
+            self._cell_groups(), self._cell_blocks(), d_query, strict=True
+        ):
+            if blocks:
+                triton_kernels.values_backward_kernel[blocks, self.channel_blocks, self.batch](
+                    partial, sums, self.values, d_maps, self.query, d_values, of_group,
+                    tables.features, tables.feature_of_cell, tables.readers,
+                    self.channels, tables.num_cells, first_tile * tables.num_columns, number * tables.num_columns,
+                    first, end, int(first_tile == 0), int(is_last),
+                    DIM=self.dim, CELLS=cells, ITEMS=items, BLOCK=self.block,
+                )  # fmt: skip
 
 
 def _three_axes(size: Sequence[int]) -> tuple[int, int, int]:

@@ -645,8 +645,8 @@ def values_backward_kernel(
 
     What comes from Eq. 8 is summed over the tiles that read a cell, ITEMS tiles at a time. `partial` has the columns of
     some tiles, (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, the sums so far are
-    kept in `sums`, (B, cells, C), until the last. `d_query`, (B, blocks of cells, C), is what these features contribute to
-    the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
+    kept in `sums`, (B, cells, C), until the last. `d_query`, (B, blocks of cells, C), is what these features contribute
+    to the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
     """
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
@@ -674,9 +674,8 @@ def values_backward_kernel(
     if is_last == 0:
         tl.store(sums + offsets, total, mask=mask)
     else:
-        feature = features + tl.load(feature_of_cell + r, mask=inside, other=0) * FIELDS
-        size_z, size_y, size_x = tl.load(feature + 2), tl.load(feature + 3), tl.load(feature + 4)
-        start = tl.load(feature + 1)
+        row = tl.load(feature_of_cell + r, mask=inside, other=0)
+        size_z, size_y, size_x, start = _size_and_start(features, row)
         x, y, z = (r - start) % size_x, (r - start) // size_x % size_y, (r - start) // (size_x * size_y)
         values += b * num_cells * channels
         d_maps += b * (1 + (4 if DIM == 2 else 8)) * num_cells

@@ -269,6 +269,7 @@ class Projections:
         tables: which features are interpolated, and their cells.
         dtype: the dtype of the projected features.
         needs: which gradients `backward` computes; None for none.
+        d_sources: where it writes the gradients of the sources, K tensors, or None where they are not needed.
     """
 
     def __init__(
@@ -280,8 +281,8 @@ class Projections:
         tables: Tables,
         dtype: torch.dtype,
         needs: Needs | None = None,
+        d_sources: Sequence[Tensor | None] = (),
     ):
-        self.needs = needs
         self.sources = [source.to(dtype).contiguous() for source in sources]
         parameters = [t for pair in zip(weights, biases, strict=True) for t in pair if t is not None]
         # parameters of several dtypes are rare; the kernels take one
@@ -301,6 +302,19 @@ class Projections:
         if needs is not None:
             of_sources = tuple(needs.sources)
             of_weights = tuple(w or b for w, b in zip(needs.weights, needs.biases, strict=True))
+        self.d_sources = list(d_sources) or [None] * len(sources)
+        # in the dtype of the kernels
+        self.written = [
+            d if d is None or d.dtype == dtype else torch.empty_like(d, dtype=dtype) for d in self.d_sources
+        ]
+        self.d_weights, self.d_biases = (
+            [
+                torch.empty_like(t, dtype=torch.float32) if t is not None and needed else None
+                for t, needed in zip(parameters, of_weights, strict=True)
+            ]
+            for parameters in (self.weights, self.biases)
+        )
+        self.addresses = self._make_addresses()
         self.plan = _plan(
             widths, pixels, places, of_sources, of_weights, self.batch, channels, self.block, sources[0].device
         )
@@ -312,9 +326,8 @@ class Projections:
         }
         self.weight_dtype = TRITON_DTYPES[weight_dtype]
 
-    def _addresses(self, *gradients: Sequence[Tensor | None]) -> Tensor:
-        lists = [self.sources, self.weights, self.biases, *gradients]
-        lists += [[None] * len(self.sources)] * (6 - len(lists))
+    def _make_addresses(self) -> Tensor:
+        lists = [self.sources, self.weights, self.biases, self.written, self.d_weights, self.d_biases]
         rows = [[0 if t is None else t.data_ptr() for t in row] for row in zip(*lists, strict=True)]
         return torch.tensor(rows, dtype=torch.int64).to(self.sources[0].device, non_blocking=True)
 
@@ -322,27 +335,13 @@ class Projections:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
         grid = len(self.plan.blocks), triton.cdiv(self.channels, self.block), self.batch
         project_kernel[grid](
-            values, full, self._addresses(), self.plan.shapes, self.plan.blocks, self.channels, self.num_cells,
+            values, full, self.addresses, self.plan.shapes, self.plan.blocks, self.channels, self.num_cells,
             self.batch, WEIGHT=self.weight_dtype, PIXELS=_PIXELS, BLOCK=self.block, **self.constants,
         )  # fmt: skip
 
-    def backward(
-        self, d_values: Tensor, d_full: Tensor, d_sources: Sequence[Tensor]
-    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    def backward(self, d_values: Tensor, d_full: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """The gradients of weights and biases from those of the projected features; writes those of the sources."""
-        assert self.needs is not None
-        written = [
-            torch.empty_like(s) if d.dtype != s.dtype else d for d, s in zip(d_sources, self.sources, strict=True)
-        ]
-        of_weights = [w or b for w, b in zip(self.needs.weights, self.needs.biases, strict=True)]
-        d_weights, d_biases = (
-            [
-                torch.empty_like(t, dtype=torch.float32) if t is not None and needed else None
-                for t, needed in zip(parameters, of_weights, strict=True)
-            ]
-            for parameters in (self.weights, self.biases)
-        )
-        addresses, plan = self._addresses(written, d_weights, d_biases), self.plan
+        addresses, plan = self.addresses, self.plan
         arguments = self.channels, self.num_cells, self.batch
         if len(plan.source_blocks):
             source_gradient_kernel[len(plan.source_blocks), self.batch](
@@ -359,7 +358,7 @@ class Projections:
                 partial, addresses, plan.shapes, plan.sums, self.channels, WEIGHT=self.weight_dtype, BLOCK=self.block,
                 ROWS=16,
             )  # fmt: skip
-        for d_source, gradient in zip(d_sources, written, strict=True):
-            if gradient is not d_source:
+        for d_source, gradient in zip(self.d_sources, self.written, strict=True):
+            if d_source is not None and gradient is not None and gradient is not d_source:
                 d_source.copy_(gradient)
-        return d_weights, d_biases
+        return self.d_weights, self.d_biases

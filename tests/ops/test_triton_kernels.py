@@ -34,11 +34,11 @@ constants = dict(
 )
 constants["DTYPE"] = constants["OPERAND"]
 for word in sys.argv[3:]:
-    name, dim = word.split(":")
+    name, dim, *changes = word.split(":")
     kernel = next(getattr(m, name) for m in (triton_kernels, triton_projection, triton_pooling) if hasattr(m, name))
     pixels = 8 if half else 4
     tile = dict(DIM=2, TILE_Z=1, TILE_Y=pixels) if dim == "2" else dict(DIM=3, TILE_Z=2, TILE_Y=pixels // 2)
-    given = {**constants, **tile}
+    given = {**constants, **tile, **{n: int(v) for n, v in (change.split("=") for change in changes)}}
     # tables in some kernels, scores and sums in the others
     types["products"] = "*i32" if name == "weight_gradient_kernel" else "*fp32"
     types["sums"] = "*i32" if name == "sum_parts_kernel" else "*fp32"
@@ -54,8 +54,14 @@ for word in sys.argv[3:]:
 KERNELS = [
     "maps_kernel", "scores_kernel", "attention_kernel", "weighted_sum_kernel", "sum_backward_kernel",
     "scores_backward_kernel", "transpose_maps_kernel", "values_backward_kernel", "project_kernel",
-    "source_gradient_kernel", "weight_gradient_kernel", "sum_parts_kernel", "max_pool_kernel", "max_pool_backward_kernel",
+    "source_gradient_kernel", "weight_gradient_kernel", "sum_parts_kernel", "max_pool_kernel",
+    "max_pool_backward_kernel",
 ]  # fmt: skip
+# the same kernels with other constants, which take other branches
+VARIANTS = {
+    "scores_kernel": ["BACKWARD=0"], "attention_kernel": ["BACKWARD=0"], "values_backward_kernel": ["ITEMS=16:CELLS=2"],
+    "transpose_maps_kernel": ["AXIS=1"],
+}  # fmt: skip
 # of a block, with the least compute capability that has it
 SHARED_MEMORY = {75: 64 * 1024, 80: 99 * 1024, 90: 99 * 1024}
 
@@ -73,10 +79,12 @@ SHARED_MEMORY = {75: 64 * 1024, 80: 99 * 1024, 90: 99 * 1024}
 def test_kernels_compile_and_fit_into_shared_memory(feature, capability, dim, tmp_path):
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-c", SCRIPT, feature, str(capability), *(f"{name}:{dim}" for name in KERNELS)]
+    words = [f"{name}:{dim}" for name in KERNELS]
+    words += [f"{name}:{dim}:{constants}" for name, variants in VARIANTS.items() for constants in variants]
+    command = [sys.executable, "-c", SCRIPT, feature, str(capability), *words]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     lines = [line.split() for line in run.stdout.splitlines()]
-    assert [line[0] for line in lines] == KERNELS
+    assert [line[0] for line in lines] == [word.split(":")[0] for word in words]
     assert all(int(size) > 1000 for _, size, _ in lines)
     assert all(int(shared) <= SHARED_MEMORY[capability] for _, _, shared in lines)

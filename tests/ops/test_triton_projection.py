@@ -43,7 +43,8 @@ def test_equals_convolutions(operands, splits, monkeypatch):
     triton_projection._plan.cache_clear()
     tables = make_tables(tuple(size for _, size in HISTORY), SIZE, 32, 16, sources[0].device)
     needs = Needs.all(sources, [], weights, biases, None)
-    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32, needs)
+    d_sources = [torch.full_like(source, torch.nan) for source in sources]
+    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32, needs, d_sources)
     values = torch.empty(2, tables.num_cells, CHANNELS, device=DEVICE)
     full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
     projections.project(values, full)
@@ -62,8 +63,7 @@ def test_equals_convolutions(operands, splits, monkeypatch):
     d_values, d_full = torch.randn_like(values), torch.randn_like(full)
     gradients = [g.double() for g in features(tables, d_values, d_full)]
     torch.autograd.backward([e.flatten(2) for e in expected], gradients)
-    d_sources = [torch.full_like(source, torch.nan) for source in sources]
-    d_weights, d_biases = projections.backward(d_values, d_full, d_sources)
+    d_weights, d_biases = projections.backward(d_values, d_full)
     actual = [*d_sources, *(g for g in (*d_weights, *d_biases) if g is not None)]
     for a, leaf in zip(actual, leaves, strict=True):
         assert a.shape == leaf.shape
