@@ -139,7 +139,7 @@ def backward(
                 grad_out[rows], None if grad_alpha is None else grad_alpha[rows], [d[rows] for d in d_parts]
             )
             for total, gradient in zip(parameters, gradients, strict=False):
-                if total is not None:
+                if total is not None and gradient is not None:
                     total += gradient
             parameters = parameters or gradients
     # the results of a PyTorch operator must not share memory
