@@ -80,6 +80,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--compile", action=argparse.BooleanOptionalAction, help="use torch.compile (default: only on CUDA)"
     )
     measurement.add_argument(
+        "--checkpoint", action="store_true",
+        help="let the networks with XAttnRes compute some stages again in the backward pass, to keep less for it",
+    )  # fmt: skip
+    measurement.add_argument(
         "--first-step", action=argparse.BooleanOptionalAction,
         help="measure the first step of every network with empty caches of the compilers (default: only on CUDA)",
     )  # fmt: skip
@@ -120,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats,
         reference_repeats=arguments.reference_repeats,
         first_step=cuda if arguments.first_step is None else arguments.first_step,
+        checkpoint=arguments.checkpoint,
     )
     backends: dict[str, str | None] = {"stock": None}
     if not arguments.no_reference:

@@ -125,8 +125,13 @@ def check_versions() -> Iterator[CheckResult]:
 
 def check_environment() -> Iterator[CheckResult]:
     """nnU-Net's four environment variables, and those of this package."""
+    from ..networks.checkpointing import CHECKPOINT_VARIABLE, checkpoints_by_variable
     from ..ops.dispatch import BACKEND_VARIABLE, BACKENDS
 
+    try:
+        checkpoints_by_variable()
+    except ValueError as error:
+        yield CheckResult(Level.BROKEN, CHECKPOINT_VARIABLE, str(error), f"export {CHECKPOINT_VARIABLE}=0 (or 1)")
     if (name := os.environ.get(BACKEND_VARIABLE)) and name not in BACKENDS:
         hint = f"export {BACKEND_VARIABLE}=auto (or {', '.join(BACKENDS[1:])})"
         yield CheckResult(Level.BROKEN, BACKEND_VARIABLE, f"{BACKEND_VARIABLE}={name} is not a backend", hint)

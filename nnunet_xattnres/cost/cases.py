@@ -40,11 +40,16 @@ class Case:
     num_classes: int = 3
     requires_import: tuple[str, ...] = _REQUIRES_IMPORT
 
-    def build(self, backend: str | None = None) -> nn.Module:
-        """Build the network by nnU-Net's own function: the stock network, or with XAttnRes if `backend` is given."""
+    def build(self, backend: str | None = None, checkpoint: bool = False) -> nn.Module:
+        """Build the network by nnU-Net's own function: the stock network, or with XAttnRes if `backend` is given.
+
+        Args:
+            backend: the backend of XAttnRes, or None for the stock network.
+            checkpoint: the option of the network with XAttnRes (activation checkpointing).
+        """
         name, options = self.network_class_name, {}
         if backend is not None:
-            name, options = xattnres_class_name(name), {"backend": backend}
+            name, options = xattnres_class_name(name), {"backend": backend, "checkpoint": checkpoint}
         return get_network_from_plans(
             name, {**self.arch_kwargs, **options}, list(self.requires_import), self.input_channels, self.num_classes,
             allow_init=True, deep_supervision=True,

@@ -41,6 +41,7 @@ class MeasureOptions:
         repeats: the number of measured steps.
         reference_repeats: the number of measured steps of the reference equations, which are slow.
         first_step: whether the first step of every network is measured in a process of its own.
+        checkpoint: whether the networks with XAttnRes compute some stages again in the backward pass.
     """
 
     device: torch.device
@@ -49,6 +50,7 @@ class MeasureOptions:
     repeats: int
     reference_repeats: int
     first_step: bool = False
+    checkpoint: bool = False
 
 
 @dataclass
@@ -153,7 +155,7 @@ class NetworkRunner:
         self.options = options
         device = options.device
         torch.manual_seed(0)
-        network = case.build(backend).to(device)
+        network = case.build(backend, options.checkpoint).to(device)
         self.plain = network
         self.network: Callable[[torch.Tensor], list[torch.Tensor]] = network
         if options.compile:

@@ -117,6 +117,7 @@ def describe_setup(options: MeasureOptions) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "amp": options.amp,
         "compile": options.compile,
+        "checkpoint": options.checkpoint,
         "repeats": options.repeats,
         "versions": {name: version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch")},
         "python": platform.python_version(),

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..layer import INITS
 from ..ops import BACKENDS
 from ..stages import XAttnResStages
+from .checkpointing import checkpoints_by_variable
 
 DECODER_INPUTS = ("concat", "upsampled")
 """The possible inputs x of XAttnRes in a decoder stage with a skip connection."""
@@ -33,6 +34,9 @@ class Connections:
         init: initialisation of the pseudo-queries, see `XAttnRes`.
         backend: the implementation that computes the layers, see `XAttnRes`.
         gate: give every layer a gate, with which the network starts as the one without layers, see `XAttnRes`.
+        checkpoint: keep less for the backward pass, which computes some stages again (activation checkpointing).
+            Results and gradients are the same. None takes the environment variable XATTNRES_CHECKPOINT when the network
+            is built, and False where that is not set.
 
     Raises:
         ValueError: if `decoder_input`, `init` or `backend` has an unknown value.
@@ -54,6 +58,7 @@ class Connections:
     init: str = "zero"
     backend: str | None = None
     gate: bool = False
+    checkpoint: bool | None = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], allowed: Sequence[str] | None = None) -> "Connections":
@@ -79,6 +84,14 @@ class Connections:
         ):
             if value not in allowed:
                 raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+
+    def uses_checkpoints(self) -> bool:
+        """Whether a network that is built now computes stages again in the backward pass.
+
+        Raises:
+            ValueError: if the environment variable XATTNRES_CHECKPOINT decides and has an unknown value.
+        """
+        return checkpoints_by_variable() if self.checkpoint is None else self.checkpoint
 
     def build_layers(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..history import History
 from ..stages import XAttnResStages
+from .checkpointing import run_stage
 from .connections import Connections
 from .emcad_blocks import AttentionGate, ChannelAttention, MultiScaleConv, SpatialAttention, UpConv
 from .padding import crop, pad_to_multiple
@@ -36,6 +37,8 @@ class EMCAD(nn.Module):
         init: initialisation of the pseudo-queries, see `XAttnRes`.
         backend: the implementation that computes the layers, see `XAttnRes`.
         gate: give every layer a gate, with which the network starts as the one without layers, see `XAttnRes`.
+        checkpoint: keep less for the backward pass, which computes the blocks of the encoder and the decoder stages but
+            the last again, see `Connections`.
 
     Shapes:
         input (B, input_channels, H, W) -> (B, num_classes, H, W), or with deep supervision four such tensors, that of
@@ -53,17 +56,21 @@ class EMCAD(nn.Module):
         **options,
     ):
         super().__init__()
-        self.connections = c = Connections.from_options(options, ("skip", "decoder", "init", "backend", "gate"))
+        allowed = ("skip", "decoder", "init", "backend", "gate", "checkpoint")
+        self.connections = c = Connections.from_options(options, allowed)
         self.stem: nn.Module = nn.Identity()
         if input_channels != 3:
             self.stem = nn.Sequential(nn.Conv2d(input_channels, 3, 1), nn.BatchNorm2d(3), nn.ReLU(inplace=True))
-        self.encoder: Any = timm.create_model("pvt_v2_b2", num_classes=0, drop_path_rate=0.1)
+        self.checkpoint = c.uses_checkpoints()
+        encoder: Any = timm.create_model("pvt_v2_b2", num_classes=0, drop_path_rate=0.1)
+        encoder.set_grad_checkpointing(self.checkpoint)
+        self.encoder: Any = encoder
         decoder_channels = CHANNELS[::-1]
         query_channels = dict(enumerate(decoder_channels, len(CHANNELS))) if c.decoder else {}
         xattnres = XAttnResStages(
             [*CHANNELS, *decoder_channels], query_channels, init=c.init, backend=c.backend, gate=c.gate
         )
-        self.decoder = EMCADDecoder(num_classes, deep_supervision, c.skip, xattnres)
+        self.decoder = EMCADDecoder(num_classes, deep_supervision, c.skip, xattnres, self.checkpoint)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         if x.ndim != 4:
@@ -84,12 +91,16 @@ class EMCADDecoder(nn.Module):
         deep_supervision: return the logits of all stages.
         skip: build the gates (LGAG) and add their output.
         xattnres: the XAttnRes layers of encoder and decoder.
+        checkpoint: compute the stages but the last again in the backward pass.
     """
 
-    def __init__(self, num_classes: int, deep_supervision: bool, skip: bool, xattnres: XAttnResStages):
+    def __init__(
+        self, num_classes: int, deep_supervision: bool, skip: bool, xattnres: XAttnResStages, checkpoint: bool = False
+    ):
         super().__init__()
         channels = CHANNELS[::-1]
         self.deep_supervision = deep_supervision
+        self.checkpoint = checkpoint
         self.up = nn.ModuleList(UpConv(i, o) for i, o in pairwise(channels))
         self.gates = nn.ModuleList(AttentionGate(c) for c in channels[1:]) if skip else None
         self.channel_attention = nn.ModuleList(ChannelAttention(c) for c in channels)
@@ -107,12 +118,24 @@ class EMCADDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         history = History(features)
         logits = []
+        last = len(self.seg_layers) - 1
         for s, head in enumerate(self.seg_layers):
-            x = self.xattnres(history, self.up[s - 1](history[-1]) if s else features[-1])
+            # the backward pass begins with the last stage: to compute it again would not lower the peak of memory
+            checkpointed = self.checkpoint and s != last
+            modules = [self.multi_scale[s], *([self.up[s - 1]] if s else [])]
             if s and self.gates is not None:
-                x = x + self.gates[s - 1](x, features[-(s + 1)])
-            x = self.spatial_attention(self.channel_attention[s](x))
-            history.append(self.multi_scale[s](x))
-            if self.deep_supervision or s == len(self.seg_layers) - 1:
-                logits.append(head(history[-1]))
+                modules.append(self.gates[s - 1])
+            x = run_stage(self._run_stage, s, history, history[-1], modules=modules, checkpointed=checkpointed)
+            history.append(x)
+            if self.deep_supervision or s == last:
+                logits.append(head(x))
         return logits[::-1]
+
+    def _run_stage(self, s: int, history: History, x: Tensor) -> Tensor:
+        """The output of stage s, from the history and the output x of the stage before it."""
+        # the history holds the outputs of later stages when the stage runs again
+        history = history.first(len(CHANNELS) + s)
+        x = self.xattnres(history, self.up[s - 1](x) if s else x)
+        if s and self.gates is not None:
+            x = x + self.gates[s - 1](x, history[len(CHANNELS) - 1 - s])
+        return self.multi_scale[s](self.spatial_attention(self.channel_attention[s](x)))

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..history import History
+from .checkpointing import run_stage
 from .connections import Connections
 from .padding import crop, pad_to_multiple
 
@@ -54,6 +55,7 @@ class PaperUNet(nn.Module):
         if deep_supervision:
             raise ValueError("PaperUNet has one segmentation head: build it with deep_supervision=False")
         self.connections = Connections.from_options(options)
+        self.checkpoint = self.connections.uses_checkpoints()
         self.encoder = nn.ModuleList(
             _double_conv(i, o) for i, o in zip((input_channels, *ENCODER_CHANNELS[:-1]), ENCODER_CHANNELS, strict=True)
         )
@@ -73,14 +75,26 @@ class PaperUNet(nn.Module):
         if x.ndim != 4:
             raise ValueError(f"PaperUNet: input must be 4-D (B, C, H, W), got shape {tuple(x.shape)}")
         size = x.shape[2:]
-        history = History([self.encoder[0](pad_to_multiple(x, 16))])
+        first, x = self.encoder[0], pad_to_multiple(x, 16)
+        history = History([run_stage(first, x, modules=[first], checkpointed=self.checkpoint)])
         for stage in self.encoder[1:]:
             history.append(stage(self.xattnres(history, F.max_pool2d(history[-1], 2))))
-        for stage, skip in zip(self.decoder["stages"], history[-2::-1], strict=True):
-            upsampled = F.interpolate(history[-1], scale_factor=2, mode="bilinear", align_corners=True)
-            history.append(stage(self.connections.merge_skip(self.xattnres, history, upsampled, skip)))
+        stages = self.decoder["stages"]
+        for s, stage in enumerate(stages):
+            # the backward pass begins with the last stage: to compute it again would not lower the peak of memory
+            checkpointed = self.checkpoint and s < len(stages) - 1
+            x = run_stage(self._run_decoder_stage, s, history, history[-1], modules=[stage], checkpointed=checkpointed)
+            history.append(x)
         (head,) = self.decoder["seg_layers"]
         return crop(head(history[-1]), size)
+
+    def _run_decoder_stage(self, s: int, history: History, x: Tensor) -> Tensor:
+        """The output of decoder stage s, from the history and the output x of the stage before it."""
+        # the history holds the outputs of later stages when the stage runs again
+        history = history.first(len(self.encoder) + s)
+        upsampled = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        skip = history[len(self.encoder) - 2 - s]
+        return self.decoder["stages"][s](self.connections.merge_skip(self.xattnres, history, upsampled, skip))
 
 
 def _double_conv(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -13,6 +13,7 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from torch import Tensor, nn
 
 from ..history import History
+from .checkpointing import run_stage
 from .connections import OPTIONS, Connections
 
 
@@ -29,7 +30,7 @@ class XAttnResUNetMixin(nn.Module):
     Args:
         *args: the arguments of the stock network.
         **kwargs: the keyword arguments of the stock network, and the fields of `Connections`: `skip`, `encoder`,
-            `decoder`, `decoder_input`, `init`, `backend` and `gate`.
+            `decoder`, `decoder_input`, `init`, `backend`, `gate` and `checkpoint`.
 
     Shapes:
         input (B, input_channels, *spatial) -> (B, num_classes, *spatial), or with deep supervision one such tensor
@@ -41,6 +42,10 @@ class XAttnResUNetMixin(nn.Module):
     Note:
         `forward` calls the blocks inside `encoder` and `decoder` one by one, so forward hooks must be registered on
         the blocks, not on `encoder` or `decoder`.
+
+        With `checkpoint`, the first encoder stage and all decoder stages but the last run again in the backward pass.
+        The backward pass begins with the last one, so to compute it again would not lower the peak of memory. The other
+        encoder stages make the pooled copies that all layers share.
     """
 
     # built by dynamic_network_architectures, which has no type annotations
@@ -51,6 +56,7 @@ class XAttnResUNetMixin(nn.Module):
         connections = Connections(**{option: kwargs.pop(option) for option in OPTIONS if option in kwargs})
         super().__init__(*args, **kwargs)
         self.connections = connections
+        self.checkpoint = connections.uses_checkpoints()
         self.dim = convert_conv_op_to_dim(self.encoder.conv_op)
         if not connections.skip:
             self._rebuild_decoder_stages(kwargs.get("nonlin_first", False))
@@ -78,11 +84,9 @@ class XAttnResUNetMixin(nn.Module):
 
     def _encode(self, x: Tensor) -> History:
         """(B, input_channels, *spatial) -> the history [e_1, ..., e_S]."""
-        history = History()
-        stem = getattr(self.encoder, "stem", None)
-        if stem is not None:
-            x = stem(x)
-        for stage in self.encoder.stages:
+        x = run_stage(self._run_first_stage, x, modules=[self.encoder], checkpointed=self.checkpoint)
+        history = History([x])
+        for stage in self.encoder.stages[1:]:
             down, *rest = _blocks(stage)
             x = self.xattnres(history, down(x))
             for block in rest:
@@ -90,18 +94,32 @@ class XAttnResUNetMixin(nn.Module):
             history.append(x)
         return history
 
+    def _run_first_stage(self, x: Tensor) -> Tensor:
+        """(B, input_channels, *spatial) -> e_1."""
+        stem = getattr(self.encoder, "stem", None)
+        return self.encoder.stages[0](x if stem is None else stem(x))
+
     def _decode(self, history: History) -> Tensor | list[Tensor]:
         """The history [e_1, ..., e_S] -> logits, with deep supervision one tensor per stage."""
         # a history of its own, because the decoder may run again, under activation checkpointing
         history = history.first(len(self.encoder.stages))
         decoder, outputs = self.decoder, []
-        stages = zip(decoder.transpconvs, history[-2::-1], decoder.stages, decoder.seg_layers, strict=True)
-        for s, (up, skip, stage, head) in enumerate(stages):
-            x = stage(self.connections.merge_skip(self.xattnres, history, up(history[-1]), skip))
+        last = len(decoder.stages) - 1
+        for s, head in enumerate(decoder.seg_layers):
+            modules = [decoder.transpconvs[s], decoder.stages[s]]
+            checkpointed = self.checkpoint and s != last
+            x = run_stage(self._run_decoder_stage, s, history, history[-1], modules=modules, checkpointed=checkpointed)
             history.append(x)
-            if decoder.deep_supervision or s == len(decoder.stages) - 1:
+            if decoder.deep_supervision or s == last:
                 outputs.append(head(x))
         return outputs[::-1] if decoder.deep_supervision else outputs[-1]
+
+    def _run_decoder_stage(self, s: int, history: History, x: Tensor) -> Tensor:
+        """The output of decoder stage s, from the history and the output x of the stage before it."""
+        # the history holds the outputs of later stages when the stage runs again
+        history = history.first(len(self.encoder.stages) + s)
+        up, skip = self.decoder.transpconvs[s], history[len(self.encoder.stages) - 2 - s]
+        return self.decoder.stages[s](self.connections.merge_skip(self.xattnres, history, up(x), skip))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Feature-map elements that training keeps per sample, from which nnU-Net's planner estimates GPU memory.

@@ -55,8 +55,8 @@ def build_from_plans(
         num_input_channels: channels of the image.
         num_output_channels: channels of the logits.
         deep_supervision: return the logits of every decoder stage.
-        options: options of `Connections` (skip, encoder, decoder, decoder_input, init, backend, gate); they take
-            precedence over those in the plans.
+        options: options of `Connections` (skip, encoder, decoder, decoder_input, init, backend, gate, checkpoint);
+            they take precedence over those in the plans.
 
     Raises:
         ValueError: if there is no XAttnRes network for the planned one, or an option is unknown.

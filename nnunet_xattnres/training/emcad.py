@@ -22,7 +22,7 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
     resolution (`SubsetsLoss`).
 
     Attributes:
-        network_options: options of `EMCAD`: skip, decoder, init, backend, gate.
+        network_options: options of `EMCAD`: skip, decoder, init, backend, gate, checkpoint.
         encoder_weights: a file of ImageNet weights, or "random"; None for XATTNRES_ENCODER_WEIGHTS or the download.
         subsets: subsets of the heads that are supervised, see `SubsetsLoss`.
         subset_reduction: reduction over the subsets, see `SubsetsLoss`.

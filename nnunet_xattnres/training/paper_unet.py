@@ -10,7 +10,8 @@ class nnUNetTrainerPaperUNetXAttnRes(XAttnResTrainer):
     """Trains the paper's U-Net with XAttnRes in every stage and skip connections; 2-D, without deep supervision.
 
     Attributes:
-        network_options: options of `Connections`: skip, encoder, decoder, decoder_input, init, backend, gate.
+        network_options: options of `Connections`: skip, encoder, decoder, decoder_input, init, backend, gate,
+            checkpoint.
     """
 
     network_name = NETWORKS["PaperUNet"].label

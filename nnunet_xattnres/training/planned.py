@@ -10,7 +10,8 @@ class nnUNetTrainerXAttnRes(XAttnResTrainer):
     """Trains the planned network with XAttnRes in every stage and skip connections (arXiv 2604.03297).
 
     Attributes:
-        network_options: options of `Connections`: skip, encoder, decoder, decoder_input, init, backend, gate.
+        network_options: options of `Connections`: skip, encoder, decoder, decoder_input, init, backend, gate,
+            checkpoint.
 
     Raises:
         ValueError: if there is no XAttnRes network for the planned one.

@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from ..layer import XAttnRes
+from ..networks.checkpointing import checkpoints_by_variable
 from ..ops import custom_op
 from ..ops.dispatch import resolve_backend
 from .names import RECIPES
@@ -34,7 +35,8 @@ class XAttnResTrainer(nnUNetTrainer):
 
     Raises:
         RuntimeError: if the environment variable nnUNet_results is not set.
-        ValueError: if the trainer cannot train the configuration or the labels; nothing is written in this case.
+        ValueError: if the trainer cannot train the configuration or the labels, or the environment variable
+            XATTNRES_CHECKPOINT has an unknown value; nothing is written in this case.
     """
 
     network_name: ClassVar[str]
@@ -59,6 +61,7 @@ class XAttnResTrainer(nnUNetTrainer):
             raise RuntimeError(
                 "the environment variable nnUNet_results is not set: export nnUNet_results=/path/to/results"
             )
+        checkpoints_by_variable()  # raises for an unknown value
         planned = PlansManager(plans)
         self.check_configuration(planned.get_configuration(configuration))
         self.check_labels(planned.get_label_manager(dataset_json))
@@ -116,7 +119,7 @@ class XAttnResTrainer(nnUNetTrainer):
         )
 
     def initialize(self) -> None:
-        """Initialise as nnU-Net does, and log the backend that computes XAttnRes."""
+        """Initialise as nnU-Net does, and log the backend that computes XAttnRes and whether there are checkpoints."""
         super().initialize()
         layers = self._layers()
         if layers:
@@ -124,6 +127,8 @@ class XAttnResTrainer(nnUNetTrainer):
             if self.is_ddp:
                 backend = self._agree_on_backend(layers, backend)
             self.print_to_log_file(f"XAttnRes is computed by backend '{backend}' on {self.device.type}")
+        if any(getattr(module, "checkpoint", None) is True for module in self.network.modules()):
+            self.print_to_log_file("Activation checkpointing is on: the backward pass computes some stages again")
 
     def _layers(self) -> list[XAttnRes]:
         return [module for module in self.network.modules() if isinstance(module, XAttnRes)]

@@ -44,6 +44,20 @@ def test_two_backends_without_the_reference_equations(plans, capsys):
     assert rows == ["stock", "XAttnRes", "XAttnRes torch"]
 
 
+def test_activation_checkpointing(plans, tmp_path):
+    results = []
+    for options in ([], ["--checkpoint"]):
+        out = tmp_path / "figures.json"
+        arguments = ["--plans", plans, "--repeats", "1", "--no-reference", "--out", str(out), *options]
+        assert main(["cost", *arguments]) == 0
+        written = json.loads(out.read_text())
+        assert written["about"]["checkpoint"] == bool(options)
+        results.append({result["name"]: result["saved_bytes"] for result in written["cases"][0]["results"]})
+    without, checkpointed = results
+    assert checkpointed["stock"] == without["stock"]
+    assert checkpointed["XAttnRes"] < without["XAttnRes"]
+
+
 def test_first_steps_and_layers(plans, tmp_path, capsys, monkeypatch):
     def measure_first_step(case, backend, options, folder):
         assert folder.is_dir() and not list(folder.iterdir())

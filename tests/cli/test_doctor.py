@@ -22,7 +22,7 @@ def healthy(tmp_path, monkeypatch):
         (tmp_path / variable).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
-    for variable in ("XATTNRES_BACKEND", "XATTNRES_ENCODER_WEIGHTS"):
+    for variable in ("XATTNRES_BACKEND", "XATTNRES_CHECKPOINT", "XATTNRES_ENCODER_WEIGHTS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(doctor, "check_device", lambda: iter([doctor.CheckResult(Level.OK, "device", "a device")]))
 
@@ -88,6 +88,11 @@ class TestEnvironment:
         (result,) = broken(doctor.check_environment())
         assert result.subject == "XATTNRES_BACKEND" and "cudnn" in result.text
         assert all(backend in result.hint for backend in dispatch.BACKENDS)
+
+    def test_an_unknown_value_of_the_switch_for_checkpointing(self, healthy, monkeypatch):
+        monkeypatch.setenv("XATTNRES_CHECKPOINT", "decoder")
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == "XATTNRES_CHECKPOINT" and "decoder" in result.text
 
     def test_encoder_weights_that_are_no_file(self, healthy, monkeypatch, tmp_path):
         monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "/no/such/file")

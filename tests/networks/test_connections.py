@@ -54,7 +54,7 @@ def test_merge_skip(options, order, decoder):
 
 
 def test_option_names():
-    assert OPTIONS == ("skip", "encoder", "decoder", "decoder_input", "init", "backend", "gate")
+    assert OPTIONS == ("skip", "encoder", "decoder", "decoder_input", "init", "backend", "gate", "checkpoint")
 
 
 def test_from_options():

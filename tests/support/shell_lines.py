@@ -13,7 +13,7 @@ from nnunet_xattnres.cli.main import make_parser
 REPOSITORY = Path(__file__).resolve().parents[2]
 VARIABLES = {
     "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer", "nnUNet_compile", "nnUNet_n_proc_DA",
-    "XATTNRES_BACKEND", "XATTNRES_ENCODER_WEIGHTS", "CUDA_VISIBLE_DEVICES", "NAME",
+    "XATTNRES_BACKEND", "XATTNRES_CHECKPOINT", "XATTNRES_ENCODER_WEIGHTS", "CUDA_VISIBLE_DEVICES", "NAME",
 }  # fmt: skip
 _PLAIN = {"cd", "mkdir", "git", "source", "grep", "apt-get", "unzip", "ls", "pre-commit"}
 _SEPARATORS = {"|", "&&", ";", ">"}

@@ -15,7 +15,7 @@ from nnunet_xattnres import EMCAD
 from nnunet_xattnres.training.emcad import nnUNetTrainerEMCAD
 from nnunet_xattnres.training.losses import SquaredDiceLoss
 
-RUNS = [("plain 2d", False), ("resenc 3d", False), ("EMCAD", False)]
+RUNS = [("plain 2d", False), ("resenc 3d", False), ("EMCAD", False), ("resenc 2d, checkpointed", False)]
 COMPILED = [("plain 2d", True)]
 
 
@@ -25,14 +25,15 @@ def work(rank, port, folder, runs):
     torch.manual_seed(0)
     for kind, compiled in runs:
         with small_encoder():
-            network = EMCAD(2, 2) if kind == "EMCAD" else plans.build(kind)
+            plan, _, checkpointed = kind.partition(", ")
+            network = EMCAD(2, 2) if kind == "EMCAD" else plans.build(plan, checkpoint=bool(checkpointed))
         # nnU-Net compiles the network, then wraps it
         network = DistributedDataParallel(torch.compile(network, backend="aot_eager") if compiled else network)
         generator = torch.Generator().manual_seed(rank)
         # PyTorch reports an unused parameter in the next step
         for _ in range(2):
             network.zero_grad(set_to_none=True)
-            size = (64, 64) if kind == "EMCAD" else (16,) * plans.PLANS[kind][1]
+            size = (64, 64) if kind == "EMCAD" else (16,) * plans.PLANS[plan][1]
             x = torch.randn(1, 2, *size, generator=generator)
             sum(o.square().mean() for o in network(x)).backward()
         torch.save({n: p.grad for n, p in network.module.named_parameters()}, f"{folder}/{kind}_{compiled}_{rank}.pt")

@@ -19,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
+from nnunet_xattnres.networks.checkpointing import CHECKPOINT_VARIABLE
 from nnunet_xattnres.ops import custom_op
 from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 
@@ -188,3 +189,24 @@ def test_processes_agree_on_a_backend(logged, monkeypatch, others):
     assert training._agree_on_backend(layers, "triton") == expected
     assert {layer.backend for layer in layers} == ({None} if others == "triton" else {"torch"})
     assert len(lines) == (others != "triton")
+
+
+@pytest.mark.parametrize(("value", "checkpoint"), [("1", True), ("0", False), (None, False)])
+def test_activation_checkpointing_by_the_environment_variable(prepared_plans, monkeypatch, value, checkpoint):
+    monkeypatch.delenv(CHECKPOINT_VARIABLE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(CHECKPOINT_VARIABLE, value)
+    lines = []
+    training = trainer(prepared_plans)
+    monkeypatch.setattr(training, "print_to_log_file", lambda *words, **_: lines.append(" ".join(map(str, words))))
+    training.initialize()
+    assert training.network.checkpoint == checkpoint
+    assert len([line for line in lines if "checkpointing is on" in line]) == checkpoint
+
+
+def test_an_unknown_value_of_the_variable_for_checkpointing(prepared_plans, monkeypatch, tmp_path):
+    monkeypatch.setenv(CHECKPOINT_VARIABLE, "yes")
+    with pytest.raises(ValueError, match=rf"{CHECKPOINT_VARIABLE}.*'yes'") as error:
+        trainer(prepared_plans)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "nnUNet_results").exists()
