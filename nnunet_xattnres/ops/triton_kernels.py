@@ -375,7 +375,15 @@ def weighted_sum_kernel(
     picked = tl.load(attention + (n[None] * pixels + p[:, None]), mask=present, other=0).to(PICK)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     values += b * num_cells * channels
-    total = tl.zeros((TILE_Z * TILE_Y * TILE_X, BLOCK), tl.float32)
+    # x and the features of its size first: all loads that do not depend on others are under way together
+    mask = inside[:, None] & (c < channels)[None]
+    offsets = c[None] * pixels + p[:, None]
+    alpha = tl.load(attention + (num_values - 1) * pixels + p, mask=inside, other=0)
+    total = alpha[:, None] * _load_x(first, second, b, c[None], p[:, None], mask, width, channels, pixels)
+    for i in range(num_full):
+        alpha = tl.load(attention + tl.load(full_index + i) * pixels + p, mask=inside, other=0)
+        sample = full + (i * batch + b) * channels * pixels
+        total += alpha[:, None] * tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
     for begin in range(0, num_columns, COLUMNS):
         k = begin + tl.arange(0, COLUMNS)
         cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns)
@@ -388,15 +396,7 @@ def weighted_sum_kernel(
         # as all features are in this dtype, so are the weights
         w = w.to(values.dtype.element_ty).to(OPERAND)
         total = tl.dot(w, v, total, input_precision=PRECISION)
-    mask = inside[:, None] & (c < channels)[None]
-    offsets = c[None] * pixels + p[:, None]
-    alpha = tl.load(attention + (num_values - 1) * pixels + p, mask=inside, other=0)
-    rest = alpha[:, None] * _load_x(first, second, b, c[None], p[:, None], mask, width, channels, pixels)
-    for i in range(num_full):
-        alpha = tl.load(attention + tl.load(full_index + i) * pixels + p, mask=inside, other=0)
-        sample = full + (i * batch + b) * channels * pixels
-        rest += alpha[:, None] * tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
-    tl.store(out + b * channels * pixels + offsets, (rest + total).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + b * channels * pixels + offsets, total.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=[*_TILE_ARGUMENTS, "first_tile"])
