@@ -20,8 +20,9 @@ from torch import Tensor
 from .needs import Needs
 from .tiles import Tables
 
-# Sizes of blocks: pixels, channels, and the depth of a step of a product.
-_PIXELS, _CHANNELS, _DEPTH = 128, 64, 32
+# Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
+# pixels is long, the depth is larger in half precision.
+_PIXELS, _CHANNELS, _DEPTH, _LONG_DEPTH = 128, 64, 32, 64
 # The most parts into which the sum over pixels is split for the gradient of one weight.
 _SPLITS = 256
 
@@ -108,17 +109,34 @@ def project_kernel(
 
 @triton.jit
 def _load_gradient(
-    d_values, d_full, c, p, pixels, is_full, index, b, channels, num_cells, batch,
+    d_values, d_full, c, p, pixels, index, b, channels, num_cells, batch, FULL: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a projected feature, (channels c, pixels p)."""
     mask = (c < channels)[:, None] & (p < pixels)[None]
-    if is_full != 0:
+    if FULL:
         start = d_full + (index * batch + b) * channels * pixels
         d = tl.load(start + c[:, None] * pixels + p[None], mask=mask, other=0)
     else:
         start = d_values + (b * num_cells + index) * channels
         d = tl.trans(tl.load(start + p[:, None] * channels + c[None], mask=tl.trans(mask), other=0))
     return d
+
+
+@triton.jit
+def _source_gradient(
+    d_values, d_full, weight, k, p, width, pixels, index, b, channels, num_cells, batch,
+    FULL: tl.constexpr, DTYPE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The transposed weight times the gradient of the projected feature, (channels k, pixels p)."""
+    tile = tl.zeros((BLOCK, PIXELS), tl.float32)
+    for begin in range(0, channels, DEPTH):
+        c = begin + tl.arange(0, DEPTH)
+        mask = (k < width)[:, None] & (c < channels)[None]
+        w = tl.load(weight + c[None] * width + k[:, None], mask=mask, other=0).to(DTYPE).to(OPERAND)
+        d = _load_gradient(d_values, d_full, c, p, pixels, index, b, channels, num_cells, batch, FULL)
+        tile = tl.dot(w, d.to(OPERAND), tile, input_precision=PRECISION)
+    return tile
 
 
 @triton.jit(do_not_specialize=["num_cells", "batch"])
@@ -135,20 +153,47 @@ def source_gradient_kernel(
     b = tl.program_id(1).to(tl.int64)
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
     weight = _address(addresses, feature, 1, WEIGHT)
+    # a loop for each place of the gradient: loads in branches of one loop would not be pipelined
     if tl.load(addresses + feature * ADDRESSES + 1) != 0:
-        tile = tl.zeros((BLOCK, PIXELS), tl.float32)
-        for begin in range(0, channels, DEPTH):
-            c = begin + tl.arange(0, DEPTH)
-            mask = (c < channels)[:, None] & (k < width)[None]
-            w = tl.load(weight + c[:, None] * width + k[None], mask=mask, other=0).to(DTYPE).to(OPERAND)
-            d = _load_gradient(d_values, d_full, c, p, pixels, is_full, index, b, channels, num_cells, batch)
-            tile = tl.dot(tl.trans(w), d.to(OPERAND), tile, input_precision=PRECISION)
+        if is_full != 0:
+            tile = _source_gradient(
+                d_values, d_full, weight, k, p, width, pixels, index, b, channels, num_cells, batch,
+                True, DTYPE, OPERAND, PRECISION, PIXELS, BLOCK, DEPTH,
+            )  # fmt: skip
+        else:
+            tile = _source_gradient(
+                d_values, d_full, weight, k, p, width, pixels, index, b, channels, num_cells, batch,
+                False, DTYPE, OPERAND, PRECISION, PIXELS, BLOCK, DEPTH,
+            )  # fmt: skip
+    elif is_full != 0:
+        tile = _load_gradient(d_values, d_full, k, p, pixels, index, b, channels, num_cells, batch, True)
+        tile = tile.to(tl.float32)
     else:
-        d = _load_gradient(d_values, d_full, k, p, pixels, is_full, index, b, channels, num_cells, batch)
-        tile = d.to(tl.float32)
+        tile = _load_gradient(d_values, d_full, k, p, pixels, index, b, channels, num_cells, batch, False)
+        tile = tile.to(tl.float32)
     d_source = _address(addresses, feature, 3, DTYPE) + b * width * pixels
     mask = (k < width)[:, None] & (p < pixels)[None]
     tl.store(d_source + k[:, None] * pixels + p[None], tile.to(DTYPE), mask=mask)
+
+
+@triton.jit
+def _weight_gradient(
+    d_values, d_full, source, c, k, first_step, end_step, width, pixels, index, channels, num_cells, batch,
+    FULL: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The sums of some steps for the gradients of a block of a weight, (c, k), and of its bias, (c,)."""
+    tile = tl.zeros((BLOCK, BLOCK), tl.float32)
+    bias = tl.zeros((BLOCK, DEPTH), tl.float32)
+    steps = tl.cdiv(pixels, DEPTH)
+    for step in range(first_step, end_step):
+        b = (step // steps).to(tl.int64)
+        p = tl.multiple_of(step % steps * DEPTH, DEPTH) + tl.arange(0, DEPTH)
+        d = _load_gradient(d_values, d_full, c, p, pixels, index, b, channels, num_cells, batch, FULL)
+        mask = (k < width)[:, None] & (p < pixels)[None]
+        s = tl.load(source + b * width * pixels + k[:, None] * pixels + p[None], mask=mask, other=0)
+        tile = tl.dot(d.to(OPERAND), tl.trans(s.to(OPERAND)), tile, input_precision=PRECISION)
+        bias += d.to(tl.float32)
+    return tile, tl.sum(bias, 1)
 
 
 @triton.jit(do_not_specialize=["num_cells", "batch"])
@@ -163,25 +208,25 @@ def weight_gradient_kernel(
     """
     row = products + tl.program_id(0) * 5
     feature, first_channel, first_source = tl.load(row), tl.load(row + 1), tl.load(row + 2)
+    first_step, end_step = tl.load(row + 3), tl.load(row + 4)
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
     source = _address(addresses, feature, 0, DTYPE)
     c = tl.multiple_of(first_channel, BLOCK) + tl.arange(0, BLOCK)
     k = tl.multiple_of(first_source, BLOCK) + tl.arange(0, BLOCK)
-    tile = tl.zeros((BLOCK, BLOCK), tl.float32)
-    bias = tl.zeros((BLOCK, DEPTH), tl.float32)
-    steps = tl.cdiv(pixels, DEPTH)
-    for step in range(tl.load(row + 3), tl.load(row + 4)):
-        b = (step // steps).to(tl.int64)
-        p = tl.multiple_of(step % steps * DEPTH, DEPTH) + tl.arange(0, DEPTH)
-        d = _load_gradient(d_values, d_full, c, p, pixels, is_full, index, b, channels, num_cells, batch)
-        mask = (k < width)[:, None] & (p < pixels)[None]
-        s = tl.load(source + b * width * pixels + k[:, None] * pixels + p[None], mask=mask, other=0)
-        tile = tl.dot(d.to(OPERAND), tl.trans(s.to(OPERAND)), tile, input_precision=PRECISION)
-        bias += d.to(tl.float32)
+    if is_full != 0:
+        tile, bias = _weight_gradient(
+            d_values, d_full, source, c, k, first_step, end_step, width, pixels, index, channels, num_cells, batch,
+            True, OPERAND, PRECISION, BLOCK, DEPTH,
+        )  # fmt: skip
+    else:
+        tile, bias = _weight_gradient(
+            d_values, d_full, source, c, k, first_step, end_step, width, pixels, index, channels, num_cells, batch,
+            False, OPERAND, PRECISION, BLOCK, DEPTH,
+        )  # fmt: skip
     partial += tl.program_id(0).to(tl.int64) * BLOCK * (BLOCK + 1)
     i = tl.arange(0, BLOCK)
     tl.store(partial + i[:, None] * BLOCK + i[None], tile)
-    tl.store(partial + BLOCK * BLOCK + i, tl.sum(bias, 1))
+    tl.store(partial + BLOCK * BLOCK + i, bias)
 
 
 @triton.jit
@@ -236,6 +281,7 @@ def _plan(
     batch: int,
     channels: int,
     block: int,
+    depth: int,
     device: torch.device,
 ) -> _Plan:
     blocks: list[tuple[int, int]] = []
@@ -247,7 +293,7 @@ def _plan(
         if of_sources[n]:
             source_blocks += [(n, p, k) for p in range(0, count, _PIXELS) for k in range(0, width, block)]
         if of_weights[n]:
-            steps = batch * -(-count // _DEPTH)
+            steps = batch * -(-count // depth)
             step = max(16, -(-steps // _SPLITS))
             for c in range(0, channels, block):
                 for k in range(0, width, block):
@@ -315,9 +361,11 @@ class Projections:
             for parameters in (self.weights, self.biases)
         )
         self.addresses = self._make_addresses()
+        self.depth_of_weights = _DEPTH if dtype == torch.float32 else _LONG_DEPTH
         self.plan = _plan(
-            widths, pixels, places, of_sources, of_weights, self.batch, channels, self.block, sources[0].device
-        )
+            widths, pixels, places, of_sources, of_weights, self.batch, channels, self.block, self.depth_of_weights,
+            sources[0].device,
+        )  # fmt: skip
         self.constants: dict[str, Any] = {
             "DTYPE": TRITON_DTYPES[dtype],
             "ALIGNED": all(n % 8 == 0 for n in (*widths, *pixels)),
@@ -352,7 +400,7 @@ class Projections:
             partial = d_values.new_empty(len(plan.products), self.block, self.block + 1, dtype=torch.float32)
             weight_gradient_kernel[len(plan.products),](
                 d_values, d_full, partial, addresses, plan.shapes, plan.products, *arguments, BLOCK=self.block,
-                **self.constants,
+                **{**self.constants, "DEPTH": self.depth_of_weights},
             )  # fmt: skip
             sum_parts_kernel[len(plan.sums), self.block // 16](
                 partial, addresses, plan.shapes, plan.sums, self.channels, WEIGHT=self.weight_dtype, BLOCK=self.block,
