@@ -34,8 +34,9 @@ from .interpolation import (
 from .needs import Needs
 from .projection import project, project_backward
 
-# Limits of memory in bytes: of one slab of channels on a CPU, and of all values of a group of samples.
-_SLAB = 4 * 2**20
+# Limits of memory in bytes: of one slab of channels on a CPU, per thread, whose cache has about this size, and of all
+# values of a group of samples.
+_SLAB = 2**20
 _SAMPLES, _SAMPLES_GPU = 64 * 2**20, 512 * 2**20
 
 
@@ -204,7 +205,8 @@ def _slabs(
         channels = part.shape[1]
         step = channels
         if part.device.type == "cpu":
-            step = min(channels, max(1, _SLAB // (part[:, 0].numel() * acc_dtype.itemsize)))
+            limit = _SLAB * torch.get_num_threads()
+            step = min(channels, max(1, limit // (part[:, 0].numel() * acc_dtype.itemsize)))
         for start in range(0, channels, step):
             stop = min(start + step, channels)
             slab = part[:, start:stop], None if gradient is None else gradient[:, start:stop]
@@ -239,7 +241,7 @@ def _scores(values: list[Tensor], current: list[Tensor], query: Tensor, size: tu
         product = _dot(query, value)
         squared_norm = query.new_zeros(())
         for _, slab, _ in _slabs([value], acc_dtype):
-            squared_norm = squared_norm + _append_differences(slab.to(acc_dtype), axes).square().sum(1)
+            squared_norm = squared_norm + _squared_norms(slab.to(acc_dtype), axes)
         for axis in axes:
             u = interpolation_matrix(value.shape[axis], size[axis], acc_dtype, device)
             product = apply_along_axis(u, product, axis)
@@ -286,11 +288,10 @@ def _scores_backward(
         for axis in axes:
             u = squared_norm_matrix(value.shape[axis], size[axis], acc_dtype, device)
             d_squared_norm = apply_along_axis(u.T, d_squared_norm, axis)
-        for c, slab, _ in _slabs([value], acc_dtype):
-            d_extended = _append_differences(slab.to(acc_dtype), axes).mul(d_squared_norm.unsqueeze(1))
-            d_slab = _append_differences_transposed(d_extended, axes, value.shape)
+        for c, slab, d_slab in _slabs([value], acc_dtype, [d_value]):
+            assert d_slab is not None
+            _add_squared_norms_gradient_(d_slab, slab.to(acc_dtype), d_squared_norm, axes)
             d_slab.addcmul_(query[c].view(-1, *(1,) * len(size)), d_product.unsqueeze(1))
-            d_value[:, c] += d_slab
     d_product, d_squared_norm = d_products[:, -1:], d_squared_norms[:, -1:]
     for c, part, d_part in _slabs(current, acc_dtype, d_current):
         if grad_query is not None:
@@ -312,18 +313,27 @@ def dot_backward(d_product: Tensor, value: Tensor) -> Tensor:
     return torch.bmm(flat, d_product.flatten(1).unsqueeze(2)).sum(0).squeeze(1)
 
 
-def _append_differences(value: Tensor, axes: list[int]) -> Tensor:
-    """Append the differences of neighbours along every axis: n elements become 2n - 1."""
-    for axis in axes:
-        value = torch.cat((value, value.diff(dim=axis)), axis)
-    return value
+def _squared_norms(value: Tensor, axes: list[int]) -> Tensor:
+    """|V|^2 over the channels, (B, *S), followed along every axis by that of the differences of neighbours.
+
+    n elements become 2n - 1, as `interpolation.squared_norm_matrix` takes them.
+    """
+    if not axes:
+        return value.square().sum(1)
+    axis, *others = axes
+    return torch.cat((_squared_norms(value, others), _squared_norms(value.diff(dim=axis), others)), axis)
 
 
-def _append_differences_transposed(extended: Tensor, axes: list[int], shape: Sequence[int]) -> Tensor:
-    for axis in reversed(axes):
-        length = shape[axis]
-        differences = extended.narrow(axis, length, length - 1)
-        extended = extended.narrow(axis, 0, length).clone()
-        extended.narrow(axis, 1, length - 1).add_(differences)
-        extended.narrow(axis, 0, length - 1).sub_(differences)
-    return extended
+def _add_squared_norms_gradient_(grad: Tensor, value: Tensor, factors: Tensor, axes: list[int]) -> None:
+    """Add the gradient of `value` to `grad`; `factors` is twice the gradient of `_squared_norms(value, axes)`."""
+    if not axes:
+        grad.addcmul_(value, factors.unsqueeze(1))
+        return
+    axis, *others = axes
+    length = value.shape[axis]
+    _add_squared_norms_gradient_(grad, value, factors.narrow(axis, 0, length), others)
+    differences = value.diff(dim=axis)
+    d_differences = torch.zeros_like(differences)
+    _add_squared_norms_gradient_(d_differences, differences, factors.narrow(axis, length, length - 1), others)
+    grad.narrow(axis, 1, length - 1).add_(d_differences)
+    grad.narrow(axis, 0, length - 1).sub_(d_differences)
