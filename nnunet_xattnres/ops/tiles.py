@@ -52,6 +52,7 @@ class Tables:
         feature_of_cell: for every cell, the row in `features`.
         readers: for every feature the columns that belong to each of its cells, (cells, readers), as tile
             num_columns + column, or -1.
+        reader_range: the lowest and the highest of these numbers for every cell, (cells, 2).
         full: the indices in the history of the features that are not interpolated.
         is_interpolated: for every value, (K+1,), whether it is interpolated; x is the last one.
     """
@@ -69,6 +70,7 @@ class Tables:
     features: Tensor
     feature_of_cell: Tensor
     readers: Tensor
+    reader_range: Tensor
     full: Tensor
     is_interpolated: Tensor
 
@@ -123,7 +125,7 @@ def make_tables(
     num_columns = -(-sum(math.prod(a.box for a in axes[n]) for n in interpolated) // block) * block
     columns = [np.full((1, num_columns), -1)] + [np.zeros((t, num_columns), int) for t in tiles]
     weights = [np.zeros((3, num_columns))] + [np.zeros((t, num_columns)) for t in tiles]
-    features, readers, feature_of_cell = [], [], []
+    features, readers, reader_range, feature_of_cell = [], [], [], []
     programs: tuple[list[tuple[int, int]], ...] = ([], [], [])
     cells: dict[int, int] = {}
     first_column = first_cell = first_reader = after_width = after_height = num_few = 0
@@ -139,6 +141,7 @@ def make_tables(
             weights[1 + a][:, here] = axis.offsets[:, cell]
         of_cells = _readers(axes[n], tiles, num_columns, first_column)
         readers.append(of_cells.ravel())
+        reader_range.append(np.stack((np.where(of_cells < 0, 2**31 - 1, of_cells).min(1), of_cells.max(1)), 1).ravel())
         features.append([n, first_cell, *sizes[n], first_reader, of_cells.shape[1], after_width, after_height])
         first_reader += of_cells.size
         feature_of_cell.append(np.full(math.prod(sizes[n]), i))
@@ -165,7 +168,7 @@ def make_tables(
         integers(np.concatenate(columns)),
         torch.as_tensor(np.concatenate(weights), dtype=torch.float32).to(device),
         integers(features or empty), integers(np.concatenate([*feature_of_cell, empty])),
-        integers(np.concatenate([*readers, empty])),
+        integers(np.concatenate([*readers, empty])), integers(np.concatenate([*reader_range, empty])),
         integers([*(n for n, s in enumerate(sizes) if s == size), 0]),
         integers([*(s != size for s in sizes), False]),
     )  # fmt: skip

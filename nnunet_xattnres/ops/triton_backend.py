@@ -28,16 +28,20 @@ from .tiles import OUTPUTS, Tables, make_tables
 from .triton_projection import Projections, channel_block, product_constants
 
 # Sizes of blocks. Of the products of tiles: pixels and columns, in half precision and in float32, where they take more
-# shared memory, and channels. Of the kernels on features of the size of x: pixels, channels (fewer for backward, which
-# reads the gradient of the output, too) and warps; a thread has all
-# of these channels of its pixels. Of the kernels on cells: cells.
+# shared memory, and channels; with 168 registers a thread in half precision, three programs fit into a multiprocessor.
 _TILE, _COLUMNS, _TILE_FLOAT32, _COLUMNS_FLOAT32, _CHANNELS = 128, 32, 64, 16, 64
-_WARPS, _STAGES = 4, 3
-_PIXELS, _BLOCK, _BLOCK_BACKWARD, _PIXEL_WARPS = 512, 16, 8, 2
+_WARPS, _STAGES, _REGISTERS = 4, 3, 168
+# Of the kernels on features of the size of x: pixels, channels, channels for backward, which reads the gradient of the
+# output, too, and warps. For at least _MANY pixels, a thread has all channels of its pixels; for fewer, a program has
+# more channels at a time. The last is the number of channels that one program differentiates.
+_MANY, _PIXELS, _BLOCK, _BLOCK_BACKWARD, _PIXEL_WARPS = 4096, 512, 16, 4, 2
+_FEW_PIXELS, _FEW_BLOCK, _FEW_BLOCK_BACKWARD, _FEW_WARPS = 128, 64, 32, 4
+_CHANNEL_GROUP = 128
+# Of the kernels on cells: cells.
 _CELLS = 32
 # The largest memory in bytes of the gradients of columns, and of all temporary tensors of a group of samples, unless
-# one sample needs more.
-_PARTIAL, _SAMPLES = 256 * 2**20, 768 * 2**20
+# one sample needs more; then the columns are computed in parts.
+_PARTIAL, _SAMPLES = 384 * 2**20, 768 * 2**20
 
 
 def probe_triton(device_type: str) -> str | None:
@@ -173,8 +177,8 @@ def _groups(tables: Tables, sources: Sequence[Tensor], parts: Sequence[Tensor], 
     scalars = (3 + triton.cdiv(channels, _CHANNELS)) * 4 * (len(sources) + 1) * pixels
     features = channels * (num_full * pixels + 2 * tables.num_cells) * parts[0].element_size()
     columns = min(_PARTIAL, 4 * channels * math.prod(tables.tiles) * tables.num_columns)
-    number = triton.cdiv(batch, max(1, _SAMPLES // (scalars + features + columns)))
-    step = triton.cdiv(batch, number)
+    step = min(_SAMPLES // (scalars + features + columns), _PARTIAL // max(1, columns))
+    step = triton.cdiv(batch, triton.cdiv(batch, max(1, step)))
     return (slice(start, min(start + step, batch)) for start in range(0, batch, step))
 
 
@@ -249,7 +253,13 @@ class _Call:
     @property
     def pixel_blocks(self) -> int:
         """The number of blocks of pixels."""
-        return triton.cdiv(math.prod(self.size), _PIXELS)
+        return triton.cdiv(math.prod(self.size), self._pixel_sizes()[0])
+
+    def _pixel_sizes(self, backward: bool = False) -> tuple[int, int, int]:
+        """Pixels, channels and warps of the kernels on features of the size of x."""
+        if math.prod(self.size) >= _MANY:
+            return _PIXELS, _BLOCK_BACKWARD if backward else _BLOCK, _PIXEL_WARPS
+        return _FEW_PIXELS, _FEW_BLOCK_BACKWARD if backward else _FEW_BLOCK, _FEW_WARPS
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Compute out and the attention."""
@@ -307,22 +317,28 @@ class _Call:
         grad_out: Tensor | None = None,
     ) -> None:
         """Compute the logits; for backward, their factors, and the gradient of alpha for features of the size of x."""
-        tables = self.tables
-        triton_kernels.scores_kernel[self.pixel_blocks, 2 + len(self.full), self.batch](
-            self.full, *self._first_and_second(self.parts), self.query, self.maps,
-            self.parts[0] if grad_out is None else grad_out, products, products if rstd is None else rstd,
-            products if d_alpha is None else d_alpha, tables.features, tables.full, self.channels,
-            self.parts[0].shape[1], self.num_interpolated, self.num_values, tables.num_cells, *self.size, self.eps,
-            self.batch, BACKWARD=rstd is not None, DIM=self.dim, PIXELS=_PIXELS,
-            BLOCK=_BLOCK if rstd is None else _BLOCK_BACKWARD, num_warps=_PIXEL_WARPS,
+        tables, backward = self.tables, rstd is not None
+        pixels, block, warps = self._pixel_sizes(backward)
+        rstd, d_alpha = products if rstd is None else rstd, products if d_alpha is None else d_alpha
+        if self.num_interpolated:
+            triton_kernels.interpolated_scores_kernel[triton.cdiv(math.prod(self.size), _TILE), self.batch](
+                self.maps, products, rstd, tables.features, self.channels, self.num_interpolated, self.num_values,
+                tables.num_cells, *self.size, self.eps, BACKWARD=backward, DIM=self.dim, PIXELS=_TILE,
+            )  # fmt: skip
+        triton_kernels.full_scores_kernel[self.pixel_blocks, 1 + len(self.full), self.batch](
+            self.full, *self._first_and_second(self.parts), self.query,
+            self.parts[0] if grad_out is None else grad_out, products, rstd, d_alpha, tables.full,
+            self.channels, self.parts[0].shape[1], self.num_values, math.prod(self.size), self.eps, self.batch,
+            BACKWARD=backward, PIXELS=pixels, BLOCK=block, num_warps=warps,
         )  # fmt: skip
 
     def _compute_attention(self, attention: Tensor, products: Tensor, rstd: Tensor | None = None) -> None:
         """Compute the attention; for backward, that without the gate."""
+        pixels, _, warps = self._pixel_sizes()
         triton_kernels.attention_kernel[self.pixel_blocks, self.batch](
             products, products if rstd is None else rstd, products if self.gate is None else self.gate, attention,
             self.num_values, math.prod(self.size), BACKWARD=rstd is not None,
-            GATED=self.gate is not None and rstd is None, PIXELS=_PIXELS, num_warps=_PIXEL_WARPS,
+            GATED=self.gate is not None and rstd is None, PIXELS=pixels, num_warps=warps,
         )  # fmt: skip
 
     def _tile_constants(self) -> dict[str, Any]:
@@ -338,6 +354,7 @@ class _Call:
             "PICK": tl.float32 if exact else tl.float16,
             "num_warps": _WARPS,
             "num_stages": 1 if exact else _STAGES,
+            **({} if exact or torch.version.hip else {"maxnreg": _REGISTERS}),
         }
 
     def _sum_backward(
@@ -353,7 +370,7 @@ class _Call:
         of_tile = 4 * self.batch * tables.num_columns * self.channels
         step = min(tiles, max(1, _PARTIAL // max(1, of_tile)))
         partial = self.query.new_empty(self.batch, step, tables.num_columns, self.channels)
-        sums = self.query.new_empty(self.values.shape if step < tiles else 0)
+        sums = self.query.new_zeros(self.values.shape if step < tiles else 0)
         for start in range(0, tiles if self.num_interpolated else 0, step):
             number = min(step, tiles - start)
             triton_kernels.sum_backward_kernel[number, self.channel_blocks, self.batch](
@@ -382,15 +399,22 @@ class _Call:
         Returns:
             the gradient of the gate.
         """
+        pixels, block, warps = self._pixel_sizes(backward=True)
+        width, gate = self.parts[0].shape[1], attention if self.gate is None else self.gate
         d_gate = self.query.new_empty(self.batch * self.pixel_blocks)
         triton_kernels.scores_backward_kernel[self.pixel_blocks, self.batch](
-            self.full, *self._first_and_second(self.parts), self.query, products, rstd, attention,
-            attention if self.gate is None else self.gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha,
-            grad_out, self.full, *self._first_and_second(d_parts), d_query, d_gate, self.tables.features,
-            self.tables.full, self.channels, self.parts[0].shape[1], self.num_interpolated, len(self.full),
-            self.num_values, self.channel_blocks, math.prod(self.size), self.batch,
-            GRAD_ATTENTION=grad_alpha is not None, GATED=self.gate is not None, PIXELS=_PIXELS, BLOCK=_BLOCK_BACKWARD,
-            num_warps=_PIXEL_WARPS,
+            products, rstd, attention, gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha, d_gate,
+            self.tables.is_interpolated, self.channels, self.num_values, self.channel_blocks, math.prod(self.size),
+            GRAD_ATTENTION=grad_alpha is not None, GATED=self.gate is not None, PIXELS=pixels, num_warps=warps,
+        )  # fmt: skip
+        groups = [triton.cdiv(n, _CHANNEL_GROUP) for n in (width, self.channels - width, self.channels)]
+        triton_kernels.full_backward_kernel[
+            self.pixel_blocks, groups[0] + groups[1] + len(self.full) * groups[2], self.batch
+        ](
+            self.full, *self._first_and_second(self.parts), self.query, products, rstd, attention, gate, grad_out,
+            self.full, *self._first_and_second(d_parts), d_query, self.tables.full, self.channels, width,
+            len(self.full), self.num_values, math.prod(self.size), self.batch, GATED=self.gate is not None,
+            PIXELS=pixels, BLOCK=block, CHANNELS=_CHANNEL_GROUP, num_warps=warps,
         )  # fmt: skip
         return None if self.gate is None else d_gate.sum().view_as(self.gate)
 
@@ -436,9 +460,9 @@ class _Call:
             if blocks:
                 triton_kernels.values_backward_kernel[blocks, self.channel_blocks, self.batch](
                     partial, sums, self.values, d_maps, self.query, d_values, of_group,
-                    tables.features, tables.feature_of_cell, tables.readers,
+                    tables.features, tables.feature_of_cell, tables.readers, tables.reader_range,
                     self.channels, tables.num_cells, first_tile * tables.num_columns, number * tables.num_columns,
-                    first, end, int(first_tile == 0), int(is_last),
+                    math.prod(tables.tiles) * tables.num_columns, first, end, int(is_last),
                     DIM=self.dim, CELLS=cells, ITEMS=items, BLOCK=self.block,
                 )  # fmt: skip
 

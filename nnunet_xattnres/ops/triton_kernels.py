@@ -3,7 +3,7 @@
 Feature maps of the size of x are (B, C, pixels). The features that are interpolated have been projected at their own
 resolution. Their cells follow each other in one buffer, (B, cells, C), with the channels of a cell next to each other.
 Scalars per pixel are (B, K+1, pixels), with the K features of the history first and x at the end; scalars per cell are
-(B, cells, MAPS). `tiles.py` describes the tables `columns`, `weights`, `features`, `feature_of_cell` and `readers`.
+(B, cells, MAPS). `tiles.py` describes the tables: `columns`, `weights`, `features`, `feature_of_cell`, `readers` ...
 
 In 2-D, the depth is 1 and DIM is 2. x comes in two parts, `first` with `width` channels and `second` with the others,
 if any. A block of pixels with all scalars is (PIXELS, VALUES), where VALUES is a power of two above K. Sums are in
@@ -216,56 +216,68 @@ def _store_score(products, rstd, offsets, product, squared_norm, inside, channel
         tl.store(products + offsets, product * r, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_interpolated", "num_values", "num_cells", "full_z", "full_y", "batch"])
-def scores_kernel(
-    full, first, second, query, maps, grad_out, products, rstd, d_alpha, features, full_index,
-    channels, width, num_interpolated, num_values, num_cells, full_z, full_y, full_x, eps, batch,
-    BACKWARD: tl.constexpr, DIM: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit(do_not_specialize=["num_interpolated", "num_values", "num_cells", "full_z", "full_y"])
+def interpolated_scores_kernel(
+    maps, products, rstd, features,
+    channels, num_interpolated, num_values, num_cells, full_z, full_y, full_x, eps,
+    BACKWARD: tl.constexpr, DIM: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """The logits of Eq. 6, (B, K+1, pixels), in `products`.
+    """The logits of Eq. 6 of the interpolated features, (B, K+1, pixels), in `products`.
 
-    For backward, their factors q.V and 1 / RMS(V) in `products` and `rstd`, and the gradient of the attention to x and
-    to the features of its size in `d_alpha`. In `full`, the distance of two features is `batch` samples.
-    Grid: (blocks of pixels, 2 + num_full, B): the interpolated features, x, and each of the others.
+    For backward, their factors q.V and 1 / RMS(V) in `products` and `rstd`. Grid: (blocks of pixels, B).
     """
     pixels = full_z * full_y * full_x
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    b = tl.program_id(1).to(tl.int64)
+    inside = p < pixels
+    near = tl.minimum(p, pixels - 1)
+    z, y, x = near // (full_y * full_x), near // full_x % full_y, near % full_x
+    maps += b * num_cells * (8 if DIM == 2 else 12)
+    for i in range(num_interpolated):
+        product, squared_norm = _interpolate_maps(maps, features, i, z, y, x, full_z, full_y, full_x, DIM)
+        offsets = (b * num_values + tl.load(features + i * FIELDS)) * pixels + p
+        _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
+
+
+@triton.jit(do_not_specialize=["num_values", "batch"])
+def full_scores_kernel(
+    full, first, second, query, grad_out, products, rstd, d_alpha, full_index,
+    channels, width, num_values, pixels, eps, batch,
+    BACKWARD: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The logits of Eq. 6 of x and of the features of its size, (B, K+1, pixels), in `products`.
+
+    For backward, their factors in `products` and `rstd`, and the gradient of the attention to them in `d_alpha`. In
+    `full`, the distance of two features is `batch` samples. Grid: (blocks of pixels, 1 + num_full, B), x first.
+    """
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     part = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
     inside = p < pixels
     scalars = b * num_values * pixels + p
+    grad_out += b * channels * pixels
     if part == 0:
-        near = tl.minimum(p, pixels - 1)
-        z, y, x = near // (full_y * full_x), near // full_x % full_y, near % full_x
-        maps += b * num_cells * (8 if DIM == 2 else 12)
-        for i in range(num_interpolated):
-            product, squared_norm = _interpolate_maps(maps, features, i, z, y, x, full_z, full_y, full_x, DIM)
-            offsets = scalars + tl.load(features + i * FIELDS) * pixels
-            _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
-    else:
-        grad_out += b * channels * pixels
-        if part == 1:
-            offsets = scalars + (num_values - 1) * pixels
-            product, squared_norm, with_gradient = _products(
-                first + b * width * pixels, query, grad_out, p, pixels, inside, width, BACKWARD, PIXELS, BLOCK
-            )
-            if width < channels:
-                more_product, more_squared_norm, more_with_gradient = _products(
-                    second + b * (channels - width) * pixels, query + width, grad_out + width * pixels,
-                    p, pixels, inside, channels - width, BACKWARD, PIXELS, BLOCK,
-                )  # fmt: skip
-                product += more_product
-                squared_norm += more_squared_norm
-                with_gradient += more_with_gradient
-        else:
-            offsets = scalars + tl.load(full_index + part - 2) * pixels
-            product, squared_norm, with_gradient = _products(
-                full + ((part - 2) * batch + b) * channels * pixels, query, grad_out,
-                p, pixels, inside, channels, BACKWARD, PIXELS, BLOCK,
+        offsets = scalars + (num_values - 1) * pixels
+        product, squared_norm, with_gradient = _products(
+            first + b * width * pixels, query, grad_out, p, pixels, inside, width, BACKWARD, PIXELS, BLOCK
+        )
+        if width < channels:
+            more_product, more_squared_norm, more_with_gradient = _products(
+                second + b * (channels - width) * pixels, query + width, grad_out + width * pixels,
+                p, pixels, inside, channels - width, BACKWARD, PIXELS, BLOCK,
             )  # fmt: skip
-        _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
-        if BACKWARD:
-            tl.store(d_alpha + offsets, with_gradient, mask=inside)
+            product += more_product
+            squared_norm += more_squared_norm
+            with_gradient += more_with_gradient
+    else:
+        offsets = scalars + tl.load(full_index + part - 1) * pixels
+        product, squared_norm, with_gradient = _products(
+            full + ((part - 1) * batch + b) * channels * pixels, query, grad_out,
+            p, pixels, inside, channels, BACKWARD, PIXELS, BLOCK,
+        )  # fmt: skip
+    _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
+    if BACKWARD:
+        tl.store(d_alpha + offsets, with_gradient, mask=inside)
 
 
 @triton.jit
@@ -450,26 +462,6 @@ def sum_backward_kernel(
 
 
 @triton.jit
-def _score_gradient(
-    products, rstd, attention, gate, d_alpha, grad_attention, offsets, inside, mean, channels, pixels_of_samples,
-    num_blocks, GATED: tl.constexpr, GRAD_ATTENTION: tl.constexpr,
-):  # fmt: skip
-    """Alpha, and the gradients of q.V and, times 2, of |V|^2; the latter two replace the factors of the logit."""
-    alpha = tl.load(attention + offsets, mask=inside, other=0)
-    d = _attention_gradient(d_alpha, grad_attention, offsets, inside, pixels_of_samples, num_blocks, GRAD_ATTENTION)
-    product = tl.load(products + offsets, mask=inside, other=0)
-    r = tl.load(rstd + offsets, mask=inside, other=0)
-    d_logit = alpha * (d - mean)
-    if GATED:
-        d_logit *= tl.load(gate)
-    d_product = d_logit * r
-    d_squared_norm = -d_product * product * r * r / channels
-    tl.store(products + offsets, d_product, mask=inside)
-    tl.store(rstd + offsets, d_squared_norm, mask=inside)
-    return alpha, d_product, d_squared_norm
-
-
-@triton.jit
 def _attention_gradient(
     d_alpha, grad_attention, offsets, inside, pixels_of_samples, num_blocks, GRAD_ATTENTION: tl.constexpr,
 ):  # fmt: skip
@@ -482,13 +474,54 @@ def _attention_gradient(
     return d
 
 
+@triton.jit(do_not_specialize=["num_values", "num_blocks"])
+def scores_backward_kernel(
+    products, rstd, attention, gate, d_alpha, grad_attention, d_gate, is_interpolated,
+    channels, num_values, num_blocks, pixels,
+    GRAD_ATTENTION: tl.constexpr, GATED: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of Eqs. 6 and 7: that of q.V replaces `products`, and twice that of |V|^2 replaces `rstd`.
+
+    `d_gate`, (B, blocks of pixels), is what the pixels contribute to the gradient of the gate. Of the values that are
+    not interpolated, `d_alpha` has one block of channels. Grid: (blocks of pixels, B).
+    """
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    inside = p < pixels
+    scalars = tl.program_id(1).to(tl.int64) * num_values * pixels + p
+    pixels_of_samples = tl.num_programs(1).to(tl.int64) * num_values * pixels
+    # the sum of alpha times its gradient over all values
+    mean = tl.zeros((PIXELS,), tl.float32)
+    d = tl.zeros((PIXELS,), tl.float32)
+    for n in range(num_values):
+        offsets = scalars + n * pixels
+        blocks = tl.where(tl.load(is_interpolated + n) != 0, num_blocks, 1)
+        d = _attention_gradient(d_alpha, grad_attention, offsets, inside, pixels_of_samples, blocks, GRAD_ATTENTION)
+        mean += tl.load(attention + offsets, mask=inside, other=0) * d
+    if GATED:
+        # the last value is x
+        total = tl.sum(tl.where(inside, mean - d, 0), 0)
+        tl.store(d_gate + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), total)
+    for n in range(num_values):
+        offsets = scalars + n * pixels
+        blocks = tl.where(tl.load(is_interpolated + n) != 0, num_blocks, 1)
+        d = _attention_gradient(d_alpha, grad_attention, offsets, inside, pixels_of_samples, blocks, GRAD_ATTENTION)
+        d_logit = tl.load(attention + offsets, mask=inside, other=0) * (d - mean)
+        if GATED:
+            d_logit *= tl.load(gate)
+        product = tl.load(products + offsets, mask=inside, other=0)
+        r = tl.load(rstd + offsets, mask=inside, other=0)
+        d_product = d_logit * r
+        tl.store(products + offsets, d_product, mask=inside)
+        tl.store(rstd + offsets, -d_product * product * r * r / channels, mask=inside)
+
+
 @triton.jit
 def _value_gradient(
-    value, d_value, grad_out, query, d_query, alpha, d_product, d_squared_norm, p, pixels, inside, channels,
-    BLOCK: tl.constexpr,
+    value, d_value, grad_out, query, d_query, alpha, d_product, d_squared_norm, p, pixels, inside, channels, first,
+    BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradient of a feature of the size of x: what comes from Eq. 8, from q.V and from |V|^2."""
-    for begin in range(0, channels, BLOCK):
+    """Store the gradient of CHANNELS channels of a feature of the size of x: from Eq. 8, from q.V and from |V|^2."""
+    for begin in range(first, tl.minimum(first + CHANNELS, channels), BLOCK):
         c = begin + tl.arange(0, BLOCK)
         mask = (c < channels)[:, None] & inside[None]
         offsets = c[:, None] * pixels + p[None]
@@ -500,77 +533,56 @@ def _value_gradient(
         tl.store(d_query + c, tl.sum(d_product[None] * v, 1), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["num_values", "num_interpolated", "num_full", "num_blocks", "batch"])
-def scores_backward_kernel(
-    full, first, second, query, products, rstd, attention, gate, d_alpha, grad_attention, grad_out,
-    d_full, d_first, d_second, d_query, d_gate, features, full_index,
-    channels, width, num_interpolated, num_full, num_values, num_blocks, pixels, batch,
-    GRAD_ATTENTION: tl.constexpr, GATED: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit(do_not_specialize=["num_full", "num_values", "batch"])
+def full_backward_kernel(
+    full, first, second, query, d_products, d_squared_norms, attention, gate, grad_out,
+    d_full, d_first, d_second, d_query, full_index,
+    channels, width, num_full, num_values, pixels, batch,
+    GATED: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of Eqs. 6 and 7, and the complete gradients of x and of the features of its size.
+    """The gradients of x and of the features of its size. `d_full` may be `full`.
 
-    Overwrites `products` with the gradient of q.V and `rstd` with twice the gradient of |V|^2. `d_full` may be `full`.
-    `d_query`, (B, blocks of pixels, 1 + num_full, C), is what x and these features contribute to the gradient of the
-    query; `d_gate`, (B, blocks of pixels), is that of the gate. Grid: (blocks of pixels, B).
+    `d_query`, (B, blocks of pixels, 1 + num_full, C), is what they contribute to the gradient of the query.
+    Grid: (blocks of pixels, groups of CHANNELS channels of both parts of x and of the features, B).
     """
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    b = tl.program_id(1).to(tl.int64)
+    b = tl.program_id(2).to(tl.int64)
     inside = p < pixels
-    scalars = b * num_values * pixels + p
-    pixels_of_samples = tl.num_programs(1).to(tl.int64) * num_values * pixels
-    last = scalars + (num_values - 1) * pixels
-    # the sum of alpha times its gradient over all values; x and the features of its size have one block of channels
-    d = _attention_gradient(d_alpha, grad_attention, last, inside, pixels_of_samples, 1, GRAD_ATTENTION)
-    mean = tl.load(attention + last, mask=inside, other=0) * d
-    for i in range(num_full):
-        offsets = scalars + tl.load(full_index + i) * pixels
-        other = _attention_gradient(d_alpha, grad_attention, offsets, inside, pixels_of_samples, 1, GRAD_ATTENTION)
-        mean += tl.load(attention + offsets, mask=inside, other=0) * other
-    for i in range(num_interpolated):
-        offsets = scalars + tl.load(features + i * FIELDS) * pixels
-        other = _attention_gradient(
-            d_alpha, grad_attention, offsets, inside, pixels_of_samples, num_blocks, GRAD_ATTENTION
-        )
-        mean += tl.load(attention + offsets, mask=inside, other=0) * other
-    program = b * tl.num_programs(0) + tl.program_id(0)
-    if GATED:
-        tl.store(d_gate + program, tl.sum(tl.where(inside, mean - d, 0), 0))
-    for i in range(num_interpolated):
-        offsets = scalars + tl.load(features + i * FIELDS) * pixels
-        _score_gradient(
-            products, rstd, attention, gate, d_alpha, grad_attention, offsets, inside, mean, channels,
-            pixels_of_samples, num_blocks, GATED, GRAD_ATTENTION,
-        )  # fmt: skip
-    d_query += program * (num_full + 1) * channels
-    grad_out += b * channels * pixels
-    alpha, d_product, d_squared_norm = _score_gradient(
-        products, rstd, attention, gate, d_alpha, grad_attention, last, inside, mean, channels,
-        pixels_of_samples, 1, GATED, GRAD_ATTENTION,
-    )  # fmt: skip
+    group = tl.program_id(1)
+    groups_of_first, groups_of_second = tl.cdiv(width, CHANNELS), tl.cdiv(channels - width, CHANNELS)
+    of_full = group - groups_of_first - groups_of_second
+    i = of_full // tl.cdiv(channels, CHANNELS)
+    n = num_values - 1
+    if of_full >= 0:
+        n = tl.load(full_index + i)
+    offsets = (b * num_values + n) * pixels + p
+    alpha = tl.load(attention + offsets, mask=inside, other=0)
     if GATED:
         g = tl.load(gate)
-        alpha = g * alpha + 1 - g
-    _value_gradient(
-        first + b * width * pixels, d_first + b * width * pixels, grad_out, query, d_query,
-        alpha, d_product, d_squared_norm, p, pixels, inside, width, BLOCK,
-    )  # fmt: skip
-    if width < channels:
-        sample = b * (channels - width) * pixels
-        _value_gradient(
-            second + sample, d_second + sample, grad_out + width * pixels, query + width, d_query + width,
-            alpha, d_product, d_squared_norm, p, pixels, inside, channels - width, BLOCK,
-        )  # fmt: skip
-    for i in range(num_full):
-        alpha, d_product, d_squared_norm = _score_gradient(
-            products, rstd, attention, gate, d_alpha, grad_attention, scalars + tl.load(full_index + i) * pixels,
-            inside, mean, channels, pixels_of_samples, 1, GATED, GRAD_ATTENTION,
-        )  # fmt: skip
-        if GATED:
-            alpha *= tl.load(gate)
+        alpha = g * alpha + tl.where(n == num_values - 1, 1 - g, 0)
+    d_product = tl.load(d_products + offsets, mask=inside, other=0)
+    d_squared_norm = tl.load(d_squared_norms + offsets, mask=inside, other=0)
+    d_query += (b * tl.num_programs(0) + tl.program_id(0)) * (num_full + 1) * channels
+    grad_out += b * channels * pixels
+    if of_full >= 0:
         sample = (i * batch + b) * channels * pixels
         _value_gradient(
             full + sample, d_full + sample, grad_out, query, d_query + (1 + i) * channels,
-            alpha, d_product, d_squared_norm, p, pixels, inside, channels, BLOCK,
+            alpha, d_product, d_squared_norm, p, pixels, inside, channels,
+            of_full % tl.cdiv(channels, CHANNELS) * CHANNELS, BLOCK, CHANNELS,
+        )  # fmt: skip
+    elif group < groups_of_first:
+        sample = b * width * pixels
+        _value_gradient(
+            first + sample, d_first + sample, grad_out, query, d_query,
+            alpha, d_product, d_squared_norm, p, pixels, inside, width, group * CHANNELS, BLOCK, CHANNELS,
+        )  # fmt: skip
+    else:
+        sample = b * (channels - width) * pixels
+        _value_gradient(
+            second + sample, d_second + sample, grad_out + width * pixels, query + width, d_query + width,
+            alpha, d_product, d_squared_norm, p, pixels, inside, channels - width,
+            (group - groups_of_first) * CHANNELS, BLOCK, CHANNELS,
         )  # fmt: skip
 
 
@@ -635,18 +647,18 @@ def transpose_maps_kernel(
         tl.store(after + (1 + AXIS + map) * total_after + j, tl.sum(pair, 1), mask=j < count)
 
 
-@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "first_cell", "end_cell", "is_first", "is_last"])
+@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "all_rows", "first_cell", "end_cell", "is_last"])
 def values_backward_kernel(
-    partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers,
-    channels, num_cells, first_row, num_rows, first_cell, end_cell, is_first, is_last,
+    partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
+    channels, num_cells, first_row, num_rows, all_rows, first_cell, end_cell, is_last,
     DIM: tl.constexpr, CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradients of the interpolated features: the sum of what comes from Eq. 8, from q.V and from |V|^2.
 
     What comes from Eq. 8 is summed over the tiles that read a cell, ITEMS tiles at a time. `partial` has the columns of
-    some tiles, (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, the sums so far are
-    kept in `sums`, (B, cells, C), until the last. `d_query`, (B, blocks of cells, C), is what these features contribute
-    to the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
+    some tiles, (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, what comes from the
+    others is in `sums`, (B, cells, C), and `is_last` is 0 but for the last. `d_query`, (B, blocks of cells, C), is what
+    these features contribute to the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
     """
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
@@ -658,8 +670,12 @@ def values_backward_kernel(
     count = tl.load(feature + 6)
     readers += tl.load(feature + 5) + (first_cell + cell - tl.load(feature + 1)) * count + item
     partial += b * num_rows * channels
+    # no tile may read these cells
+    lowest = tl.load(reader_range + 2 * (first_cell + cell), mask=inside, other=2**31 - 1)
+    highest = tl.load(reader_range + 2 * (first_cell + cell) + 1, mask=inside, other=-1)
+    is_read = (tl.max(highest, 0) >= first_row) & (tl.min(lowest, 0) < first_row + num_rows)
     total = tl.zeros((CELLS * ITEMS, BLOCK), tl.float32)
-    for begin in range(0, tl.max(count, 0), ITEMS):
+    for begin in range(0, tl.where(is_read, tl.max(count, 0), 0), ITEMS):
         row = tl.load(readers + begin, mask=inside & (begin + item < count), other=-1) - first_row
         exists = (row >= 0) & (row < num_rows)
         columns = partial + row.to(tl.int64)[:, None] * channels + c
@@ -669,11 +685,12 @@ def values_backward_kernel(
     inside = r < end_cell
     mask = inside[:, None] & (c < channels)
     offsets = (b * num_cells + r)[:, None] * channels + c
-    if is_first == 0:
-        total += tl.load(sums + offsets, mask=mask, other=0)
     if is_last == 0:
-        tl.store(sums + offsets, total, mask=mask)
+        if is_read:
+            tl.store(sums + offsets, total + tl.load(sums + offsets, mask=mask, other=0), mask=mask)
     else:
+        if num_rows < all_rows:
+            total += tl.load(sums + offsets, mask=mask, other=0)
         row = tl.load(feature_of_cell + r, mask=inside, other=0)
         size_z, size_y, size_x, start = _size_and_start(features, row)
         x, y, z = (r - start) % size_x, (r - start) // size_x % size_y, (r - start) // (size_x * size_y)

@@ -420,8 +420,9 @@ def test_values_are_not_kept_at_full_resolution(tmp_path, direction):
 @pytest.mark.parametrize("shape", [pytest.param(s, marks=interpreter) for s in ("two parts", "3-D two parts")])
 def test_results_of_triton_do_not_depend_on_the_size_of_the_tiles(monkeypatch, shape):
     results = []
-    names = "_TILE_FLOAT32", "_COLUMNS_FLOAT32", "_CHANNELS", "_PIXELS", "_BLOCK", "_CELLS", "_OUTPUTS", "_PARTIAL"
-    for sizes in ((128, 32, 64, 256, 32, 32, 64, 2**29), (32, 16, 16, 32, 4, 16, 16, 1)):
+    names = "_TILE_FLOAT32", "_COLUMNS_FLOAT32", "_CHANNELS", "_MANY", "_PIXELS", "_BLOCK", "_FEW_PIXELS", "_FEW_BLOCK"
+    names += "_BLOCK_BACKWARD", "_FEW_BLOCK_BACKWARD", "_CHANNEL_GROUP", "_CELLS"
+    for sizes in ((128, 32, 64, 1, 256, 32, 0, 0, 16, 0, 64, 32), (32, 16, 16, 2**20, 0, 0, 32, 4, 0, 2, 2, 16)):
         for name, value in zip(names, sizes, strict=True):
             monkeypatch.setattr(triton_backend, name, value)
         results.append(all_results(triton_in_float32, make(shape)))

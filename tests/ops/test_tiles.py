@@ -81,6 +81,9 @@ def test_every_cell_lists_the_columns_that_read_it(case):
         number = depth * height * width
         readers = tables.readers[start : start + number * count].view(number, count)
         actual += [(first_cell + i, r) for i, row in enumerate(readers.tolist()) for r in row if r >= 0]
+        for i, row in enumerate(readers.tolist()):
+            listed = [r for r in row if r >= 0]
+            assert tables.reader_range[2 * (first_cell + i) :][:2].tolist() == [min(listed), max(listed)]
         few = first_cell + number <= tables.num_few
         assert few or first_cell >= tables.num_few, "a feature lies on both sides of num_few"
     assert len(actual) == len(set(actual))

@@ -21,7 +21,7 @@ features = "values full first second out grad_out d_full d_first d_second d_valu
 features += "feature pooled grad d_feature".split()
 scalars = "query maps attention weights products rstd d_alpha partial sums d_maps d_query before after".split()
 scalars += "d_products d_squared_norms grad_attention gate d_gate".split()
-tables = "columns features feature_of_cell readers full_index shapes blocks is_interpolated".split()
+tables = "columns features feature_of_cell readers full_index shapes blocks is_interpolated reader_range".split()
 types = {"eps": "fp32", "addresses": "*i64", **dict.fromkeys(scalars, "*fp32")}
 types |= dict.fromkeys(features, "*" + feature)
 types |= dict.fromkeys(tables, "*i32")
@@ -29,7 +29,7 @@ constants = dict(
     TILE_X=16, VALUES=16, BLOCK=64, COLUMNS=32 if half else 16, OPERAND=getattr(tl, f"{feature[0]}loat{feature[-2:]}")
     if feature[0] == "f" else tl.bfloat16, PICK=tl.float16 if half else tl.float32,
     PRECISION="tf32" if half else "tf32x3", CELLS=32, ITEMS=1, PIXELS=128, BACKWARD=True, GRAD_ATTENTION=True,
-    GATED=True, WINDOWS=1024,
+    GATED=True, WINDOWS=1024, CHANNELS=128,
     AXIS=2, OUTPUTS=64, WINDOW=8, DTYPE=tl.float16, WEIGHT=tl.float32, ALIGNED=True, DEPTH=32, ROWS=16,
 )
 constants["DTYPE"] = constants["OPERAND"]
@@ -52,16 +52,19 @@ for word in sys.argv[3:]:
     print(name, len(compiled.asm["cubin"]), compiled.metadata.shared)
 """
 KERNELS = [
-    "maps_kernel", "scores_kernel", "attention_kernel", "weighted_sum_kernel", "sum_backward_kernel",
-    "scores_backward_kernel", "transpose_maps_kernel", "values_backward_kernel", "project_kernel",
-    "source_gradient_kernel", "weight_gradient_kernel", "sum_parts_kernel", "max_pool_kernel",
-    "max_pool_backward_kernel",
+    "maps_kernel", "interpolated_scores_kernel", "full_scores_kernel", "attention_kernel", "weighted_sum_kernel",
+    "sum_backward_kernel", "scores_backward_kernel", "full_backward_kernel", "transpose_maps_kernel",
+    "values_backward_kernel", "project_kernel", "source_gradient_kernel", "weight_gradient_kernel", "sum_parts_kernel",
+    "max_pool_kernel", "max_pool_backward_kernel",
 ]  # fmt: skip
 # the same kernels with other constants, which take other branches
 VARIANTS = {
-    "scores_kernel": ["BACKWARD=0"], "attention_kernel": ["BACKWARD=0"], "values_backward_kernel": ["ITEMS=16:CELLS=2"],
+    "interpolated_scores_kernel": ["BACKWARD=0"],
+    "full_scores_kernel": ["BACKWARD=0"],
+    "attention_kernel": ["BACKWARD=0"],
+    "values_backward_kernel": ["ITEMS=16:CELLS=2"],
     "transpose_maps_kernel": ["AXIS=1"],
-}  # fmt: skip
+}
 # of a block, with the least compute capability that has it
 SHARED_MEMORY = {75: 64 * 1024, 80: 99 * 1024, 90: 99 * 1024}
 
