@@ -41,10 +41,10 @@ def test_targets_of_links_exist(name):
 def test_the_cost_on_a_cpu_is_that_of_the_results_file(page):
     rows = [line.strip("| ").split(" | ") for line in (REPOSITORY / page).read_text().splitlines() if "GB" in line]
     table = {row[0]: [re.findall(r"[\d.]+", cell)[0] for cell in row[1:]] for row in rows if len(row) == 6}
-    names = {"stock": "stock nnU-Net", "XAttnRes": "XAttnRes", "literal": "the equations taken literally"}
+    names = {"stock": "stock nnU-Net", "XAttnRes": "XAttnRes", "reference": "the equations taken literally"}
     (case,) = json.loads((REPOSITORY / "benchmarks/results/cpu-2d-256.json").read_text())["cases"]
     for result in case["results"]:
-        digits = 1 if result["name"] == "literal" else 2
+        digits = 1 if result["name"] == "reference" else 2
         step, inference = (median(result["seconds"][phase]) for phase in ("step", "inference"))
         assert table[names[result["name"]]] == [
             f"{result['parameters'] / 1e6:.2f}", f"{result['flops'] / 1e9:.1f}", f"{result['saved_bytes'] / 1e9:.2f}",
