@@ -37,8 +37,9 @@ _WARPS, _STAGES, _REGISTERS = 4, 3, 168
 _MANY, _PIXELS, _BLOCK, _BLOCK_BACKWARD, _PIXEL_WARPS = 4096, 512, 16, 4, 2
 _FEW_PIXELS, _FEW_BLOCK, _FEW_BLOCK_BACKWARD, _FEW_WARPS = 128, 64, 32, 4
 _CHANNEL_GROUP = 128
-# Of the kernels on cells: cells.
-_CELLS = 32
+# Of the kernels on cells: cells, and for the maps channels; of the logits of interpolated features: pixels.
+_CELLS, _MAP_CHANNELS = 32, 32
+_SCORE_PIXELS = 128
 # The largest memory in bytes of the gradients of columns, and of all temporary tensors of a group of samples, unless
 # one sample needs more; then the columns are computed in parts.
 _PARTIAL, _SAMPLES = 384 * 2**20, 768 * 2**20
@@ -232,7 +233,7 @@ class _Call:
         if self.num_interpolated:
             triton_kernels.maps_kernel[triton.cdiv(tables.num_cells, _CELLS), self.batch](
                 self.values, self.query, self.maps, tables.features, tables.feature_of_cell,
-                tables.num_cells, self.channels, DIM=self.dim, CELLS=_CELLS, BLOCK=min(self.block, _CELLS),
+                tables.num_cells, self.channels, DIM=self.dim, CELLS=_CELLS, BLOCK=min(self.block, _MAP_CHANNELS),
             )  # fmt: skip
 
     @property
@@ -321,9 +322,9 @@ class _Call:
         pixels, block, warps = self._pixel_sizes(backward)
         rstd, d_alpha = products if rstd is None else rstd, products if d_alpha is None else d_alpha
         if self.num_interpolated:
-            triton_kernels.interpolated_scores_kernel[triton.cdiv(math.prod(self.size), _TILE), self.batch](
+            triton_kernels.interpolated_scores_kernel[triton.cdiv(math.prod(self.size), _SCORE_PIXELS), self.batch](
                 self.maps, products, rstd, tables.features, self.channels, self.num_interpolated, self.num_values,
-                tables.num_cells, *self.size, self.eps, BACKWARD=backward, DIM=self.dim, PIXELS=_TILE,
+                tables.num_cells, *self.size, self.eps, BACKWARD=backward, DIM=self.dim, PIXELS=_SCORE_PIXELS,
             )  # fmt: skip
         triton_kernels.full_scores_kernel[self.pixel_blocks, 1 + len(self.full), self.batch](
             self.full, *self._first_and_second(self.parts), self.query,

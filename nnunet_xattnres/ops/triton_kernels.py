@@ -670,7 +670,7 @@ def values_backward_kernel(
     count = tl.load(feature + 6)
     readers += tl.load(feature + 5) + (first_cell + cell - tl.load(feature + 1)) * count + item
     partial += b * num_rows * channels
-    # no tile may read these cells
+    # nothing is summed if none of the tiles reads these cells
     lowest = tl.load(reader_range + 2 * (first_cell + cell), mask=inside, other=2**31 - 1)
     highest = tl.load(reader_range + 2 * (first_cell + cell) + 1, mask=inside, other=-1)
     is_read = (tl.max(highest, 0) >= first_row) & (tl.min(lowest, 0) < first_row + num_rows)
