@@ -153,7 +153,7 @@ def read_options(path: Path) -> dict:
 
     try:
         # strings only: as numbers, YAML reads 010 as 8 and 1:30 as 90
-        options = yaml.load(path.read_text(), yaml.BaseLoader)
+        options = yaml.load(path.read_text(encoding="utf-8-sig"), yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as YAML ({reason}): see xattnres benchmark run --help") from None

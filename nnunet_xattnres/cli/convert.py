@@ -19,12 +19,13 @@ examples:
   xattnres convert clinicdb CVC-ClinicDB --dataset-id 503
   xattnres convert isic2017 ISIC-2017_*.zip --dataset-id 504 --size 352
   xattnres convert folder Nuclei_DSB2018 --dataset-id 505 --name Nuclei --foreground nucleus
-  xattnres convert folder scans --dataset-id 506 --mask-suffix _mask --labels 1=cell 2=nucleus --split split.csv
+  xattnres convert folder scans --dataset-id 506 --masks '*_mask.*' --labels 1=cell 2=nucleus --split split.csv
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,9 @@ from ..utils.workers import default_workers
 from .arguments import positive_int
 
 if TYPE_CHECKING:
+    from ..convert.case import SourceCase
     from ..convert.destination import Target
+    from ..convert.sources import SourceFile
 
 _NOT_SETTINGS = {"command", "run", "layout", "workers", "overwrite", "dry_run", "dataset_id"}
 """Arguments that do not change the content of the dataset."""
@@ -67,7 +70,10 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="skip what cannot be used, and record it in the manifest"
     )
-    parser.add_argument("--dry-run", action="store_true", help="read and check everything, but write nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="print which image has which mask, read and check everything, but write nothing",
+    )  # fmt: skip
     parser.add_argument(
         "--workers", type=positive_int, default=default_workers(), metavar="N",
         help="number of processes (default: %(default)s)",
@@ -109,9 +115,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not plan.cases and not plan.problems:
         raise UserError("the source has no cases")
     if arguments.dry_run:
+        _print_cases(plan.cases)
         kept, problems = dataset.check(plan, target, arguments.workers, arguments.skip_bad, arguments.overwrite)
         print(f"{len(kept)} cases of {plan.title} can be converted to {target.folder}")
         print(f"  split: {plan.split}: {describe_split(kept)}")
+        for note in plan.notes:
+            print(f"  {note}")
         for problem in problems:
             _print_problem(problem.file, problem.code, problem.text)
         return 0
@@ -124,6 +133,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     _print_summary(manifest, target)
     return 0
+
+
+def _print_cases(cases: Sequence["SourceCase"]) -> None:
+    """Print which image has which mask."""
+    from ..utils.tables import format_table
+
+    def title(files: Sequence["SourceFile"]) -> str:
+        return f"{files[0].name} ... ({len(files)} files)" if len(files) > 1 else files[0].name if files else "-"
+
+    rows = [[case.name, case.split, title(case.image), title(case.mask)] for case in cases]
+    print(format_table([["case", "split", "image", "mask"], *rows], left_aligned=4))
 
 
 def _print_summary(manifest: dict, target: "Target") -> None:
@@ -143,14 +163,14 @@ def _print_summary(manifest: dict, target: "Target") -> None:
 
 
 def _summarize_changes(records: list[dict]) -> list[str]:
-    """One line per kind of change, the most frequent first; changes that differ in their numbers are one kind.
+    """One line per kind of change, the most frequent first; numbers and what follows a colon make no other kind.
 
     >>> _summarize_changes([{"changes": ["resized from 9x9 to 4x4"]}, {"changes": ["resized from 8x8 to 4x4"]}])
     ['2 cases: for example resized from 9x9 to 4x4']
     """
     by_kind: dict[str, list[str]] = {}
     for change in (change for record in records for change in record["changes"]):
-        kind = "".join(character for character in change if not character.isdigit())
+        kind = "".join(character for character in change.split(": ")[0] if not character.isdigit())
         by_kind.setdefault(kind, []).append(change)
     lines = []
     for changes in sorted(by_kind.values(), key=len, reverse=True):

@@ -5,6 +5,7 @@ Only the module of the called subcommand is imported, and its `configure` import
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack characters of file names
     arguments = make_parser(argv).parse_args(argv)
     exit_on_signals()
     # importing timm raises these warnings

@@ -23,12 +23,14 @@ class SourceCase:
         split: "train", "val" or "test".
         image: the files of the image; several files where slices form a volume.
         mask: the files of the mask; empty if there is no mask, or if the files of the image hold it.
+        source_name: the name in the source, if nnU-Net cannot keep it, else None.
     """
 
     name: str
     split: str
     image: tuple[SourceFile, ...]
     mask: tuple[SourceFile, ...] = ()
+    source_name: str | None = None
 
     @property
     def files(self) -> tuple[SourceFile, ...]:

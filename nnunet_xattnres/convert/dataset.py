@@ -31,6 +31,9 @@ FOLDERS = {"train": ("imagesTr", "labelsTr"), "val": ("imagesTr", "labelsTr"), "
 """nnU-Net's folders of images and label maps by split."""
 
 
+_NUM_FOLDS = 5  # of nnU-Net's own splits
+
+
 @dataclass(frozen=True)
 class _CaseConverter:
     """The function that workers apply to every case; it returns the record of the case, or its problem.
@@ -49,8 +52,9 @@ class _CaseConverter:
             files = [{"file": f.name, "sha256": hashlib.sha256(f.read()).hexdigest()} for f in case.files]
         except UnusableError as error:
             return error.problem
+        renamed = [f"renamed for nnU-Net; the name in the source: {case.source_name}"] if case.source_name else []
         record = {
-            "case": case.name, "split": case.split, "source": files, "changes": data.changes,
+            "case": case.name, "split": case.split, "source": files, "changes": renamed + data.changes,
             "voxels": {str(label): count for label, count in data.counts.items()},
         }  # fmt: skip
         if self.folder is not None:
@@ -179,7 +183,7 @@ def _has_splits_of(path: Path, plan: Plan) -> bool:
     folds = make_folds({case.name: case.split for case in plan.cases})
     training = {case.name for case in plan.cases if case.split != "test"}
     try:
-        splits = json.loads(path.read_text())
+        splits = json.loads(path.read_text(encoding="utf-8"))
         names = {name for fold in splits for part in ("train", "val") for name in fold[part]}
         return splits[: len(folds)] == folds and names == training
     except (OSError, ValueError, TypeError, KeyError):
@@ -224,7 +228,7 @@ def _make_manifest(
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "settings": settings,
         "split": f"{plan.split}: {describe_split(kept)}",
-        "notes": [*plan.notes, *_missing_parts(plan, kept, records)],
+        "notes": [*plan.notes, *_missing_parts(plan, kept, records), *_repeated_images(kept, records)],
         "left_out": [{"file": p.file, "code": p.code.value, "problem": p.text} for p in problems],
         "cases": [records[case.name] for case in kept],
     }
@@ -235,9 +239,26 @@ def _missing_parts(plan: Plan, kept: list[SourceCase], records: dict[str, dict])
     labels = {label for case in kept for label in records[case.name]["voxels"]}
     notes = [f"no case has the label {name}" for name, label in plan.labels.items() if str(label) not in labels]
     splits = {case.split for case in kept}
-    if "val" not in splits and "val" in {case.split for case in plan.cases}:
+    num_training = sum(case.split != "test" for case in kept)
+    if "val" not in splits and num_training < _NUM_FOLDS:
+        notes.append(f"nnU-Net cannot make its five folds of {num_training} training cases; assign some to val")
+    elif "val" not in splits and "val" in {case.split for case in plan.cases}:
         notes.append("no validation case is kept; nnU-Net makes its own five folds of the training cases")
     return notes
+
+
+def _repeated_images(kept: list[SourceCase], records: dict[str, dict]) -> list[str]:
+    """A note if several cases have the same image, because a test with images of the training is none."""
+    by_content: dict[tuple[str, ...], list[SourceCase]] = {}
+    for case in kept:
+        content = tuple(file["sha256"] for file in records[case.name]["source"][: len(case.image)])
+        by_content.setdefault(content, []).append(case)
+    repeated = [cases for cases in by_content.values() if len(cases) > 1]
+    if not repeated:
+        return []
+    repeated.sort(key=lambda cases: len({case.split for case in cases}), reverse=True)  # the worst is the example
+    example = " and ".join(f"{case.name} ({case.split})" for case in repeated[0][:2])
+    return [f"{sum(map(len, repeated))} cases have the same image as another, such as {example}"]
 
 
 def _complete(folder: Path, plan: Plan, kept: list[SourceCase], manifest: dict) -> None:

@@ -61,9 +61,13 @@ def find_target(number: int, name: str, environment: Mapping[str, str] = os.envi
         UserError: if nnUNet_raw is not a folder, number or name are invalid, or another dataset has the number.
     """
     raw = Path(environment.get("nnUNet_raw") or "")
-    if not environment.get("nnUNet_raw") or not raw.is_dir():
-        actual = f"it is {raw}" if environment.get("nnUNet_raw") else "it is not set"
-        raise UserError(f"nnUNet_raw must be nnU-Net's folder for raw datasets, {actual}: export nnUNet_raw=/FOLDER")
+    if not environment.get("nnUNet_raw"):
+        raise UserError("nnUNet_raw is not set, nnU-Net's folder for raw datasets: export nnUNet_raw=/FOLDER")
+    if not raw.is_dir():
+        actual, hint = (
+            ("is not a folder", "remove that file") if raw.exists() else ("does not exist", "make that folder")
+        )
+        raise UserError(f"nnUNet_raw={raw} {actual}: {hint}, or export nnUNet_raw=/FOLDER")
     if not 1 <= number <= _MAX_ID:
         raise UserError(f"--dataset-id must be 1 to {_MAX_ID}, got {number}")
     if not _NAME.fullmatch(name):
@@ -72,11 +76,12 @@ def find_target(number: int, name: str, environment: Mapping[str, str] = os.envi
     target = Target(raw.resolve(), preprocessed, number, name)
     results = Path(r) if (r := environment.get("nnUNet_results")) else None
     for folder in filter(None, (target.raw, preprocessed, results)):
-        for other in sorted(folder.glob(f"Dataset{number:03d}_*")):
-            if other.name != target.folder.name:
-                raise UserError(
-                    f"{other} already has the number {number}: choose another --dataset-id, or pass its --name"
-                )
+        # nnU-Net finds a dataset by the beginning of its name: Dataset1000_A is found for the number 100 as well
+        for other in sorted(folder.glob(f"Dataset{number:03d}*")):
+            if other.is_dir() and other.name != target.folder.name:
+                hint = "choose another --dataset-id"
+                hint += ", or pass its --name" if other.name.startswith(f"Dataset{number:03d}_") else ""
+                raise UserError(f"nnU-Net would also find {other} by the number {number}: {hint}")
     return target
 
 

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .case import Reader, SourceCase
+from .case_names import choose_case_names
 from .problems import Problem, ProblemCode
 from .sources import SourceFile
 
@@ -19,7 +20,8 @@ class Plan:
     Attributes:
         title: the data set's name in reports.
         name: default name of the nnU-Net dataset.
-        cases: all cases that can be converted, as far as their file names tell.
+        cases: all cases that can be converted, as far as their file names tell; names that nnU-Net cannot keep are
+            replaced.
         reader: the reader for these cases.
         labels: label by name, as in nnU-Net's dataset.json.
         channel_names: names of the image channels, as in nnU-Net's dataset.json.
@@ -40,6 +42,13 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     check: Callable[[VoxelCounts], list[Problem]] = lambda counts: []
 
+    def __post_init__(self) -> None:
+        names = choose_case_names(case.name for case in self.cases)
+        self.cases = [
+            replace(case, name=names[case.name], source_name=case.name) if names[case.name] != case.name else case
+            for case in self.cases
+        ]
+
 
 class FilesByCase(dict[str, SourceFile]):
     """Files by the name of their case; where several files share a name, they are in `duplicates` instead."""
@@ -51,24 +60,24 @@ class FilesByCase(dict[str, SourceFile]):
         super().__init__({case: same[0] for case, same in by_case.items() if len(same) == 1})
         self.duplicates = {case: same for case, same in by_case.items() if len(same) > 1}
 
-    def problems(self) -> list[Problem]:
-        """One problem for every case name that several files have."""
+    def problems(self, hint: str = "keep one of them") -> list[Problem]:
+        """One problem for every case name that several files have; `hint` says what to do."""
         problems = []
         for case, (first, *others) in self.duplicates.items():
             names = ", ".join(file.name for file in others)
-            text = f"the file has the same case name ({case}) as {names}; keep one of them"
+            text = f"the file has the same case name ({case}) as {names}; {hint}"
             problems.append(Problem(first.name, ProblemCode.DUPLICATE, text))
         return problems
 
 
-def pair(images: FilesByCase, masks: FilesByCase) -> tuple[list[str], list[Problem]]:
-    """Match images with masks.
+def pair(images: FilesByCase, masks: FilesByCase, hint: str = "keep one of them") -> tuple[list[str], list[Problem]]:
+    """Match images with masks; `hint` says what to do about files that share a name.
 
     Returns:
         The names of the cases that have both, and a problem for every other file.
     """
     duplicates = images.duplicates.keys() | masks.duplicates.keys()
-    problems = images.problems() + masks.problems()
+    problems = images.problems(hint) + masks.problems(hint)
     for files, others, code, text in (
         (images, masks, ProblemCode.MASK_MISSING, "the image has no mask"),
         (masks, images, ProblemCode.IMAGE_MISSING, "the mask has no image"),

@@ -21,7 +21,7 @@ class ProblemCode(str, Enum):
     DAMAGED = "damaged", "The content of the file is truncated, damaged or of another format."
     UNSAFE_PATH = "unsafe-path", "The name of a file in an archive points outside the archive."
 
-    BAD_NAME = "bad-name", "The name of the file cannot be the name of a case."
+    ENDING = "ending", "The file ending is none of those that can be read."
     DUPLICATE = "duplicate", "Several files claim to be the same image, mask or slice."
     MASK_MISSING = "mask-missing", "The image has no mask."
     IMAGE_MISSING = "image-missing", "The mask has no image."

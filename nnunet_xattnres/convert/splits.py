@@ -1,9 +1,12 @@
 """Assign cases to train, val and test: by the published lists, by a seeded ratio, or by a file."""
 
+import codecs
 import csv
 import json
 import math
 import random
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,8 +14,16 @@ from pathlib import Path
 
 from ..utils.errors import UserError
 from .case import SPLITS
-from .sources import is_safe_name
+from .case_names import readable_text
+from .sources import SourceFile
 
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+"""The split by the names, in lower case, that folders and split files have for it."""
+
+_HEADINGS = {"split", "set", "subset", "partition"}
 PAPER_RATIO = (8, 1, 1)
 """The paper's ratio train:val:test of the polyp data sets."""
 
@@ -36,7 +47,7 @@ def published_list(name: str) -> dict[str, ListedCase]:
     >>> published_list("synapse")["case0005"]
     ListedCase(split='train', slices=117)
     """
-    with (files(__package__) / "lists" / f"{name}.csv").open() as file:
+    with (files(__package__) / "lists" / f"{name}.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {row["case"]: ListedCase(row["split"], int(row["slices"]) if row.get("slices") else None) for row in rows}
 
@@ -75,30 +86,47 @@ def parse_ratio(text: str) -> tuple[float, ...] | None:
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    """Read a split file: JSON `{"train": [...], "val": [...], "test": [...]}`, or lines `case,split`.
+    """Read a split file.
+
+    Args:
+        path: JSON `{"train": [...], "val": [...], "test": [...]}`, lines `case,split`, or a folder with a list of cases
+            in each of train.txt, val.txt and test.txt.
 
     Returns:
-        Split by case name.
+        Split by entry, as the file names the case.
 
     Raises:
-        UserError: if it cannot be read, a name cannot be a file name, or a case is named twice.
+        UserError: if it cannot be read, or assigns a case to several splits or to an unknown one.
     """
     try:
-        text = path.read_text()
-        pairs = _parse_json(text) if path.suffix == ".json" else _parse_lines(text)
+        if path.is_dir():
+            lists = [file for file in sorted(path.glob("*.txt")) if file.stem.casefold() in SPLIT_NAMES]
+            pairs = [(line, file.stem) for file in lists for line in _read_text(file).splitlines()]
+        else:
+            text = _read_text(path)
+            pairs = _parse_json(text) if path.suffix.lower() == ".json" else _parse_lines(text)
     except (OSError, ValueError) as error:
         form = 'expected a ratio A:B:C, lines CASE,SPLIT, or JSON {"train": [...], "val": [...], "test": [...]}'
-        raise UserError(f"--split {path} cannot be read ({error}): {form}") from None
+        raise UserError(f"--split {path} cannot be read ({error}): {form}, in UTF-8") from None
     splits: dict[str, str] = {}
-    for name, split in pairs:
-        if not is_safe_name(name):
-            raise UserError(f"--split {path} names {name!r}: expected a file name without folders and ending")
-        if split not in SPLITS:
-            raise UserError(f"--split {path} assigns {name} to {split!r}: expected {', '.join(SPLITS)}")
-        if name in splits:
-            raise UserError(f"--split {path} names {name} twice: keep one of the entries")
-        splits[name] = split
+    for entry, name in ((entry.strip(), name) for entry, name in pairs if entry.strip()):
+        if name.casefold() not in SPLIT_NAMES:
+            raise UserError(f"--split {path} assigns {entry} to {name!r}: expected {', '.join(SPLITS)}")
+        split = SPLIT_NAMES[name.casefold()]
+        if splits.setdefault(entry, split) != split:
+            raise UserError(
+                f"--split {path} names {entry} twice, for {splits[entry]} and {split}: keep one of the entries"
+            )
+    if not splits:
+        raise UserError(f"--split {path} names no case: expected lines CASE,SPLIT, or train.txt, val.txt and test.txt")
     return splits
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with the byte order mark that Windows programs write."""
+    data = path.read_bytes()
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return unicodedata.normalize("NFC", data.decode("utf-16" if is_utf16 else "utf-8-sig"))
 
 
 def _parse_json(text: str) -> list[tuple[str, str]]:
@@ -109,11 +137,53 @@ def _parse_json(text: str) -> list[tuple[str, str]]:
 
 
 def _parse_lines(text: str) -> list[tuple[str, str]]:
-    rows = [row for row in csv.reader(text.splitlines()) if row]
+    """The rows of a table with commas, semicolons or tabs; a heading is left out."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    delimiter = next((d for d in ",;\t" if lines and d in lines[0]), ",")
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
     if any(len(row) != 2 for row in rows):
-        raise ValueError("a line does not have exactly one comma")
-    pairs = [(name.strip(), split.strip()) for name, split in rows]
-    return pairs[1:] if pairs and pairs[0][1] == "split" else pairs
+        raise ValueError("a line does not have exactly two columns")
+    rows = rows[1:] if rows and rows[0][1].casefold() in _HEADINGS else rows
+    return [(name, split) for name, split in rows]
+
+
+def assign_entries(
+    path: Path, cases: Mapping[str, Iterable[SourceFile]]
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Assign cases to splits by a split file.
+
+    An entry is the name of a case, or the end of the path of one of its files, with or without the ending.
+
+    Args:
+        path: the split file.
+        cases: the files of every case, by its name.
+
+    Returns:
+        Split by case, and for every entry that names none or several cases, the cases that it can be.
+
+    Raises:
+        UserError: as `read_split_file` does.
+    """
+    named: dict[str, set[str]] = {}
+    for case, case_files in cases.items():
+        for file in case_files:
+            text = readable_text((file.path.absolute() / (file.member or "")).as_posix())
+            for form in (text, text[: len(text) - len(file.ending)]):
+                parts = form.split("/")
+                for start in range(len(parts)):
+                    named.setdefault("/".join(parts[start:]), set()).add(case)
+    splits: dict[str, str] = {}
+    unused: dict[str, list[str]] = {}
+    for entry, split in read_split_file(path).items():
+        name = re.sub(r"^(\.{1,2}/)+", "", entry.replace("\\", "/"))
+        candidates = {entry} & cases.keys() or named.get(name, set())
+        if len(candidates) != 1:
+            unused[entry] = sorted(candidates)
+            continue
+        (case,) = candidates
+        if splits.setdefault(case, split) != split:
+            raise UserError(f"--split {path} assigns {case} to {splits[case]} and to {split}: keep one of them")
+    return splits, unused
 
 
 def make_folds(splits: Mapping[str, str]) -> list[dict[str, list[str]]]:

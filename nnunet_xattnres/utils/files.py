@@ -9,7 +9,7 @@ from .errors import UserError
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file atomically: if writing fails or the process is killed, the old content stays.
+    """Write a text file in UTF-8 atomically: if writing fails or the process is killed, the old content stays.
 
     The target of a symbolic link is replaced, the link stays. A device or a pipe is written to directly.
 
@@ -24,10 +24,10 @@ def write_atomic(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
             return
         try:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -46,7 +46,7 @@ def read_json(path: Path, description: str) -> dict[str, Any]:
         UserError: if the file cannot be read, is no JSON, or holds something else than an object.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as {description} ({error}): fix it or name another file") from None
     if not isinstance(content, dict):

@@ -28,7 +28,12 @@ def test_summary(nuclei, tmp_path, capsys):
 
 def test_dry_run(nuclei, tmp_path, capsys):
     assert main(["convert", "folder", str(nuclei), "--dataset-id", "3", "--dry-run", "--workers", "1"]) == 0
-    assert capsys.readouterr().out.startswith("10 cases ")
+    heading, *rows, summary, split = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["case", "split", "image", "mask"]
+    assert {row.split()[0]: row.split()[2:] for row in rows} == {
+        str(n): [f"images/{n}.png", f"masks/{n}.png"] for n in range(1, 11)
+    }
+    assert summary.startswith("10 cases ") and "8:1:1" in split
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 

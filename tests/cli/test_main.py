@@ -1,7 +1,9 @@
 """The command line as a whole: `--help` of every command, start-up without PyTorch, exit codes."""
 
+import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +71,19 @@ def test_unknown_command(capsys):
         main(["train"])
     assert error.value.code == 2
     assert "'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_that_cannot_show_a_name(monkeypatch, encoding):
+    """Characters that its encoding lacks, and bytes that are no UTF-8, are escaped in the output of every command."""
+    module = SimpleNamespace(
+        __doc__="", configure=lambda parser: None, run=lambda arguments: print("größe 日本 \udcff") or 0
+    )
+    monkeypatch.setitem(sys.modules, "nnunet_xattnres.cli.table", module)
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding))
+    assert main(["table"]) == 0
+    assert output.getvalue() == "größe 日本 \udcff\n".encode(encoding, "backslashreplace")
 
 
 def test_a_pipe_whose_reader_has_exited():

@@ -67,14 +67,14 @@ class TestContent:
         assert json.loads((splits.parent / "splits_final.replaced1.json").read_text())[0]["train"] == ["mine"]
 
     def test_converting_a_dataset_of_nnunet(self, convert, nuclei):
-        options = ("--images", "imagesTr", "--masks", "labelsTr", "--image-suffix", "_0000")
+        options = ("--images", "imagesTr/{case}_0000", "--masks", "labelsTr")
         dataset = convert("folder", convert("folder", nuclei, "--split", "1:0:0"), *options, number=8)
         assert set().union(*converted.cases_by_split(dataset).values()) == set(map(str, range(1, 11)))
 
     def test_a_source_that_would_be_replaced(self, convert, refuse_line, nuclei):
         dataset = convert("folder", nuclei)
         before = snapshot(dataset)
-        options = ("--images", "imagesTr", "--masks", "labelsTr", "--image-suffix", "_0000", "--overwrite")
+        options = ("--images", "imagesTr/{case}_0000", "--masks", "labelsTr", "--overwrite")
         refuse_line("folder", dataset, *options)
         assert snapshot(dataset) == before
 
@@ -111,7 +111,7 @@ class TestManyFaults:
         assert run("folder", source, "--dry-run", "--skip-bad") == 0
         assert snapshot(tmp_path) == before
         out, err = capsys.readouterr()
-        assert out.startswith(f"{self.good} cases ")
+        assert f"\n{self.good} cases " in out
         lines = [line.removeprefix("skipped: ") for line in err.splitlines()]
         faults.check_problems(map(faults.parse_problem, lines), self.expected)
 
@@ -236,6 +236,9 @@ else:
 """A script whose worker processes die at the case 3."""
 
 
+PLAIN = "import sys; from nnunet_xattnres.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
 class TestProcesses:
     def run_script(self, root, script, *arguments):
         path = root / "script.py"
@@ -293,9 +296,22 @@ class TestProcesses:
         source = downloads.nuclei(tmp_path, 6)
         for folder in ("images", "masks"):
             os.rename(source / folder / "3.png", os.path.join(os.fsencode(source / folder), b"\xff.png"))
-        script = "import sys; from nnunet_xattnres.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        process = self.run_script(tmp_path, script, source, "--workers", 1)
-        title, problem = process.stderr.splitlines()
-        assert process.returncode == 2 and "1 problem with 5 cases" in title
-        assert faults.parse_problem(problem)[1] == "bad-name"
-        assert not list(folders["nnUNet_raw"].iterdir())
+        process = self.run_script(tmp_path, PLAIN, source, "--workers", 1)
+        assert process.returncode == 0 and "\\udcff" in process.stdout, process.stderr
+        records = converted.records(folders["nnUNet_raw"] / NAME)
+        assert records.keys() == {"1", "2", "_", "4", "5", "6"} and "\udcff" in records["_"]["changes"][0]
+
+    def test_names_beyond_ascii_in_a_locale_of_ascii(self, folders, tmp_path, monkeypatch):
+        """The split file is UTF-8 in every locale; the file system's encoding cannot hold the name."""
+        source = downloads.nuclei(tmp_path, 6)
+        for folder in ("images", "masks"):
+            (source / folder / "3.png").rename(source / folder / "größe.png")
+        text = "größe,val\n" + "".join(f"{n},train\n" for n in (1, 2, 4, 5, 6))
+        (tmp_path / "split.csv").write_text(text, encoding="utf-8")
+        for variable, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+            monkeypatch.setenv(variable, value)
+        process = self.run_script(tmp_path, PLAIN, source, "--workers", 1, "--split", "split.csv")
+        assert process.returncode == 0 and process.stdout.isascii(), process.stderr
+        dataset = folders["nnUNet_raw"] / NAME
+        assert converted.cases_by_split(dataset)["val"] == {"gr__e"}
+        assert "größe" in converted.records(dataset)["gr__e"]["changes"][0]

@@ -1,6 +1,9 @@
 """The folder of a dataset, and the errors for invalid numbers, names and folders. Kills are in test_kill.py."""
 
+from pathlib import Path
+
 import pytest
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_xattnres.convert.destination import find_target
 from nnunet_xattnres.utils.errors import UserError
@@ -29,7 +32,30 @@ def test_a_number_that_another_dataset_has(tmp_path):
         find_target(4, "Name", {"nnUNet_raw": str(tmp_path)})
 
 
-@pytest.mark.parametrize("environment", [{}, {"nnUNet_raw": ""}, {"nnUNet_raw": "/missing"}])
-def test_no_folder_of_raw_datasets(environment):
-    with pytest.raises(UserError, match="nnUNet_raw"):
+def test_a_longer_number_that_nnunet_finds_as_well(tmp_path, monkeypatch):
+    """nnU-Net looks for the beginning Dataset100, and refuses the number if it finds two names."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "Dataset1000_Other").mkdir()
+    (tmp_path / "Dataset101_archive.zip").touch()
+    assert list(find_candidate_datasets(100)) == ["Dataset1000_Other"] and not len(find_candidate_datasets(101))
+    with pytest.raises(UserError, match="Dataset1000_Other"):
+        find_target(100, "Name", {"nnUNet_raw": str(tmp_path)})
+    assert find_target(101, "Name", {"nnUNet_raw": str(tmp_path)}).number == 101
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [({}, "not set"), ({"nnUNet_raw": ""}, "not set"), ({"nnUNet_raw": "/missing"}, "/missing does not exist"),
+     ({"nnUNet_raw": __file__}, "not a folder"), ({"nnUNet_raw": "~/raw"}, "~/raw does not exist")],
+)  # fmt: skip
+def test_no_folder_of_raw_datasets(environment, text):
+    with pytest.raises(UserError, match=f"nnUNet_raw.*{text}.* export nnUNet_raw="):
         find_target(5, "A", environment)
+
+
+def test_other_folders_that_do_not_exist(tmp_path):
+    environment = {"nnUNet_raw": str(tmp_path), "nnUNet_preprocessed": "/missing", "nnUNet_results": "/missing"}
+    target = find_target(5, "A", environment)
+    assert target.splits == Path("/missing/Dataset005_A/splits_final.json")

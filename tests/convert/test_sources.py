@@ -47,13 +47,15 @@ def test_names_of_files_in_several_sources(folder, tmp_path):
     assert len(files) == 2 * len(CONTENT)
 
 
-def test_one_source_twice(refuse, tmp_path):
+def test_one_source_twice(convert, tmp_path):
+    """Equal names in two sources are two cases, and that their images are the same is said."""
     source = downloads.nuclei(tmp_path, 6)
-    copy = shutil.copytree(source, tmp_path / "copy" / "more")
-    check_listed(refuse("folder", source, copy), [
-        (f"{source.name}/{folder}/{n}.png", "duplicate", f"more/{folder}/{n}.png")
-        for folder in ("images", "masks") for n in range(1, 7)
-    ])  # fmt: skip
+    manifest = converted.read_manifest(
+        convert("folder", source, shutil.copytree(source, tmp_path / "copy" / "more"), "--split", "1:0:1")
+    )
+    assert {r["case"] for r in manifest["cases"]} == {f"{s}_{n}" for s in (source.name, "more") for n in range(1, 7)}
+    (note,) = (note for note in manifest["notes"] if "same image" in note)
+    assert "12 cases" in note and "(train)" in note and "(test)" in note
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,6 @@ def replace_by_dangling_link(path):
     path.symlink_to("nowhere.png")
 
 
-def rename_case(source, n, name):
-    for path in (image(source, n), mask(source, n)):
-        path.rename(path.with_stem(name))
-
-
 # 2-D images
 
 
@@ -217,8 +212,8 @@ IMAGE_FAULTS = {
     "decompression bomb": Fault(
         lambda s, n: image(s, n).write_bytes(png(30000, 30000, 1, 0, b"")), "images/{n}.png", "too-large"
     ),
-    "name that cannot be a case's": Fault(
-        lambda s, n: rename_case(s, n, f"{n}:a"), "images/{n}:a.png", "bad-name"
+    "mask with an unknown ending": Fault(
+        lambda s, n: mask(s, n).rename(mask(s, n, "xcf")), "masks/{n}.xcf", "ending", (".xcf", ".png")
     ),
 }  # fmt: skip
 """Faults of the cases of `downloads.nuclei`."""

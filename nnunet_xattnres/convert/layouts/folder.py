@@ -1,8 +1,10 @@
 """Any folder of images and masks, matched by their file names."""
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,38 +12,30 @@ from ...utils.errors import UserError
 from ..case import Reader, SourceCase
 from ..formats import IMAGE_ENDINGS, VOLUME_ENDINGS
 from ..plan import FilesByCase, Plan, pair
-from ..problems import Problem, ProblemCode, UnusableError
-from ..sources import SourceFile, is_safe_name
-from ..splits import parse_ratio, read_split_file, split_by_ratio
-from .folder_names import IMAGE_FOLDERS, MASK_FOLDERS, in_folders
+from ..problems import Problem, ProblemCode, UnusableError, shorten
+from ..sources import SourceFile
+from ..splits import SPLIT_NAMES, assign_entries, parse_ratio, split_by_ratio
 from .layout import Layout
+from .patterns import PATTERN_HELP, Match, find_images_and_masks, readable_path
 
 if TYPE_CHECKING:
     from ..labels import MaskLabels
 
 _MAX_FOLDERS_LISTED = 8
 _DEFAULT_RATIO = "8:1:1"
-_SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
+_READABLE_ENDINGS = (*IMAGE_ENDINGS, *VOLUME_ENDINGS)
+_HINT = "say with --images and --masks which files they are, such as --images '*.bmp' --masks '*_mask.png' (see --help)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this layout."""
     parser.add_argument(
-        "--images", metavar="NAME", help="name of the folder of the images (default: images, image, imgs, original)"
-    )
-    parser.add_argument(
-        "--masks", metavar="NAME", help="name of the folder of the masks (default: masks, mask, ground truth, gt ...)"
-    )
-    parser.add_argument(
-        "--image-suffix", default="", metavar="TEXT",
-        help="text at the end of the images' file names, before the file ending, that is not part of the case name",
+        "--images", metavar="PATTERN",
+        help="folder or pattern of the images (default: folders named images, img_dir, original ...)",
     )  # fmt: skip
     parser.add_argument(
-        "--mask-suffix", default="", metavar="TEXT",
-        help="the same for masks, such as _mask; if images and masks are in one folder, it tells them apart",
+        "--masks", metavar="PATTERN",
+        help="folder or pattern of the masks (default: folders named masks, ann_dir, ground truth, labels ...)",
     )  # fmt: skip
     parser.add_argument(
         "--labels", nargs="+", type=_parse_label, metavar="VALUE=NAME",
@@ -64,35 +58,118 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", metavar="FILE|A:B:C",
         help="a file with lines CASE,SPLIT, a JSON file "
-        '{"train": [...], "val": [...], "test": [...]}, or a ratio train:val:test '
-        f"(default: folders named train, val and test, or else {_DEFAULT_RATIO})",
+        '{"train": [...], "val": [...], "test": [...]}, a folder with train.txt, val.txt and test.txt, or a ratio '
+        f"train:val:test (default: folders named train, val and test, or else {_DEFAULT_RATIO})",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of a split by ratio (default: %(default)s)")
 
 
 def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
     """Make the plan of a source with this layout; see `Layout`."""
-    usable = [file for file in files if file.ending in (*IMAGE_ENDINGS, *VOLUME_ENDINGS)]
-    image_files, mask_files = _tell_apart(usable, arguments)
-    image_suffix, mask_suffix = arguments.image_suffix, arguments.mask_suffix
-    images = FilesByCase(image_files, lambda file: file.stem.removesuffix(image_suffix))
-    masks = FilesByCase(mask_files, lambda file: file.stem.removesuffix(mask_suffix))
-    names, unpaired = pair(images, masks)
+    images, masks = find_images_and_masks(files, arguments.images, arguments.masks)
+    _check_found(files, images, masks)
+    pairs, unpaired = _pair(images, masks)
     problems = [*problems, *unpaired]
-    for name in [name for name in names if not is_safe_name(name)]:
-        text = "the file name cannot be the name of a case; rename the file"
-        problems.append(Problem(images[name].name, ProblemCode.BAD_NAME, text))
-        names.remove(name)
-    splits, split = _split({name: images[name] for name in names}, arguments, problems)
-    cases = [SourceCase(name, splits[name], (images[name],), (masks[name],)) for name in names if name in splits]
+    notes = _note_others(files, [*images, *masks], problems)
+    cases = _name_cases(pairs)
+    splits, split = _split(cases, arguments, problems)
+    source_cases = [
+        SourceCase(name, splits[name], (image.file,), (mask.file,))
+        for name, (image, mask) in cases.items() if name in splits
+    ]  # fmt: skip
     mask_labels = _mask_labels(arguments)
-    num_ignored = len(files) - len(image_files) - len(mask_files)
-    reader, channel_names = _choose_reader(cases, mask_labels, arguments)
+    reader, channel_names = _choose_reader(source_cases, mask_labels, arguments)
     return Plan(
-        title=arguments.name or "images and masks", name="Images", cases=cases, reader=reader,
+        title=arguments.name or "images and masks", name="Images", cases=source_cases, reader=reader,
         labels=mask_labels.labels, channel_names=channel_names, split=split, problems=problems,
-        notes=[f"{num_ignored} other files are ignored"] if num_ignored else [],
+        notes=notes,
     )  # fmt: skip
+
+
+def _check_found(files: Sequence[SourceFile], images: Sequence[Match], masks: Sequence[Match]) -> None:
+    """Raise a UserError that names the folders if there are no images or no masks that can be read."""
+    for matches, title in ((images, "images"), (masks, "masks")):
+        if any(match.file.ending in _READABLE_ENDINGS for match in matches):
+            continue
+        if matches:
+            endings = shorten(sorted({match.file.ending or "no ending" for match in matches}))
+            expected = f"expected {', '.join(_READABLE_ENDINGS)}; convert them first"
+            raise UserError(f"none of the {len(matches)} {title} can be read, they have {endings}: {expected}")
+        counts = Counter("/".join(file.folders) or "." for file in files if file.ending in _READABLE_ENDINGS)
+        folders = shorten([f"{name} ({count})" for name, count in sorted(counts.items())], _MAX_FOLDERS_LISTED)
+        raise UserError(
+            f"no {title} in the source, whose folders with images or volumes are: {folders or 'none'}; "
+            f"expected folders images/ and masks/, or {_HINT}"
+        )
+
+
+def _pair(images: Sequence[Match], masks: Sequence[Match]) -> tuple[list[tuple[Match, Match]], list[Problem]]:
+    """Match images with masks: by folders and name, or else by the name alone.
+
+    Returns:
+        The pairs, and a problem for every other file that can be read, and for files of pairs that cannot be read.
+
+    Raises:
+        UserError: if there is no pair at all.
+    """
+    keys = _choose_keys(images, masks)
+    cases, problems = [], []
+    for matches in (images, masks):
+        readable = {keys[match.file] for match in matches if _is_readable(match.file)}
+        # where a file can be read, a file of another format with the same name is something else
+        cases.append([m.file for m in matches if _is_readable(m.file) or keys[m.file] not in readable])
+    unreadable = {keys[file] for file in chain(*cases) if not _is_readable(file)}
+    unreadable &= {keys[file] for file in cases[0]} & {keys[file] for file in cases[1]}
+    for file in chain(*cases):
+        if keys[file] in unreadable and not _is_readable(file):
+            text = f"the file has {file.ending or 'no ending'}, expected {', '.join(_READABLE_ENDINGS)}"
+            problems.append(Problem(file.name, ProblemCode.ENDING, f"{text}; convert it first"))
+    images_by_case, masks_by_case = (
+        FilesByCase((f for f in files if _is_readable(f) and keys[f] not in unreadable), keys.__getitem__)
+        for files in cases
+    )
+    names, unpaired = pair(images_by_case, masks_by_case, "keep one of them, or name one with --images or --masks")
+    match_of = {match.file: match for match in (*images, *masks)}
+    return [(match_of[images_by_case[n]], match_of[masks_by_case[n]]) for n in names], problems + unpaired
+
+
+def _choose_keys(images: Sequence[Match], masks: Sequence[Match]) -> dict[SourceFile, str]:
+    """What images and masks of the same case have in common; upper and lower case matter if both occur.
+
+    Raises:
+        UserError: if no image and no mask have anything in common.
+    """
+    for key in (
+        lambda match: match.path, lambda match: match.name,
+        lambda match: match.path.casefold(), lambda match: match.name.casefold(),
+    ):  # fmt: skip
+        if set(map(key, images)) & set(map(key, masks)):
+            return {match.file: key(match) for match in (*images, *masks)}
+    found = f"{len(images)} images such as {images[0].file.name}, {len(masks)} masks such as {masks[0].file.name}"
+    raise UserError(f"no image and mask have the same name ({found}): {_HINT}")
+
+
+def _name_cases(pairs: Sequence[tuple[Match, Match]]) -> dict[str, tuple[Match, Match]]:
+    """The pairs by the name of the file, or, where names repeat, by the folders that differ and the name."""
+    by_name = {image.name: (image, mask) for image, mask in pairs}
+    if len(by_name) == len(pairs):
+        return by_name
+    common = f"{os.path.commonpath([f'/{image.path}' for image, _ in pairs])}/"
+    return {f"/{image.path}".removeprefix(common).lstrip("/"): (image, mask) for image, mask in pairs}
+
+
+def _is_readable(file: SourceFile) -> bool:
+    return file.ending in _READABLE_ENDINGS
+
+
+def _note_others(files: Sequence[SourceFile], matches: Sequence[Match], problems: Sequence[Problem]) -> list[str]:
+    """A note about the files that are neither images nor masks."""
+    used = {match.file.name for match in matches if _is_readable(match.file)} | {problem.file for problem in problems}
+    endings = Counter(file.ending or "no ending" for file in files if file.name not in used)
+    if not endings:
+        return []
+    counts = shorten([f"{count} {ending}" for ending, count in endings.most_common()])
+    return [f"{endings.total()} other files are ignored: {counts}"]
 
 
 def _choose_reader(
@@ -113,62 +190,44 @@ def _choose_reader(
     return ImageReader(mask_labels, channels, arguments.size, arguments.resize_masks), CHANNEL_NAMES[channels]
 
 
-def _tell_apart(
-    files: Sequence[SourceFile], arguments: argparse.Namespace
-) -> tuple[list[SourceFile], list[SourceFile]]:
-    """Images and masks, by their folders, or else by the suffix of the masks."""
-    image_folders = {arguments.images.lower()} if arguments.images else IMAGE_FOLDERS
-    mask_folders = {arguments.masks.lower()} if arguments.masks else MASK_FOLDERS
-    masks = [f for f in in_folders(files, mask_folders) if f.stem.endswith(arguments.mask_suffix)]
-    if masks:
-        images = in_folders(files, image_folders)
-    elif arguments.mask_suffix and not arguments.masks:
-        masks = [f for f in files if f.stem.endswith(arguments.mask_suffix)]
-        images = [f for f in files if not f.stem.endswith(arguments.mask_suffix)]
-        images = in_folders(images, image_folders) if arguments.images else images
-    else:
-        images = in_folders(files, image_folders)
-    images = [file for file in images if file.stem.endswith(arguments.image_suffix)]
-    if not images or not masks:
-        missing = "images" if not images else "masks"
-        counts = Counter("/".join(file.folders) or "." for file in files)
-        folders = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())[:_MAX_FOLDERS_LISTED])
-        expected = "expected folders images/ and masks/, or --images and --masks, or --mask-suffix"
-        raise UserError(
-            f"no {missing} in the source, whose folders with images or volumes are: {folders or 'none'}; {expected}"
-        )
-    return images, masks
-
-
 def _split(
-    images: Mapping[str, SourceFile], arguments: argparse.Namespace, problems: list[Problem]
+    cases: Mapping[str, tuple[Match, Match]], arguments: argparse.Namespace, problems: list[Problem]
 ) -> tuple[dict[str, str], str]:
     """The split of every case and its description; cases and entries that do not match are added to the problems."""
     if arguments.split is None:
-        by_folder = {name: split for name, file in images.items() if (split := _split_of_folder(file))}
-        if images and len(by_folder) == len(images):
+        by_folder = {name: split for name, pair in cases.items() if (split := _find_split(pair))}
+        if cases and len(by_folder) == len(cases):
             return by_folder, "the names of the folders"
         if by_folder:
-            others = sorted({"/".join(images[name].folders) or "." for name in images.keys() - by_folder.keys()})
+            others = sorted({"/".join(cases[name][0].file.folders) or "." for name in cases.keys() - by_folder.keys()})
             hint = "rename them to train, val or test, or pass --split"
-            raise UserError(f"some folders are named after a split, but not {', '.join(others)}: {hint}")
+            raise UserError(f"some folders are named after a split, but not {shorten(others)}: {hint}")
     ratio = parse_ratio(arguments.split or _DEFAULT_RATIO)
     if ratio:
         parts = ":".join(f"{part:g}" for part in ratio)
-        return split_by_ratio(images, ratio, arguments.seed), f"{parts} with seed {arguments.seed}"
-    splits = read_split_file(Path(arguments.split))
-    for name in splits.keys() - images.keys():
-        text = f"the split file names {name}, but the source has no such case"
+        return split_by_ratio(cases, ratio, arguments.seed), f"{parts} with seed {arguments.seed}"
+    splits, unused = assign_entries(
+        Path(arguments.split), {name: [match.file for match in pair] for name, pair in cases.items()}
+    )
+    for entry, candidates in unused.items():
+        text = f"the split file names {entry}, but the source has no such case"
+        if candidates:
+            text = f"the split file names {entry}, which can be {shorten(candidates)}; add the folder"
         problems.append(Problem(arguments.split, ProblemCode.INCOMPLETE, text))
-    for name in images.keys() - splits.keys():
+    for name in cases.keys() - splits.keys():
         text = f"the split file {arguments.split} does not name the case"
-        problems.append(Problem(images[name].name, ProblemCode.NO_SPLIT, text))
-    return {name: split for name, split in splits.items() if name in images}, arguments.split
+        problems.append(Problem(cases[name][0].file.name, ProblemCode.NO_SPLIT, text))
+    return splits, arguments.split
 
 
-def _split_of_folder(file: SourceFile) -> str | None:
-    """The split that the innermost folder with such a name belongs to."""
-    return next((s for folder in reversed(file.folders) if (s := _SPLIT_FOLDERS.get(folder.lower()))), None)
+def _find_split(pair: tuple[Match, Match]) -> str | None:
+    """The split by {split}, or that of the innermost folder of the image with the name of a split."""
+    for text in (match.split for match in pair if match.split):
+        if text.casefold() not in SPLIT_NAMES:
+            raise UserError(f"{{split}} is {text!r} in {pair[0].file.name}: expected train, val or test")
+        return SPLIT_NAMES[text.casefold()]
+    folders = reversed(readable_path(pair[0].file).split("/")[:-1])
+    return next((split for folder in folders if (split := SPLIT_NAMES.get(folder.casefold()))), None)
 
 
 def _most_frequent_channels(files: Iterable[SourceFile]) -> int:
@@ -218,18 +277,22 @@ def _parse_label(text: str) -> tuple[int, str]:
 
 LAYOUT = Layout(
     summary="your own images and masks: 2-D images, or NIfTI volumes",
-    description="""\
+    description=f"""\
 Convert any folder of images and masks.
 
-Images and masks with the same file name are one case. They are in folders named images and masks (or --images and
---masks), or in one folder, where --mask-suffix tells the masks apart. Images are png, jpg, bmp or tif, masks likewise,
-or both are NIfTI volumes with one channel (.nii.gz, .nii).
+Images and masks with the same file name are one case. They are in folders named images and masks, img_dir and ann_dir,
+or the like, anywhere in the source; for other folders and file names, pass --images and --masks. --dry-run prints which
+image has which mask. Files are 2-D images ({" ".join(IMAGE_ENDINGS)}),
+or all are NIfTI volumes with one channel ({" ".join(VOLUME_ENDINGS)}).
 
+{PATTERN_HELP}
 Masks of one class are 0/1 or 0/255. Masks of several classes need --labels.
 
 examples:
   xattnres convert folder Nuclei_DSB2018 --dataset-id 505 --name Nuclei --foreground nucleus
-  xattnres convert folder scans --dataset-id 506 --mask-suffix _mask --labels 1=cell 2=nucleus --split split.csv
+  xattnres convert folder scans --dataset-id 506 --labels 1=cell 2=nucleus --split split.csv
+  xattnres convert folder pairs --dataset-id 507 --images '*.bmp' --masks '*.png' --dry-run
+  xattnres convert folder DRIVE --dataset-id 508 --images 'images/{{case}}_*' --masks '1st_manual/{{case}}_*'
 """,
     configure=configure,
     make_plan=make_plan,

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...utils.errors import UserError
 from ..case import SourceCase
@@ -9,9 +10,9 @@ from ..formats import IMAGE_ENDINGS
 from ..plan import FilesByCase, Plan, pair
 from ..problems import SOURCE, Problem, ProblemCode, shorten
 from ..sources import SourceFile
-from ..splits import PAPER_RATIO, published_list, split_by_ratio
-from .folder_names import IMAGE_FOLDERS, MASK_FOLDERS, in_folders
+from ..splits import PAPER_RATIO, SPLIT_NAMES, published_list, split_by_ratio
 from .layout import Layout
+from .patterns import Match, find_images_and_masks
 
 _DESCRIPTION = """\
 Convert {title}.
@@ -39,10 +40,11 @@ def _make_layout(title: str, list_name: str, layouts: str) -> Layout:
 
         notes: list[str] = []
         usable = _ignore_tif_copies([file for file in files if file.ending in IMAGE_ENDINGS], notes)
-        images = FilesByCase(in_folders(usable, IMAGE_FOLDERS), _frame_number)
-        masks = FilesByCase(in_folders(usable, MASK_FOLDERS), _frame_number)
-        if not images and not masks:
+        found = find_images_and_masks(usable)
+        if not any(found):
             raise UserError(f"no folders of frames and masks in the source: expected {layouts}")
+        _check_one_set(*found, title, arguments.source)
+        images, masks = (FilesByCase((match.file for match in matches), _frame_number) for matches in found)
         names, unpaired = pair(images, masks)
         problems = [*problems, *unpaired]
         splits, split = _split(names, list_name, arguments.seed, problems)
@@ -80,6 +82,22 @@ def _split(names: Sequence[str], list_name: str, seed: int, problems: list[Probl
     others = [name for name in names if name not in listed]
     addition = f", and 8:1:1 with seed {seed} for {len(others)} frames that are not on it" if others else ""
     return splits | split_by_ratio(others, PAPER_RATIO, seed), f"the published list{addition}"
+
+
+def _check_one_set(images: Sequence[Match], masks: Sequence[Match], title: str, sources: Sequence[Path]) -> None:
+    """Raise a UserError if frames and masks are in the folders of several data sets."""
+    sets = sorted(set.intersection(*({_set_folder(match) for match in matches} for matches in (images, masks))))
+    if len(sets) > 1:
+        key = title.removeprefix("CVC-").casefold()
+        example = next((name for name in sets if key in name.casefold()), sets[0])
+        example = f"{sources[0]}/{example}" if len(sources) == 1 and sources[0].is_dir() else example
+        names = shorten([name or "." for name in sets], limit=8)
+        raise UserError(f"the source has several sets ({names}): name the folder of one of them, such as {example}")
+
+
+def _set_folder(match: Match) -> str:
+    """The folders above those of frames and masks, without train, val and test."""
+    return "/".join(folder for folder in match.folders if folder.casefold() not in SPLIT_NAMES)
 
 
 def _frame_number(file: SourceFile) -> str:

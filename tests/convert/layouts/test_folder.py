@@ -47,7 +47,7 @@ def test_grey_images_beside_their_masks_with_a_label_map(convert, tmp_path):
         save(classes(n), tmp_path / "all" / f"scan{n}_seg.png")
     (tmp_path / "all" / "notes.txt").write_text("not an image")
     dataset = convert(
-        "folder", tmp_path / "all", "--image-suffix", "_img", "--mask-suffix", "_seg",
+        "folder", tmp_path / "all", "--images", "*_img.png", "--masks", "*_seg.png",
         "--labels", "255=nucleus", "128=ignore", "0=background",
     )  # fmt: skip
     description = json.loads((dataset / "dataset.json").read_text())
@@ -101,6 +101,110 @@ def test_only_some_folders_are_named_after_a_split(convert, refuse_line, tmp_pat
     assert "val_old/images" in line and "--split" in line
     splits = converted.cases_by_split(convert("folder", tmp_path / "s", "--split", "1:0:0"))
     assert splits == {"train": {"0", "1", "2"}, "val": set(), "test": set()}
+
+
+def save_pair(image, mask, n=0):
+    """Save a grey image and a mask of 0 and 255, whose pixels tell them from others."""
+    rng = np.random.default_rng([7, n])
+    save(rng.integers(0, 255, (12, 10), np.uint8), image)
+    save(rng.choice(np.array([0, 255], np.uint8), (12, 10)), mask)
+
+
+def paired(dataset):
+    """The source files of every case; their content is compared with what was written."""
+    return {
+        name: tuple(file["file"] for file in record["source"]) for name, record in converted.records(dataset).items()
+    }
+
+
+LAYOUTS = {
+    "mmsegmentation": (
+        {"t1": ("img_dir/train/t1.png", "ann_dir/train/t1.png"), "v1": ("img_dir/val/v1.png", "ann_dir/val/v1.png")}, ()
+    ),
+    "split above, names repeat": (
+        {f"{part}_0": (f"{part}/images/0.png", f"{part}/masks/0.png") for part in ("train", "val", "test")}, ()
+    ),
+    "split below, names repeat": (
+        {f"{part}_0": (f"images/{part}/0.png", f"gt/{part}/0.png") for part in ("train", "Validation", "testing")}, ()
+    ),
+    "names repeat in some folders below the same ones": (
+        {f"{c}_{n}": (f"d/set/{c}/images/{n}.png", f"d/set/{c}/masks/{n}.png") for c, n in ("a1", "b1", "b2")},
+        ("--split", "1:0:0"),
+    ),
+    "two endings in one folder": (
+        {n: (f"{n}.bmp", f"{n}.png") for n in ("001", "002")}, ("--images", "*.bmp", "--masks", "*.png")
+    ),
+    "the first of two observers": (
+        {n: (f"{n}.png", f"{n}_1stHO.png") for n in ("01L", "01R")}, ("--images", "*[LR].png", "--masks", "*_1stHO.png")
+    ),
+    "masks of one observer below the folder of masks": (
+        {"1": ("images/1.png", "masks/observer1/1.png")}, ("--masks", "masks/observer1", "--split", "1:0:0")
+    ),
+    "names around the case": (
+        {"21": ("training/images/21_training.png", "training/1st_manual/21_manual1.png")},
+        ("--images", "images/{case}_*", "--masks", "1st_manual/{case}_*"),
+    ),
+    "split in the name of a folder": (
+        {f"{part}_0": (f"{part}_images/0.png", f"{part}_masks/0.png") for part in ("train", "test")},
+        ("--images", "{split}_images", "--masks", "{split}_masks"),
+    ),
+    "one folder per patient": (
+        {p: (f"{p}/image.png", f"{p}/mask.png") for p in ("p1", "p2")},
+        ("--images", "image.png", "--masks", "mask.png", "--split", "1:0:0"),
+    ),
+    "the ending of the image in the name of the mask": (
+        {"1": ("img/1.png", "gt/1.png.png")},
+        ("--images", "img/{case}.png", "--masks", "gt/{case}.png.png", "--split", "1:0:0"),
+    ),
+    "upper and lower case": ({"IMG_1": ("Images/IMG_1.PNG", "Masks/img_1.png")}, ("--split", "1:0:0")),
+    "other folders of images and masks": ({"1": ("a/images/1.png", "b/masks/1.png")}, ("--split", "1:0:0")),
+}  # fmt: skip
+"""The files of every case, in layouts that public data sets have, and the options for them."""
+
+OTHER_OBSERVER = {
+    "the first of two observers": "01L_2ndHO.png",
+    "masks of one observer below the folder of masks": "masks/observer2/1.png",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(convert, tmp_path, layout):
+    cases, options = LAYOUTS[layout]
+    for n, (image, mask) in enumerate(cases.values()):
+        save_pair(tmp_path / "s" / image, tmp_path / "s" / mask, n)
+    if layout in OTHER_OBSERVER:
+        save(classes(0, (0, 255)), tmp_path / "s" / OTHER_OBSERVER[layout])
+    dataset = convert("folder", tmp_path / "s", *options)
+    assert paired(dataset) == cases
+    for name, (image, mask) in cases.items():
+        part = "Ts" if "test" in image else "Tr"
+        np.testing.assert_array_equal(
+            io.imread(dataset / f"images{part}/{name}_0000.png"), io.imread(tmp_path / "s" / image)
+        )
+        np.testing.assert_array_equal(
+            io.imread(dataset / f"labels{part}/{name}.png"), io.imread(tmp_path / "s" / mask) // 255
+        )
+
+
+def test_archives_named_images_masks_and_train(convert, tmp_path):
+    for n in range(3):
+        save_pair(tmp_path / "a" / "images" / f"{n}.png", tmp_path / "a" / "masks" / f"{n}.png", n)
+        save_pair(tmp_path / "b" / "x" / f"{n}.png", tmp_path / "b" / "y" / f"{n}.png", n)
+    archives = [downloads.zipped(tmp_path / "a" / name, tmp_path / f"{name}.zip") for name in ("images", "masks")]
+    assert paired(convert("folder", *archives, "--split", "1:0:0")).keys() == set("012")
+    archives = [downloads.zipped(tmp_path / "b", tmp_path / name) for name in ("train.zip", "val.ZIP")]
+    dataset = convert("folder", *archives, "--images", "x", "--masks", "y", number=8)
+    splits = converted.cases_by_split(dataset)
+    assert {split: len(names) for split, names in splits.items()} == {"train": 3, "val": 3, "test": 0}
+
+
+def test_the_same_name_without_its_mask_is_not_paired_with_another_folder(refuse, tmp_path):
+    for part, n in (("train", 1), ("train", 2), ("test", 3)):
+        save_pair(tmp_path / part / "images" / f"{n}.png", tmp_path / part / "masks" / f"{n}.png", n)
+    (tmp_path / "train" / "masks" / "2.png").rename(tmp_path / "test" / "masks" / "2.png")
+    source = [tmp_path / "train", tmp_path / "test"]
+    expected = [("train/images/2.png", "mask-missing"), ("test/masks/2.png", "image-missing")]
+    faults.check_listed(refuse("folder", *source), expected)
 
 
 def test_ratio(convert, tmp_path):
@@ -185,7 +289,50 @@ class TestProblems:
         faults.save(faults.DISC, faults.mask(source, 9))
         refuse_line("folder", source)
 
+    def test_files_with_an_unknown_ending(self, refuse, convert, nuclei):
+        """They are named if they belong to a case. Others are counted."""
+        for name in ("images/1.png", "images/2.png", "masks/2.png"):
+            (nuclei / name).rename((nuclei / name).with_suffix(".heic"))
+        (nuclei / "images" / "3").write_text("of a viewer")
+        (nuclei / "masks" / "8.json").write_text("{}")
+        expected = [(f"{name}.heic", "ending", ".heic") for name in ("images/1", "images/2", "masks/2")]
+        faults.check_listed(refuse("folder", nuclei), expected)
+        manifest = converted.read_manifest(convert("folder", nuclei, "--skip-bad", "--split", "1:0:0"))
+        assert "2 other files are ignored: 1 no ending, 1 .json" in manifest["notes"]
+
+    def test_no_mask_has_a_known_ending(self, refuse_line, nuclei):
+        for mask in (nuclei / "masks").iterdir():
+            mask.rename(mask.with_suffix(".xcf"))
+        line = refuse_line("folder", nuclei)
+        assert ".xcf" in line and ".png" in line and "6 masks" in line
+
+    def test_no_image_and_mask_have_the_same_name(self, refuse_line, nuclei):
+        for mask in (nuclei / "masks").iterdir():
+            mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+        line = refuse_line("folder", nuclei)
+        assert "images/1.png" in line and "masks/1_mask.png" in line and "--masks" in line
+
+    def test_two_observers_without_a_choice(self, refuse, nuclei):
+        for observer in "ab":
+            save(classes(0, (0, 255)), nuclei / "masks" / observer / "1.png")
+        (nuclei / "masks" / "1.png").unlink()
+        lines = refuse("folder", nuclei, "--masks", "masks/**/{case}.png", "--images", "images/{case}.png")
+        assert [faults.parse_problem(line)[:2] for line in lines[1:]] == [("masks/a/1.png", "duplicate")]
+        assert "--masks" in lines[1]
+
+    @pytest.mark.parametrize(
+        ("options", "texts"),
+        [
+            (["--images", "{patient}/*"], ["{patient}", "{case}"]), (["--masks", ""], ["''"]),
+            (["--images", "{split}/{case}"], ["'images'", "train, val or test"]),
+        ],
+        ids=lambda values: " ".join(values),
+    )  # fmt: skip
+    def test_invalid_patterns(self, refuse_line, nuclei, options, texts):
+        line = refuse_line("folder", nuclei, *options)
+        assert all(text in line for text in texts), line
+
     def test_no_images(self, refuse_line, tmp_path):
         (tmp_path / "some").mkdir()
         (tmp_path / "some" / "a.txt").write_text("hello")
-        assert "--mask-suffix" in refuse_line("folder", tmp_path / "some")
+        assert "--masks" in refuse_line("folder", tmp_path / "some")

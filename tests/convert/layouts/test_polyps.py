@@ -111,5 +111,19 @@ class TestProblems:
         change(source)
         faults.check_listed(refuse("colondb", source), [*expected, ("the source", "incomplete", "of the 379")])
 
+    def test_several_sets(self, refuse_line, convert, tmp_path):
+        """PraNet's test data are folders of several sets, which have frames of the same names."""
+        for name in ("CVC-ClinicDB", "CVC-ColonDB", "ETIS-LaribPolypDB"):
+            downloads.write_photos(tmp_path / "sets" / "TestDataset" / name, range(1, 12), 1, lambda n: (28, 24))
+        line = refuse_line("colondb", tmp_path / "sets")
+        folder = tmp_path / "sets" / "TestDataset" / "CVC-ColonDB"
+        assert "TestDataset/ETIS-LaribPolypDB" in line and line.endswith(str(folder))
+        assert len(converted.records(convert("colondb", folder, "--skip-bad"))) == 11
+
+    def test_one_set_in_folders_of_a_split_is_one_set(self, convert, tmp_path):
+        for part, frames in (("train", range(1, 8)), ("test", range(8, 12))):
+            downloads.write_photos(tmp_path / "sets" / part, frames, 1, lambda n: (28, 24))
+        assert len(converted.records(convert("colondb", tmp_path / "sets", "--skip-bad"))) == 11
+
     def test_no_frames(self, refuse_line, tmp_path):
         assert "images/1.png" in refuse_line("colondb", downloads.isic2017(tmp_path))
