@@ -15,8 +15,8 @@ def test_writes_the_new_content_and_leaves_no_other_file(tmp_path, old):
     path = tmp_path / "scores.json"
     if old:
         path.write_text(old)
-    write_atomic(path, "new\n")
-    assert path.read_text() == "new\n"
+    write_atomic(path, "größe\n")
+    assert path.read_bytes() == "größe\n".encode()  # in every locale
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -24,13 +24,13 @@ def full_disk(*arguments):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def full_disk_after_half(path, text):
+def full_disk_after_half(path, text, encoding):
     with path.open("w") as file:
         file.write(text[: len(text) // 2])
     full_disk()
 
 
-def interrupted(path, text):
+def interrupted(path, text, encoding):
     path.touch()
     raise KeyboardInterrupt
 

@@ -62,6 +62,7 @@ class Match:
 class Pattern:
     """A pattern with the grammar of `PATTERN_HELP`.
 
+    >>> from pathlib import Path
     >>> file = SourceFile("set/train/scan/7_image.png", Path("set"))
     >>> Pattern("scan/*_image.png").match(file).path
     'set/train/7'
