@@ -6,13 +6,12 @@ command continues from it. A conversion that ends by itself leaves the dataset, 
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__
@@ -25,6 +24,7 @@ from .destination import Target, open_working_folder, publish, recover
 from .plan import Plan, describe_split
 from .preview import COLUMNS, ROWS, save_preview
 from .problems import SOURCE, Problem, ProblemCode, UnusableError
+from .sources import HashedFile
 from .splits import make_folds
 
 FOLDERS = {"train": ("imagesTr", "labelsTr"), "val": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
@@ -47,9 +47,10 @@ class _CaseConverter:
     folder: Path | None
 
     def __call__(self, case: SourceCase) -> dict | Problem:
+        image, mask = (tuple(map(HashedFile.of, files)) for files in (case.image, case.mask))
         try:
-            data = self.reader.read(case)
-            files = [{"file": f.name, "sha256": hashlib.sha256(f.read()).hexdigest()} for f in case.files]
+            data = self.reader.read(replace(case, image=image, mask=mask))
+            files = [{"file": file.name, "sha256": file.sha256()} for file in image + mask]
         except UnusableError as error:
             return error.problem
         renamed = [f"renamed for nnU-Net; the name in the source: {case.source_name}"] if case.source_name else []

@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from .case import CaseData, SourceCase
-from .formats import IMAGE_ENDINGS, LOSSY_ENDINGS
+from .formats import IMAGE_ENDINGS
 from .labels import MaskLabels, count_labels
 from .problems import ProblemCode, UnusableError, format_size
 from .sources import SourceFile
 
+_LOSSY_ENDINGS = (".jpg", ".jpeg")
 CHANNEL_NAMES = {1: ("grey",), 3: ("R", "G", "B")}
 _CHANNELS_OF_MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3}
 _CHANNEL_TITLES = {1: "grey (1 channel)", 3: "RGB (3 channels)"}
@@ -49,7 +50,7 @@ class ImageReader:
         pixels, changes = image.convert("L" if self.channels == 1 else "RGB"), []
         if image.mode in ("LA", "RGBA"):
             changes.append("alpha channel of the image removed")
-        if file.ending in LOSSY_ENDINGS:
+        if file.ending in _LOSSY_ENDINGS:
             changes.append("image decoded from JPEG")
         labels = None
         if case.mask:
@@ -68,7 +69,7 @@ class ImageReader:
             text = f"{sizes} (width x height); pass --resize-masks to resize masks to the size of their images"
             raise UnusableError(file.name, ProblemCode.SIZE_MISMATCH, text)
         values = mask_values(mask, file)
-        labels, changes = self.mask_labels.apply(values, file.name, file.ending in LOSSY_ENDINGS)
+        labels, changes = self.mask_labels.apply(values, file.name, file.ending in _LOSSY_ENDINGS)
         label_map = Image.fromarray(labels)
         if mask.size != size:
             changes.append(f"mask resized from {format_size(mask.size)} to {format_size(size)} (width x height)")
@@ -154,7 +155,7 @@ def mask_values(mask: Image.Image, file: SourceFile) -> np.ndarray:
         alpha = np.asarray(mask.getchannel("A"))
         if values.min() == values.max() and alpha.min() != alpha.max():
             return alpha  # the mask is drawn in one colour on a transparent background
-    if not _is_grey(values, _COLOUR_NOISE if file.ending in LOSSY_ENDINGS else 0):
+    if not _is_grey(values, _COLOUR_NOISE if file.ending in _LOSSY_ENDINGS else 0):
         text = "the mask has colours; save it as grey values or with a palette, with one value per class"
         raise UnusableError(file.name, ProblemCode.MASK_COLOURS, text)
     return np.asarray(mask.convert("RGB").convert("L"))

@@ -1,13 +1,16 @@
 """The files of a source: folders and zip archives look the same to layouts and readers, and are never written to."""
 
 import contextlib
+import hashlib
 import os
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from ..utils.errors import UserError
 from .problems import Problem, ProblemCode, UnusableError
@@ -51,23 +54,35 @@ class SourceFile:
         """The folders of the file, outermost first."""
         return PurePosixPath(self.name).parts[:-1]
 
-    def read(self) -> bytes:
-        """Read the whole file.
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The file opened for reading, which decompresses no more of an archive than what is read.
 
         Raises:
             UnusableError: if it cannot be read.
         """
         try:
             if self.member is None:
-                return self.path.read_bytes()
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.read(self.member)
+                with self.path.open("rb") as file:
+                    yield file
+            else:
+                with _open_archive(self.path, tuple(self.version())).open(self.member) as file:
+                    yield file
         except (zlib.error, zipfile.BadZipFile) as error:
             text = f"the file in the archive is damaged ({error}); download the archive again"
             raise UnusableError(self.name, ProblemCode.DAMAGED, text) from None
         except (OSError, RuntimeError, NotImplementedError) as error:  # RuntimeError: the archive is encrypted
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UnusableError(self.name, ProblemCode.UNREADABLE, f"the file cannot be read ({reason})") from None
+
+    def read(self) -> bytes:
+        """Read the whole file.
+
+        Raises:
+            UnusableError: if it cannot be read.
+        """
+        with self.open() as file:
+            return file.read()
 
     @contextlib.contextmanager
     def on_disk(self) -> Iterator[Path]:
@@ -84,6 +99,41 @@ class SourceFile:
         """Size and modification time on disk, which tell whether the file was changed."""
         status = self.path.stat()
         return [status.st_size, status.st_mtime_ns]
+
+
+@dataclass(frozen=True, order=True)
+class HashedFile(SourceFile):
+    """A file whose checksum is taken while its content is read, so that nothing is read twice."""
+
+    _digests: list[str] = field(default_factory=list, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, file: SourceFile) -> "HashedFile":
+        """The same file, with a checksum."""
+        return cls(file.name, file.path, file.member)
+
+    def read(self) -> bytes:
+        """Read the whole file; see `SourceFile.read`."""
+        data = super().read()
+        self._digests[:] = [hashlib.sha256(data).hexdigest()]
+        return data
+
+    def sha256(self) -> str:
+        """The checksum of the content in hexadecimal; the file is read now if it was not read before."""
+        if not self._digests:
+            self.read()
+        return self._digests[0]
+
+
+@lru_cache(maxsize=16)
+def _open_archive(path: Path, version: tuple[int, ...]) -> zipfile.ZipFile:
+    """An archive, which stays open: reading the directory of a large archive takes longer than reading a file of it.
+
+    Args:
+        path: the archive.
+        version: its size and modification time; an archive that has changed is opened again.
+    """
+    return zipfile.ZipFile(path)
 
 
 def scan(sources: Sequence[Path]) -> tuple[list[SourceFile], list[Problem]]:
@@ -135,8 +185,8 @@ def _scan_folder(source: Path, prefix: str) -> Iterator[SourceFile]:
 
 def _scan_archive(source: Path, prefix: str) -> tuple[list[SourceFile], list[Problem]]:
     try:
-        with zipfile.ZipFile(source) as archive:
-            members = archive.namelist()
+        status = source.stat()
+        members = _open_archive(source, (status.st_size, status.st_mtime_ns)).namelist()
     except zipfile.BadZipFile as error:
         raise UserError(f"{source} is a damaged zip archive ({error}): download it again") from None
     files, problems = [], []

@@ -1,5 +1,6 @@
 """Folders and archives give the same files, are never changed, and cannot name files outside."""
 
+import hashlib
 import shutil
 import struct
 import zipfile
@@ -11,7 +12,7 @@ from support.downloads import write_zip_with, zipped
 from support.faults import check_listed, check_problems, parse_problem
 
 from nnunet_xattnres.convert.problems import UnusableError
-from nnunet_xattnres.convert.sources import SourceFile, is_safe_name, scan
+from nnunet_xattnres.convert.sources import HashedFile, SourceFile, is_safe_name, scan
 from nnunet_xattnres.utils.errors import UserError
 
 CONTENT = {"images/1.png": b"one", "images/deep/2.PNG": b"two", "scan.nii.gz": b"three"}
@@ -182,3 +183,51 @@ def test_links_to_folders(convert, tmp_path):
     (tmp_path / "links" / "circle").symlink_to(tmp_path / "links")
     dataset = convert("folder", tmp_path / "links", "--split", "1:0:0")
     assert converted.case_names(dataset / "imagesTr") == {"1", "2", "3", "4"}
+
+
+class TestReadingOnce:
+    """An archive is opened once, and the content of a file is read once."""
+
+    @pytest.fixture
+    def archive(self, tmp_path):
+        return write_zip_with(tmp_path / "a.zip", {f"{n}.png": b"%d" % n for n in range(5)})
+
+    @pytest.fixture
+    def opened(self, monkeypatch):
+        """The files that zipfile opens."""
+        opened = []
+
+        class ZipFile(zipfile.ZipFile):
+            def __init__(self, file, *arguments, **options):
+                opened.append(file)
+                super().__init__(file, *arguments, **options)
+
+        monkeypatch.setattr(zipfile, "ZipFile", ZipFile)
+        return opened
+
+    def test_an_archive_is_opened_once(self, archive, opened):
+        files, _ = scan([archive])
+        assert [file.read() for file in files] == [b"0", b"1", b"2", b"3", b"4"]
+        assert opened == [archive]
+
+    def test_an_archive_that_is_replaced_is_opened_again(self, archive):
+        ((file, *_), _) = scan([archive])
+        assert file.read() == b"0"
+        write_zip_with(archive, {"0.png": b"another"})
+        assert file.read() == b"another"
+
+    def test_a_part_of_a_file(self, archive, tmp_path):
+        (tmp_path / "0.png").write_bytes(b"0")
+        ((file, *_), _) = scan([archive])
+        for source in (file, SourceFile("0.png", tmp_path / "0.png")):
+            with source.open() as opened:
+                assert opened.read(1) == b"0"
+
+    @pytest.mark.parametrize("first", [HashedFile.read, HashedFile.sha256])
+    def test_the_checksum_needs_no_second_read(self, archive, monkeypatch, first):
+        ((source, *_), _) = scan([archive])
+        file = HashedFile.of(source)
+        first(file)
+        monkeypatch.setattr(SourceFile, "read", lambda file: pytest.fail("the file is read again"))
+        assert file.sha256() == hashlib.sha256(b"0").hexdigest()
+        assert file == HashedFile.of(source)
