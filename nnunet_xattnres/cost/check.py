@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..ops import custom_op
 from .cases import Case
 
 FLOAT64_BOUND = 1e-8
@@ -161,8 +160,7 @@ class _Sample:
         network.to(self.device, dtype)
         amp = self.amp and dtype != torch.float64
         while True:
-            with _do_not_record_refusals() if dtype == torch.float64 else contextlib.nullcontext():
-                results = self._compute(network, dtype, amp)
+            results = self._compute(network, dtype, amp)
             finite = all(bool(tensor.isfinite().all()) for tensors in results.values() for tensor in tensors)
             if finite or not amp or backend != "reference" or self.loss_scale < 1:
                 return results
@@ -219,16 +217,6 @@ def _relative_error(actual: Tensor, expected: Tensor) -> float:
 
 def _root_mean_square(errors: list[dict[str, float]]) -> dict[str, float]:
     return {group: math.sqrt(sum(e[group] ** 2 for e in errors) / len(errors)) for group in errors[0]}
-
-
-@contextlib.contextmanager
-def _do_not_record_refusals() -> Iterator[None]:
-    """Do not record that Triton leaves float64 to PyTorch: float64 is not what is measured."""
-    before = set(custom_op.triton_refusals)
-    try:
-        yield
-    finally:
-        custom_op.triton_refusals.intersection_update(before)
 
 
 @contextlib.contextmanager

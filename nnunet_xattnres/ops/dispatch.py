@@ -81,7 +81,7 @@ def xattnres(
     parts = [x] if isinstance(x, Tensor) else list(x)
     dtype = reduce(torch.promote_types, (part.dtype for part in parts))
     parts = [part.to(dtype) for part in parts]
-    resolved = resolve_backend(backend, parts[0].device.type)
+    resolved = resolve_backend(backend, parts[0].device.type, dtype)
     if resolved == "reference":
         return reference.xattnres(history, x, projections, pseudo_query, norm_weight, eps, gate)
     sources = pool_history(history, tuple(parts[0].shape[2:]))
@@ -97,16 +97,17 @@ def xattnres(
 
 
 @torch.compiler.assume_constant_result
-def resolve_backend(backend: str | None, device_type: str) -> str:
+def resolve_backend(backend: str | None, device_type: str, dtype: torch.dtype = torch.float32) -> str:
     """The backend that computes on a device: "reference", "torch" or "triton".
 
     "auto" is Triton on CUDA and PyTorch elsewhere. Where Triton is selected but does not work, PyTorch computes, and
-    one warning says why.
+    one warning says why. Float64 is always computed by PyTorch.
 
     Args:
         backend: one of BACKENDS. None takes the environment variable XATTNRES_BACKEND, and "auto" where that is not
             set.
         device_type: the type of the tensors' device, such as "cpu" or "cuda".
+        dtype: the dtype of x.
 
     Raises:
         ValueError: for a name that is not in BACKENDS.
@@ -114,7 +115,8 @@ def resolve_backend(backend: str | None, device_type: str) -> str:
     backend = backend or os.environ.get(BACKEND_VARIABLE) or "auto"
     if backend not in BACKENDS:
         raise ValueError(f"XAttnRes: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    return _resolve(backend, device_type)
+    resolved = _resolve(backend, device_type)
+    return "torch" if resolved == "triton" and dtype == torch.float64 else resolved
 
 
 @cache

@@ -6,8 +6,8 @@ tensor cores, for all features together. As in `torch_backend.py`, the logits of
 few scalar maps at its own resolution. The projections of all features are one kernel (`triton_projection.py`).
 
 The backward pass computes the gradients of a tile with the same matrix. Every element is written by one program, and
-every sum has a fixed order, without atomics, so two runs are bitwise equal. Sums are in float32; float64 inputs are
-left to the PyTorch backend. Nothing is kept for backward but the arguments.
+every sum has a fixed order, without atomics, so two runs are bitwise equal. Sums are in float32; there are no kernels
+for float64 (`dispatch.py` selects PyTorch for it). Nothing is kept for backward but the arguments.
 """
 
 import math
@@ -161,11 +161,8 @@ def _two_parts(x: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _tables(sources: Sequence[Tensor], x: Sequence[Tensor]) -> Tables:
-    """The tables of the kernels; raises NotImplementedError for float64."""
-    dtype = x[0].dtype
-    if dtype == torch.float64:
-        raise NotImplementedError("the Triton kernels do not compute in float64")
-    exact = dtype == torch.float32
+    """The tables of the kernels."""
+    exact = x[0].dtype == torch.float32
     sizes = tuple(_three_axes(s.shape[2:]) for s in sources)
     tile, columns = (_TILE_FLOAT32, _COLUMNS_FLOAT32) if exact else (_TILE, _COLUMNS)
     return make_tables(sizes, _three_axes(x[0].shape[2:]), tile, columns, x[0].device)

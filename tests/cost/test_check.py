@@ -131,21 +131,6 @@ def test_nan_is_refused(tmp_path, amp, monkeypatch):
         assert comparison.worst.error != comparison.worst.error
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_only_refusals_in_the_measured_precision_are_recorded(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr(custom_op, "triton_refusals", {"of another call"})
-    compute = custom_op._compute
-
-    def refuse(*arguments):
-        if next(a for a in arguments if isinstance(a, torch.Tensor)).dtype == dtype:
-            custom_op.triton_refusals.add(f"does not compute in {dtype}")
-        return compute(*arguments)
-
-    monkeypatch.setattr(custom_op, "_compute", refuse)
-    compare(tmp_path, "2d", amp=False)
-    assert len(custom_op.triton_refusals) == (2 if dtype == torch.float32 else 1)
-
-
 def test_gradients_that_overflow_in_float16_are_scaled_down(tmp_path, monkeypatch):
     monkeypatch.setattr("nnunet_xattnres.cost.check._LOSS_SCALE", 2.0**26)
     before = torch.get_autocast_dtype("cpu")

@@ -108,6 +108,17 @@ def test_auto_on_cuda(monkeypatch, warnings):
     assert warnings() == []
 
 
+def test_float64_is_computed_by_torch(monkeypatch, warnings, calls):
+    replace_probe(monkeypatch, None)
+    history, x, *rest = arguments()
+    xattnres([h.double() for h in history], x.double(), *rest, backend="triton")
+    assert calls == ["torch"]
+    assert resolve_backend("triton", "cuda", torch.float64) == "torch"
+    assert resolve_backend("reference", "cuda", torch.float64) == "reference"
+    assert resolve_backend("triton", "cuda", torch.float16) == "triton"
+    assert warnings() == []
+
+
 @pytest.mark.parametrize("backend", ["auto", "triton"])
 def test_unavailable_triton_on_cuda_is_replaced_by_torch_with_one_warning(monkeypatch, warnings, backend):
     probed = replace_probe(monkeypatch, "no compiler was found")
