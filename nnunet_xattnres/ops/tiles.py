@@ -90,6 +90,12 @@ class _Axis:
         return self.cells.shape[1]
 
 
+def three_axes(size: Sequence[int]) -> tuple[int, int, int]:
+    """A spatial size as (depth, height, width), where the depth is 1 in 2-D."""
+    depth, height, width = (1,) * (3 - len(size)) + tuple(size)
+    return depth, height, width
+
+
 def tile_shape(size: Sequence[int], pixels: int) -> tuple[int, int, int]:
     """The tile of `pixels` pixels, a power of two, for features of `size` (depth, height, width).
 

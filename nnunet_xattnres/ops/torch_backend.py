@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import resize
 from .interpolation import (
     apply_along_axis,
     interpolation_matrix,
@@ -60,7 +61,7 @@ def forward(
     out = x[0].new_empty((batch, channels, *size))
     alpha = x[0].new_empty((batch, len(sources) + 1, *size), dtype=acc_dtype)
     for rows in _samples(sources, x, channels, acc_dtype):
-        values = _project(sources, weights, biases, rows, x[0].dtype)
+        values = _without_infinity(_project(sources, weights, biases, rows, x[0].dtype), size, acc_dtype)
         current = [part[rows].contiguous() for part in x]
         weight = torch.softmax(_scores(values, current, query, size, eps).logits, 1, out=alpha[rows])
         if gate is not None:
@@ -218,6 +219,17 @@ def _project(sources, weights, biases, rows: slice, dtype: torch.dtype) -> list[
     """The K projected features of some samples at their own resolutions: Eqs. 4 and 5 without the interpolation."""
     arguments = zip(sources, weights, biases, strict=True)
     return [project(source[rows], weight, bias, dtype) for source, weight, bias in arguments]
+
+
+def _without_infinity(values: list[Tensor], size: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    """Interpolate values with NaN or infinite elements to `size`, pixel by pixel.
+
+    In a product with a matrix of interpolation, they would make everything NaN: zero times infinity is NaN.
+    """
+    # one number for all values, because a GPU is waited for; a sum that overflows only takes the longer way
+    if torch.stack([value.sum(dtype=dtype) for value in values]).isfinite().all():
+        return values
+    return [value if value.isfinite().all() else resize.upsample(value.to(dtype), size) for value in values]
 
 
 @dataclass

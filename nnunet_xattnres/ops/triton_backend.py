@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -24,7 +24,8 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend, triton_kernels
 from .needs import Needs
-from .tiles import OUTPUTS, Tables, make_tables
+from .tiles import OUTPUTS, Tables, make_tables, three_axes
+from .triton_launch import compile_and_call, launch
 from .triton_projection import Projections, channel_block, product_constants
 
 # Sizes of blocks. Of the products of tiles: pixels and columns, in half precision and in float32, where they take more
@@ -100,10 +101,8 @@ def forward(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute out (B, C, *S) and alpha (B, K+1, *S); arguments as in `torch_backend.forward`."""
-    parts = _two_parts(x)
     with torch.cuda.device_of(query):
-        call = _Call(sources, parts, weights, biases, query, gate, eps, _tables(sources, x))
-        return call.forward()
+        return compile_and_call(_forward, sources, x, weights, biases, query, gate, eps)
 
 
 def backward(
@@ -123,6 +122,19 @@ def backward(
     Gradients of x, query and gate are computed whether they are needed or not.
     """
     needs = Needs.all(sources, x, weights, biases, gate) if needs is None else needs
+    with torch.cuda.device_of(query):
+        return compile_and_call(_backward, grad_out, grad_alpha, sources, x, weights, biases, query, gate, eps, needs)
+
+
+def _forward(sources, x, weights, biases, query, gate, eps) -> tuple[Tensor, Tensor]:
+    """`forward`, called by `compile_and_call`."""
+    return _Call(sources, _two_parts(x), weights, biases, query, gate, eps, _tables(sources, x)).forward()
+
+
+def _backward(
+    grad_out, grad_alpha, sources, x, weights, biases, query, gate, eps, needs
+) -> tuple[list[Tensor | None], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor, Tensor | None]:
+    """`backward`, called by `compile_and_call`."""
     parts, tables = _two_parts(x), _tables(sources, x)
     if grad_out is None:
         grad_out = parts[0].new_zeros((len(parts[0]), query.numel(), *parts[0].shape[2:]))
@@ -163,9 +175,9 @@ def _two_parts(x: Sequence[Tensor]) -> list[Tensor]:
 def _tables(sources: Sequence[Tensor], x: Sequence[Tensor]) -> Tables:
     """The tables of the kernels."""
     exact = x[0].dtype == torch.float32
-    sizes = tuple(_three_axes(s.shape[2:]) for s in sources)
+    sizes = tuple(three_axes(s.shape[2:]) for s in sources)
     tile, columns = (_TILE_FLOAT32, _COLUMNS_FLOAT32) if exact else (_TILE, _COLUMNS)
-    return make_tables(sizes, _three_axes(x[0].shape[2:]), tile, columns, x[0].device)
+    return make_tables(sizes, three_axes(x[0].shape[2:]), tile, columns, x[0].device)
 
 
 def _groups(tables: Tables, sources: Sequence[Tensor], parts: Sequence[Tensor], channels: int) -> Iterator[slice]:
@@ -178,6 +190,20 @@ def _groups(tables: Tables, sources: Sequence[Tensor], parts: Sequence[Tensor], 
     step = min(_SAMPLES // (scalars + features + columns), _PARTIAL // max(1, columns))
     step = triton.cdiv(batch, triton.cdiv(batch, max(1, step)))
     return (slice(start, min(start + step, batch)) for start in range(0, batch, step))
+
+
+class _Columns(NamedTuple):
+    """The gradients of the columns of some tiles, which are summed for every cell (`tiles.py`).
+
+    Attributes:
+        gradients: (B, columns of these tiles, C).
+        sums: the sums over the tiles before these, (B, cells, C), or empty if there are none.
+        first_tile: the first of these tiles.
+    """
+
+    gradients: Tensor
+    sums: Tensor
+    first_tile: int
 
 
 class _Call:
@@ -211,7 +237,7 @@ class _Call:
         self.gate = None if gate is None else gate.float()
         self.eps = eps
         self.spatial = tuple(parts[0].shape[2:])
-        self.size = _three_axes(self.spatial)
+        self.size = three_axes(self.spatial)
         self.batch, self.channels = len(parts[0]), query.numel()
         self.tables = tables
         largest = max(2 * self.channels * max(math.prod(self.size), tables.num_cells), 12 * tables.num_cells)
@@ -228,7 +254,8 @@ class _Call:
         self.projections.project(self.values, self.full)
         self.maps = self.query.new_empty(self.batch, tables.num_cells, 8 if self.dim == 2 else 12)
         if self.num_interpolated:
-            triton_kernels.maps_kernel[triton.cdiv(tables.num_cells, _CELLS), self.batch](
+            launch(
+                triton_kernels.maps_kernel, (triton.cdiv(tables.num_cells, _CELLS), self.batch),
                 self.values, self.query, self.maps, tables.features, tables.feature_of_cell,
                 tables.num_cells, self.channels, DIM=self.dim, CELLS=_CELLS, BLOCK=min(self.block, _MAP_CHANNELS),
             )  # fmt: skip
@@ -265,7 +292,8 @@ class _Call:
         logits, attention = self._scalars(), self._scalars()
         self._compute_scores(logits)
         self._compute_attention(attention, logits)
-        triton_kernels.weighted_sum_kernel[math.prod(self.tables.tiles), self.channel_blocks, self.batch](
+        launch(
+            triton_kernels.weighted_sum_kernel, (math.prod(self.tables.tiles), self.channel_blocks, self.batch),
             self.values, self.full, *self._first_and_second(self.parts), attention, out, self.tables.columns,
             self.tables.weights, self.tables.full, self.channels, self.parts[0].shape[1], self.tables.num_columns,
             len(self.full), self.num_values, self.tables.num_cells, *self.size, *self.tables.tiles, self.batch,
@@ -288,14 +316,14 @@ class _Call:
         programs = self.batch * self.pixel_blocks * (1 + len(self.full)), *(self.batch * n for n in self._cell_blocks())
         d_query = self.query.new_empty(sum(programs), self.channels)
         of_pixels, *of_cells = d_query.split(programs)
-        partial, sums, first_tile = self._sum_backward(grad_out, attention, d_alpha, d_values, of_cells)
+        columns = self._sum_backward(grad_out, attention, d_alpha, d_values, of_cells)
         d_gate = self._scores_backward(products, rstd, attention, d_alpha, grad_alpha, grad_out, d_parts, of_pixels)
         if self.num_interpolated:
             d_maps = self._transpose_maps(products, rstd)
-            self._values_backward(partial, sums, first_tile, d_maps, d_values, of_cells)
+            self._values_backward(columns, d_maps, d_values, of_cells)
         # the gradients of the features of the size of x have replaced these
         d_full = self.full
-        del products, rstd, attention, d_alpha, partial, sums
+        del products, rstd, attention, d_alpha, columns
         d_weights, d_biases = self.projections.backward(d_values, d_full)
         return [d_query.sum(0), d_gate, *d_weights, *d_biases]
 
@@ -319,11 +347,14 @@ class _Call:
         pixels, block, warps = self._pixel_sizes(backward)
         rstd, d_alpha = products if rstd is None else rstd, products if d_alpha is None else d_alpha
         if self.num_interpolated:
-            triton_kernels.interpolated_scores_kernel[triton.cdiv(math.prod(self.size), _SCORE_PIXELS), self.batch](
+            launch(
+                triton_kernels.interpolated_scores_kernel,
+                (triton.cdiv(math.prod(self.size), _SCORE_PIXELS), self.batch),
                 self.maps, products, rstd, tables.features, self.channels, self.num_interpolated, self.num_values,
                 tables.num_cells, *self.size, self.eps, BACKWARD=backward, DIM=self.dim, PIXELS=_SCORE_PIXELS,
             )  # fmt: skip
-        triton_kernels.full_scores_kernel[self.pixel_blocks, 1 + len(self.full), self.batch](
+        launch(
+            triton_kernels.full_scores_kernel, (self.pixel_blocks, 1 + len(self.full), self.batch),
             self.full, *self._first_and_second(self.parts), self.query,
             self.parts[0] if grad_out is None else grad_out, products, rstd, d_alpha, tables.full,
             self.channels, self.parts[0].shape[1], self.num_values, math.prod(self.size), self.eps, self.batch,
@@ -333,7 +364,8 @@ class _Call:
     def _compute_attention(self, attention: Tensor, products: Tensor, rstd: Tensor | None = None) -> None:
         """Compute the attention; for backward, that without the gate."""
         pixels, _, warps = self._pixel_sizes()
-        triton_kernels.attention_kernel[self.pixel_blocks, self.batch](
+        launch(
+            triton_kernels.attention_kernel, (self.pixel_blocks, self.batch),
             products, products if rstd is None else rstd, products if self.gate is None else self.gate, attention,
             self.num_values, math.prod(self.size), BACKWARD=rstd is not None,
             GATED=self.gate is not None and rstd is None, PIXELS=pixels, num_warps=warps,
@@ -357,11 +389,11 @@ class _Call:
 
     def _sum_backward(
         self, grad_out: Tensor, attention: Tensor, d_alpha: Tensor, d_values: Tensor, d_query: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, int]:
+    ) -> _Columns:
         """Compute the gradients of Eq. 8 of the attention and of the columns, some tiles at a time.
 
         Returns:
-            the gradients of the columns of the last tiles, the sums over the other tiles, and the first of the last.
+            the columns of the last tiles.
         """
         tables = self.tables
         tiles = math.prod(tables.tiles)
@@ -371,15 +403,16 @@ class _Call:
         sums = self.query.new_zeros(self.values.shape if step < tiles else 0)
         for start in range(0, tiles if self.num_interpolated else 0, step):
             number = min(step, tiles - start)
-            triton_kernels.sum_backward_kernel[number, self.channel_blocks, self.batch](
+            launch(
+                triton_kernels.sum_backward_kernel, (number, self.channel_blocks, self.batch),
                 self.values, attention, attention if self.gate is None else self.gate, grad_out, d_alpha, partial,
                 tables.columns, tables.weights, tables.is_interpolated, self.channels, tables.num_columns,
                 self.num_values, tables.num_cells, *self.size, *tables.tiles, start,
                 GATED=self.gate is not None, **self._tile_constants(),
             )  # fmt: skip
             if start + number < tiles:
-                self._values_backward(partial, sums, start, sums, d_values, d_query)
-        return partial, sums, start if self.num_interpolated else 0
+                self._values_backward(_Columns(partial, sums, start), sums, d_values, d_query)
+        return _Columns(partial, sums, start if self.num_interpolated else 0)
 
     def _scores_backward(
         self,
@@ -400,15 +433,16 @@ class _Call:
         pixels, block, warps = self._pixel_sizes(backward=True)
         width, gate = self.parts[0].shape[1], attention if self.gate is None else self.gate
         d_gate = self.query.new_empty(self.batch * self.pixel_blocks)
-        triton_kernels.scores_backward_kernel[self.pixel_blocks, self.batch](
+        launch(
+            triton_kernels.scores_backward_kernel, (self.pixel_blocks, self.batch),
             products, rstd, attention, gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha, d_gate,
             self.tables.is_interpolated, self.channels, self.num_values, self.channel_blocks, math.prod(self.size),
             GRAD_ATTENTION=grad_alpha is not None, GATED=self.gate is not None, PIXELS=pixels, num_warps=warps,
         )  # fmt: skip
         groups = [triton.cdiv(n, _CHANNEL_GROUP) for n in (width, self.channels - width, self.channels)]
-        triton_kernels.full_backward_kernel[
-            self.pixel_blocks, groups[0] + groups[1] + len(self.full) * groups[2], self.batch
-        ](
+        launch(
+            triton_kernels.full_backward_kernel,
+            (self.pixel_blocks, groups[0] + groups[1] + len(self.full) * groups[2], self.batch),
             self.full, *self._first_and_second(self.parts), self.query, products, rstd, attention, gate, grad_out,
             self.full, *self._first_and_second(d_parts), d_query, self.tables.full, self.channels, width,
             len(self.full), self.num_values, math.prod(self.size), self.batch, GATED=self.gate is not None,
@@ -424,7 +458,8 @@ class _Call:
             before, total_before = maps, total
             total = tables.totals[axis]
             maps = self.query.new_empty(self.batch, 1 + 2 * 2**axis, total)
-            triton_kernels.transpose_maps_kernel[len(tables.transposes[axis]), self.batch](
+            launch(
+                triton_kernels.transpose_maps_kernel, (len(tables.transposes[axis]), self.batch),
                 d_products, d_squared_norms, before, maps, tables.features, tables.transposes[axis], *self.size,
                 total_before, total, self.num_values, AXIS=2**axis, OUTPUTS=OUTPUTS, WINDOW=8,
             )  # fmt: skip
@@ -439,33 +474,21 @@ class _Call:
         few, number = self.tables.num_few, self.tables.num_cells
         return (0, few, _CELLS, 1), (few, number, 2, 16)
 
-    def _values_backward(
-        self,
-        partial: Tensor,
-        sums: Tensor,
-        first_tile: int,
-        d_maps: Tensor,
-        d_values: Tensor,
-        d_query: Sequence[Tensor],
-    ) -> None:
+    def _values_backward(self, columns: _Columns, d_maps: Tensor, d_values: Tensor, d_query: Sequence[Tensor]) -> None:
         """Add the columns of some tiles to the sums; for the last tiles, write the gradients of the features."""
         tables = self.tables
+        partial, sums, first_tile = columns
         number = min(partial.shape[1], math.prod(tables.tiles) - first_tile)
         is_last = first_tile + number == math.prod(tables.tiles)
         for (first, end, cells, items), blocks, of_group in zip(
             self._cell_groups(), self._cell_blocks(), d_query, strict=True
         ):
             if blocks:
-                triton_kernels.values_backward_kernel[blocks, self.channel_blocks, self.batch](
+                launch(
+                    triton_kernels.values_backward_kernel, (blocks, self.channel_blocks, self.batch),
                     partial, sums, self.values, d_maps, self.query, d_values, of_group,
                     tables.features, tables.feature_of_cell, tables.readers, tables.reader_range,
                     self.channels, tables.num_cells, first_tile * tables.num_columns, number * tables.num_columns,
                     math.prod(tables.tiles) * tables.num_columns, first, end, int(is_last),
                     DIM=self.dim, CELLS=cells, ITEMS=items, BLOCK=self.block,
                 )  # fmt: skip
-
-
-def _three_axes(size: Sequence[int]) -> tuple[int, int, int]:
-    """(D, H, W), where D is 1 in 2-D."""
-    depth, height, width = (1,) * (3 - len(size)) + tuple(size)
-    return depth, height, width

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .tiles import three_axes
+
 # The number of windows that a program computes.
 _WINDOWS = 1024
 
@@ -97,5 +99,5 @@ def max_pool_backward(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
 
 def _sizes(feature: Tensor, size: Sequence[int]) -> tuple[int, ...]:
     """Height and width of the feature, depth, height and width of a window, and height and width of the result."""
-    shape, pooled = ((1, *s)[-3:] for s in (feature.shape[2:], size))
+    shape, pooled = three_axes(feature.shape[2:]), three_axes(size)
     return (*shape[1:], *(s // t for s, t in zip(shape, pooled, strict=True)), *pooled[1:])

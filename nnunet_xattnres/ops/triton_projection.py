@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .needs import Needs
 from .tiles import Tables
+from .triton_launch import launch
 
 # Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
 # pixels is long, the depth is larger in half precision.
@@ -382,7 +383,8 @@ class Projections:
     def project(self, values: Tensor, full: Tensor) -> None:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
         grid = len(self.plan.blocks), triton.cdiv(self.channels, self.block), self.batch
-        project_kernel[grid](
+        launch(
+            project_kernel, grid,
             values, full, self.addresses, self.plan.shapes, self.plan.blocks, self.channels, self.num_cells,
             self.batch, WEIGHT=self.weight_dtype, PIXELS=_PIXELS, BLOCK=self.block, **self.constants,
         )  # fmt: skip
@@ -392,17 +394,20 @@ class Projections:
         addresses, plan = self.addresses, self.plan
         arguments = self.channels, self.num_cells, self.batch
         if len(plan.source_blocks):
-            source_gradient_kernel[len(plan.source_blocks), self.batch](
+            launch(
+                source_gradient_kernel, (len(plan.source_blocks), self.batch),
                 d_values, d_full, addresses, plan.shapes, plan.source_blocks, *arguments,
                 WEIGHT=self.weight_dtype, PIXELS=_PIXELS, BLOCK=self.block, **self.constants,
             )  # fmt: skip
         if len(plan.products):
             partial = d_values.new_empty(len(plan.products), self.block, self.block + 1, dtype=torch.float32)
-            weight_gradient_kernel[len(plan.products),](
+            launch(
+                weight_gradient_kernel, (len(plan.products),),
                 d_values, d_full, partial, addresses, plan.shapes, plan.products, *arguments, BLOCK=self.block,
                 **{**self.constants, "DEPTH": self.depth_of_weights},
             )  # fmt: skip
-            sum_parts_kernel[len(plan.sums), self.block // 16](
+            launch(
+                sum_parts_kernel, (len(plan.sums), self.block // 16),
                 partial, addresses, plan.shapes, plan.sums, self.channels, WEIGHT=self.weight_dtype, BLOCK=self.block,
                 ROWS=16,
             )  # fmt: skip

@@ -194,6 +194,19 @@ def test_rounding_errors_are_at_most_twice_those_of_the_reference(operator, shap
         assert size_of(errors[name]) <= allowed, name
 
 
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize(("shape", "entry"), [("decoder", 0), ("decoder", 2), ("no whole ratio", 0), ("3-D", 1)])
+def test_a_value_that_is_not_finite_spreads_no_further_than_in_the_reference(shape, entry, value):
+    case = make(shape)
+    with torch.no_grad():
+        case.history[entry][0, 0].view(-1)[0] = value
+        expected = case.run(reference)[0]
+        actual = case.run(partial(xattnres, backend="torch"))[0]
+    assert expected.isnan().any()
+    assert expected.isfinite().any()
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_pseudo_query_and_gain_in_half_precision_are_multiplied_in_float32(operator, dtype):
     """Without a projection, nothing is rounded to half precision before the attention, which is in float32."""
