@@ -142,6 +142,8 @@ def _print_cases(cases: Sequence["SourceCase"]) -> None:
     def title(files: Sequence["SourceFile"]) -> str:
         return f"{files[0].name} ... ({len(files)} files)" if len(files) > 1 else files[0].name if files else "-"
 
+    if not cases:
+        return
     rows = [[case.name, case.split, title(case.image), title(case.mask)] for case in cases]
     print(format_table([["case", "split", "image", "mask"], *rows], left_aligned=4))
 

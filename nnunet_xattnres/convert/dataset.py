@@ -162,7 +162,7 @@ def _select_cases(
         hint = "fix them, or pass --skip-bad to skip what cannot be used"
         title = f"{count} with {len(plan.cases)} cases, nothing was written: {hint}"
     elif not any(case.split == "train" for case in kept):
-        title = f"none of {len(plan.cases)} cases can be used for training, nothing was written"
+        title = f"none of {len(plan.cases)} cases can be used for training, nothing was written; split: {plan.split}"
     if title:
         raise UserError("\n".join([title, *(f"  {problem}" for problem in problems)]))
     return kept, problems

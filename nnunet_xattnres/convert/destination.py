@@ -70,8 +70,11 @@ def find_target(number: int, name: str, environment: Mapping[str, str] = os.envi
         raise UserError(f"nnUNet_raw={raw} {actual}: {hint}, or export nnUNet_raw=/FOLDER")
     if not 1 <= number <= _MAX_ID:
         raise UserError(f"--dataset-id must be 1 to {_MAX_ID}, got {number}")
+    name = name.removeprefix(f"Dataset{number:03d}_")
     if not _NAME.fullmatch(name):
         raise UserError(f"--name must be letters, digits, - and _, got {name!r}")
+    if re.match(r"Dataset\d", name):
+        raise UserError(f"--name {name} names another number than --dataset-id {number}: leave its number out")
     preprocessed = Path(p) if (p := environment.get("nnUNet_preprocessed")) else None
     target = Target(raw.resolve(), preprocessed, number, name)
     results = Path(r) if (r := environment.get("nnUNet_results")) else None

@@ -143,12 +143,13 @@ def scan(sources: Sequence[Path]) -> tuple[list[SourceFile], list[Problem]]:
         The files in order, and a problem for every name in an archive that points outside of it.
 
     Raises:
-        UserError: if a source does not exist, is neither a folder nor a zip archive, or if there is no file at all.
+        UserError: if a source does not exist, is neither a folder nor a zip archive, is named twice, or if there is no
+            file at all.
     """
     files: list[SourceFile] = []
     problems: list[Problem] = []
-    for source in sources:
-        prefix = f"{source.name}/" if len(sources) > 1 else ""
+    for source, name in zip(sources, name_sources(sources), strict=True):
+        prefix = name and f"{name}/"
         if source.is_dir():
             files += _scan_folder(source, prefix)
         elif zipfile.is_zipfile(source):
@@ -164,6 +165,24 @@ def scan(sources: Sequence[Path]) -> tuple[list[SourceFile], list[Problem]]:
             f"no files in {', '.join(map(str, sources))}: name the folder or zip archive that was downloaded"
         )
     return sorted(files), problems
+
+
+def name_sources(sources: Sequence[Path]) -> list[str]:
+    """The first folders of the files of every source: none for a single one, else as many as tell the sources apart.
+
+    >>> name_sources([Path("/a/data"), Path("/b/data")]), name_sources([Path("/a/data")])
+    (['a/data', 'b/data'], [''])
+
+    Raises:
+        UserError: if a source is named twice.
+    """
+    if len(sources) == 1:
+        return [""]
+    for number in range(1, max(len(source.parts) for source in sources) + 1):
+        names = ["/".join(source.parts[-number:]).strip("/") for source in sources]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"a source is named twice: {', '.join(map(str, sources))}")
 
 
 def _scan_folder(source: Path, prefix: str) -> Iterator[SourceFile]:

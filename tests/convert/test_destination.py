@@ -26,6 +26,13 @@ def test_invalid_names(tmp_path, name):
     assert "--name" in str(error.value) and repr(name) in str(error.value)
 
 
+def test_a_name_with_the_number(tmp_path):
+    environment = {"nnUNet_raw": str(tmp_path)}
+    assert find_target(5, "Dataset005_Name", environment).folder == tmp_path / "Dataset005_Name"
+    with pytest.raises(UserError, match="Dataset006_Name .* 5"):
+        find_target(5, "Dataset006_Name", environment)
+
+
 def test_a_number_that_another_dataset_has(tmp_path):
     (tmp_path / "Dataset004_Other").mkdir()
     with pytest.raises(UserError, match="Dataset004_Other"):

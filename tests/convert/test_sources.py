@@ -48,7 +48,16 @@ def test_names_of_files_in_several_sources(folder, tmp_path):
     assert len(files) == 2 * len(CONTENT)
 
 
-def test_one_source_twice(convert, tmp_path):
+def test_two_sources_of_one_name(tmp_path):
+    for name in ("a/data", "b/data"):
+        downloads.write_photos(tmp_path / name, [1], 1, lambda n: (8, 8))
+    files, _ = scan([tmp_path / "a" / "data", tmp_path / "b" / "data"])
+    assert {f.name for f in files} == {f"{s}/data/{kind}/1.png" for s in "ab" for kind in ("images", "masks")}
+    with pytest.raises(UserError, match="twice"):
+        scan([tmp_path / "a" / "data", tmp_path / "a" / "data"])
+
+
+def test_a_copy_of_a_source(convert, tmp_path):
     """Equal names in two sources are two cases, and that their images are the same is said."""
     source = downloads.nuclei(tmp_path, 6)
     manifest = converted.read_manifest(

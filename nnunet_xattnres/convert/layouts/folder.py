@@ -1,7 +1,7 @@
 """Any folder of images and masks, matched by their file names."""
 
 import argparse
-import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -16,7 +16,7 @@ from ..problems import Problem, ProblemCode, UnusableError, shorten
 from ..sources import SourceFile
 from ..splits import SPLIT_NAMES, assign_entries, parse_ratio, split_by_ratio
 from .layout import Layout
-from .patterns import PATTERN_HELP, Match, find_images_and_masks, readable_path
+from .patterns import PATTERN_HELP, Match, find_images_and_masks, readable_path, relative_pattern
 
 if TYPE_CHECKING:
     from ..labels import MaskLabels
@@ -66,16 +66,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: argparse.Namespace) -> Plan:
     """Make the plan of a source with this layout; see `Layout`."""
-    images, masks = find_images_and_masks(files, arguments.images, arguments.masks)
-    _check_found(files, images, masks)
+    patterns = [text and relative_pattern(text, arguments.source) for text in (arguments.images, arguments.masks)]
+    images, masks = find_images_and_masks(files, *patterns)
+    _check_found(files, images, masks, *patterns)
     pairs, unpaired = _pair(images, masks)
-    problems = [*problems, *unpaired]
-    notes = _note_others(files, [*images, *masks], problems)
-    cases = _name_cases(pairs)
+    notes = _note_others(files, [*images, *masks], unpaired)
+    unlabelled = _find_unlabelled(images, unpaired) if arguments.split is None else []
+    if unlabelled:
+        notes.append(f"the {len(unlabelled)} test images have no masks and are converted without labels")
+    names = {image.file.name for (image,) in unlabelled}
+    problems = [*problems, *(problem for problem in unpaired if problem.file not in names)]
+    cases = _name_cases([*pairs, *unlabelled])
     splits, split = _split(cases, arguments, problems)
     source_cases = [
-        SourceCase(name, splits[name], (image.file,), (mask.file,))
-        for name, (image, mask) in cases.items() if name in splits
+        SourceCase(name, splits[name], (image.file,), tuple(match.file for match in mask))
+        for name, (image, *mask) in cases.items() if name in splits
     ]  # fmt: skip
     mask_labels = _mask_labels(arguments)
     reader, channel_names = _choose_reader(source_cases, mask_labels, arguments)
@@ -86,24 +91,29 @@ def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: a
     )  # fmt: skip
 
 
-def _check_found(files: Sequence[SourceFile], images: Sequence[Match], masks: Sequence[Match]) -> None:
+def _check_found(
+    files: Sequence[SourceFile],
+    images: Sequence[Match],
+    masks: Sequence[Match],
+    image_pattern: str | None,
+    mask_pattern: str | None,
+) -> None:
     """Raise a UserError that names the folders if there are no images or no masks that can be read."""
-    for matches, title in ((images, "images"), (masks, "masks")):
+    for matches, title, pattern in ((images, "images", image_pattern), (masks, "masks", mask_pattern)):
         if any(match.file.ending in _READABLE_ENDINGS for match in matches):
             continue
         if matches:
             endings = shorten(sorted({match.file.ending or "no ending" for match in matches}))
             expected = f"expected {', '.join(_READABLE_ENDINGS)}; convert them first"
-            raise UserError(f"none of the {len(matches)} {title} can be read, they have {endings}: {expected}")
+            raise UserError(f"none of the {title} can be read ({len(matches)} files with {endings}): {expected}")
         counts = Counter("/".join(file.folders) or "." for file in files if file.ending in _READABLE_ENDINGS)
         folders = shorten([f"{name} ({count})" for name, count in sorted(counts.items())], _MAX_FOLDERS_LISTED)
-        raise UserError(
-            f"no {title} in the source, whose folders with images or volumes are: {folders or 'none'}; "
-            f"expected folders images/ and masks/, or {_HINT}"
-        )
+        found = f"no {title} in the source" if pattern is None else f"no file of the source matches --{title} {pattern}"
+        expected = f"expected folders images/ and masks/, or {_HINT}"
+        raise UserError(f"{found}; its folders with images or volumes are: {folders or 'none'}; {expected}")
 
 
-def _pair(images: Sequence[Match], masks: Sequence[Match]) -> tuple[list[tuple[Match, Match]], list[Problem]]:
+def _pair(images: Sequence[Match], masks: Sequence[Match]) -> tuple[list[tuple[Match, ...]], list[Problem]]:
     """Match images with masks: by folders and name, or else by the name alone.
 
     Returns:
@@ -149,13 +159,20 @@ def _choose_keys(images: Sequence[Match], masks: Sequence[Match]) -> dict[Source
     raise UserError(f"no image and mask have the same name ({found}): {_HINT}")
 
 
-def _name_cases(pairs: Sequence[tuple[Match, Match]]) -> dict[str, tuple[Match, Match]]:
-    """The pairs by the name of the file, or, where names repeat, by the folders that differ and the name."""
-    by_name = {image.name: (image, mask) for image, mask in pairs}
+def _find_unlabelled(images: Sequence[Match], problems: Sequence[Problem]) -> list[tuple[Match]]:
+    """The images in folders named test, if none of them has a mask."""
+    missing = {problem.file for problem in problems if problem.code is ProblemCode.MASK_MISSING}
+    test = [image for image in images if _is_readable(image.file) and _find_split((image,)) == "test"]
+    return [(image,) for image in test] if all(image.file.name in missing for image in test) else []
+
+
+def _name_cases(pairs: Sequence[tuple[Match, ...]]) -> dict[str, tuple[Match, ...]]:
+    """The pairs by the name of the image, or, where names repeat, by the folders that differ and the name."""
+    by_name = {image.name: (image, *mask) for image, *mask in pairs}
     if len(by_name) == len(pairs):
         return by_name
-    common = f"{os.path.commonpath([f'/{image.path}' for image, _ in pairs])}/"
-    return {f"/{image.path}".removeprefix(common).lstrip("/"): (image, mask) for image, mask in pairs}
+    common = f"{posixpath.commonpath([f'/{image.path}' for image, *_ in pairs])}/"
+    return {f"/{image.path}".removeprefix(common).lstrip("/"): (image, *mask) for image, *mask in pairs}
 
 
 def _is_readable(file: SourceFile) -> bool:
@@ -191,7 +208,7 @@ def _choose_reader(
 
 
 def _split(
-    cases: Mapping[str, tuple[Match, Match]], arguments: argparse.Namespace, problems: list[Problem]
+    cases: Mapping[str, tuple[Match, ...]], arguments: argparse.Namespace, problems: list[Problem]
 ) -> tuple[dict[str, str], str]:
     """The split of every case and its description; cases and entries that do not match are added to the problems."""
     if arguments.split is None:
@@ -220,7 +237,7 @@ def _split(
     return splits, arguments.split
 
 
-def _find_split(pair: tuple[Match, Match]) -> str | None:
+def _find_split(pair: tuple[Match, ...]) -> str | None:
     """The split by {split}, or that of the innermost folder of the image with the name of a split."""
     for text in (match.split for match in pair if match.split):
         if text.casefold() not in SPLIT_NAMES:
@@ -272,7 +289,8 @@ def _parse_label(text: str) -> tuple[int, str]:
     value, _, name = text.partition("=")
     if not value.isdecimal() or not name:
         raise argparse.ArgumentTypeError(f"expected VALUE=NAME such as 255=nucleus, got {text!r}")
-    return int(value), name
+    # nnU-Net knows these two names in lower case only
+    return int(value), name.lower() if name.lower() in ("background", "ignore") else name
 
 
 LAYOUT = Layout(

@@ -1,14 +1,16 @@
 """Patterns of paths: they tell images from masks, and find the name of the case and its split in a path."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from ...utils.errors import UserError
 from ..case_names import readable_text
-from ..sources import SourceFile
+from ..sources import SourceFile, name_sources
 
 IMAGE_FOLDERS = "{images,image,imgs,img,img_dir,jpegimages,original,originals}"
 MASK_FOLDERS = (
@@ -19,7 +21,7 @@ MASK_FOLDERS = (
 
 PATTERN_HELP = """\
 A pattern describes the end of a path, in upper or lower case; put it in quotes:
-  masks, data/masks      a folder: all files in it and in its folders
+  masks, data/masks      a folder: all files in it and in its folders; /masks is that folder of the source itself
   *, ?, [0-9], **        any text, one character, one of some characters; any folders
   {case}, {split}        the name of the case; its split, such as train, val or test
   {png,tif}              one of these texts
@@ -62,7 +64,6 @@ class Match:
 class Pattern:
     """A pattern with the grammar of `PATTERN_HELP`.
 
-    >>> from pathlib import Path
     >>> file = SourceFile("set/train/scan/7_image.png", Path("set"))
     >>> Pattern("scan/*_image.png").match(file).path
     'set/train/7'
@@ -102,7 +103,7 @@ class Pattern:
 
     def _translate(self, parts: Sequence[str]) -> re.Pattern[str]:
         """The regular expression of the components of a path."""
-        regex = "(?:(?P<rest>.*)/)?"
+        regex = "" if self.text.startswith(("/", "\\")) else "(?:(?P<rest>.*)/)?"
         captured: set[str] = set()
         *folders, name = parts
         for number, part in enumerate(folders):
@@ -113,7 +114,7 @@ class Pattern:
                 if not _TOKENS.fullmatch(part) or part.startswith("{"):
                     regex = regex.replace("(?P<literal>)", "") + "(?P<literal>)"
         regex += self._translate_part(name, "name", captured)
-        return re.compile(regex, re.IGNORECASE)
+        return re.compile(regex, re.IGNORECASE | re.DOTALL)
 
     def _translate_part(self, part: str, group: str, captured: set[str]) -> str:
         regex = ""
@@ -131,7 +132,8 @@ class Pattern:
                 regex += f"(?:{'|'.join(re.escape(text) for text in token[1:-1].split(','))})"
             elif token in ("{case}", "{split}"):
                 name = token[1:-1]
-                regex += f"(?P={name})" if name in captured else f"(?P<{name}>[^/]+)"
+                text = "[^/]+?" if name == "split" else "[^/]+"  # in train_a_1, the split is train
+                regex += f"(?P={name})" if name in captured else f"(?P<{name}>{text})"
                 captured.add(name)
             else:
                 raise UserError(f"the pattern {self.text!r} has {token}: expected {{case}}, {{split}} or {{png,tif}}")
@@ -170,6 +172,10 @@ def find_images_and_masks(
     image_pattern = Pattern(IMAGE_FOLDERS if images is None else images)
     mask_pattern = Pattern(MASK_FOLDERS if masks is None else masks)
     any_file = Pattern("*")
+    if not any(map(image_pattern.match, files)):
+        image_pattern = Pattern(f"{image_pattern.text}/**")  # wildcards that describe folders
+    if not any(map(mask_pattern.match, files)):
+        mask_pattern = Pattern(f"{mask_pattern.text}/**")
     found: tuple[list[Match], list[Match]] = ([], [])
     others: list[Match] = []
     for file in files:
@@ -185,6 +191,21 @@ def find_images_and_masks(
     if images is not None and masks is None and not found[1]:
         return found[0], others
     return found
+
+
+def relative_pattern(text: str, sources: Sequence[Path]) -> str:
+    """A pattern relative to the source, where it is a path to the folder of the source or below it.
+
+    >>> relative_pattern("/data/set/images/*.png", [Path("/data/set")])
+    '/images/*.png'
+    >>> relative_pattern("images/*.png", [Path("/data/set")])
+    'images/*.png'
+    """
+    path = Path(os.path.abspath(text))
+    for source, name in zip(sources, name_sources(sources), strict=True):
+        if text and path.is_relative_to(source):
+            return "/" + "/".join([*filter(None, [name]), *(path.relative_to(source).parts or ["**"])])
+    return text
 
 
 def readable_path(file: SourceFile) -> str:

@@ -41,8 +41,8 @@ def _make_layout(title: str, list_name: str, layouts: str) -> Layout:
         notes: list[str] = []
         usable = _ignore_tif_copies([file for file in files if file.ending in IMAGE_ENDINGS], notes)
         found = find_images_and_masks(usable)
-        if not any(found):
-            raise UserError(f"no folders of frames and masks in the source: expected {layouts}")
+        if not all(found):
+            raise UserError(f"no folder of {'masks' if found[0] else 'frames'} in the source: expected {layouts}")
         _check_one_set(*found, title, arguments.source)
         images, masks = (FilesByCase((match.file for match in matches), _frame_number) for matches in found)
         names, unpaired = pair(images, masks)

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from PIL import Image
 from skimage import io
 from support import converted, downloads, faults
@@ -59,6 +60,24 @@ def test_grey_images_beside_their_masks_with_a_label_map(convert, tmp_path):
         source = classes(int(name[4:]))
         expected = np.select([source == 255, source == 128], [1, 2], 0)
         np.testing.assert_array_equal(converted.read_array(dataset / "labelsTr" / f"{name}.png"), expected)
+
+
+def test_names_of_labels_that_nnunet_reserves(convert, tmp_path):
+    """nnU-Net knows `ignore` in lower case only, and would learn `Ignore` as a class."""
+    for n in range(6):
+        save(classes(n), tmp_path / "s" / "imgs" / f"{n}.png")
+        save(classes(n), tmp_path / "s" / "gt" / f"{n}.png")
+    dataset = convert("folder", tmp_path / "s", "--labels", "0=Background", "255=Ignore", "128=Cell")
+    labels = LabelManager(json.loads((dataset / "dataset.json").read_text())["labels"], None)
+    assert labels.ignore_label == 2 and labels.all_labels == [0, 1]
+
+
+def test_patterns_as_paths_from_the_working_folder(convert, tmp_path, monkeypatch):
+    for folder in ("a", "old/a"):
+        save_pair(tmp_path / "s" / folder / "1.png", tmp_path / "s" / folder / "1_m.png")
+    monkeypatch.chdir(tmp_path)
+    dataset = convert("folder", "s", "--images", "s/a/*.png", "--masks", tmp_path / "s/a/*_m.png", "--split", "1:0:0")
+    assert paired(dataset) == {"1": ("a/1.png", "a/1_m.png")}
 
 
 def test_values_with_the_same_name_become_one_class(convert, tmp_path):
@@ -148,6 +167,10 @@ LAYOUTS = {
         {f"{part}_0": (f"{part}_images/0.png", f"{part}_masks/0.png") for part in ("train", "test")},
         ("--images", "{split}_images", "--masks", "{split}_masks"),
     ),
+    "wildcards in the names of folders": (
+        {p: (f"{p}/{p}_photo/{p}.bmp", f"{p}/{p}_lesion/{p}_lesion.bmp") for p in ("I1", "I2")},
+        ("--images", "*_photo", "--masks", "{case}_lesion/{case}_lesion", "--split", "1:0:0"),
+    ),
     "one folder per patient": (
         {p: (f"{p}/image.png", f"{p}/mask.png") for p in ("p1", "p2")},
         ("--images", "image.png", "--masks", "mask.png", "--split", "1:0:0"),
@@ -196,6 +219,20 @@ def test_archives_named_images_masks_and_train(convert, tmp_path):
     dataset = convert("folder", *archives, "--images", "x", "--masks", "y", number=8)
     splits = converted.cases_by_split(dataset)
     assert {split: len(names) for split, names in splits.items()} == {"train": 3, "val": 3, "test": 0}
+
+
+def test_test_images_without_masks(convert, refuse, tmp_path):
+    for part, n in (("train", 1), ("train", 2), ("test", 1)):
+        save_pair(tmp_path / "s" / part / "images" / f"{n}.png", tmp_path / "s" / part / "masks" / f"{n}.png", n)
+    (tmp_path / "s" / "test" / "masks" / "1.png").unlink()
+    dataset = convert("folder", tmp_path / "s")
+    assert paired(dataset)["test_1"] == ("test/images/1.png",)
+    assert not list((dataset / "labelsTs").iterdir()) and len(list((dataset / "labelsTr").iterdir())) == 2
+    assert any("1 test images" in note for note in converted.read_manifest(dataset)["notes"])
+    # if other test images have masks, a mask is missing
+    save_pair(tmp_path / "s" / "test" / "images" / "2.png", tmp_path / "s" / "test" / "masks" / "2.png")
+    lines = refuse("folder", tmp_path / "s", "--dataset-id", "8")
+    faults.check_listed(lines, [("test/images/1.png", "mask-missing")])
 
 
 def test_the_same_name_without_its_mask_is_not_paired_with_another_folder(refuse, tmp_path):
@@ -262,7 +299,7 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("options", "texts"),
         [
-            (["--images", "none"], ["images (6)"]), (["--masks", "none"], ["masks (6)"]),
+            (["--images", "none"], ["--images none", "images (6)"]), (["--masks", "m/*"], ["--masks m/*", "masks (6)"]),
             (["--labels", "1=cell", "1=nucleus"], ["--labels"]),
             (["--labels", "0=cell", "1=nucleus"], ["--labels", "0=cell"]),
             (["--labels", "0=background"], ["--labels"]), (["--labels", "9=ignore"], ["--labels"]),
@@ -304,7 +341,7 @@ class TestProblems:
         for mask in (nuclei / "masks").iterdir():
             mask.rename(mask.with_suffix(".xcf"))
         line = refuse_line("folder", nuclei)
-        assert ".xcf" in line and ".png" in line and "6 masks" in line
+        assert ".xcf" in line and ".png" in line and "masks" in line and "6 files" in line
 
     def test_no_image_and_mask_have_the_same_name(self, refuse_line, nuclei):
         for mask in (nuclei / "masks").iterdir():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_xattnres.convert.layouts.patterns import Pattern, find_images_and_masks
+from nnunet_xattnres.convert.layouts.patterns import Pattern, find_images_and_masks, relative_pattern
 from nnunet_xattnres.convert.sources import SourceFile
 from nnunet_xattnres.utils.errors import UserError
 
@@ -25,6 +25,7 @@ def found(*names, **patterns):
         # folders
         ("scans", "set/scans/1.png", "set/1"), ("scans", "scans/a/1.png", "a/1"), ("SCANS", "Scans/1.PNG", "1"),
         ("a/scans", "x/a/scans/1.png", "x/1"), ("a/scans", "scans/1.png", None), ("scans", "ascans/1.png", None),
+        ("/scans", "scans/1.png", "1"), ("/scans", "x/scans/1.png", None),
         ("v1.0", "v1.0/1.png", "1"), ("./scans/", "scans/1.png", "1"), ("a\\scans", "a/scans/1.png", "1"),
         ("scans", "scans.zip/1.png", "1"),
         # the wildcards of file names
@@ -41,7 +42,7 @@ def found(*names, **patterns):
         # captures
         ("{case}_*.png", "1_2_3.png", "1_2"), ("{case}/{case}_t1.*", "p1/p1_t1.nii.gz", "p1"),
         ("{case}/{case}_t1.*", "p1/p2_t1.nii.gz", None), ("{split}/*/{case}.png", "train/x/1.png", "train/1"),
-        ("{split}_images", "test_images/1.png", "test/1"),
+        ("{split}_images", "test_images/1.png", "test/1"), ("{split}_{case}", "train_a_1.png", "train/a_1"),
         # characters as macOS writes them
         ("gro\N{COMBINING DIAERESIS}ß", "größ/1.png", "1"),
     ],
@@ -50,6 +51,20 @@ def test_one_pattern(pattern, file, path):
     (file,) = files(file)
     match = Pattern(pattern).match(file)
     assert (match and match.path) == path
+
+
+@pytest.mark.parametrize(
+    ("text", "sources", "pattern"),
+    [
+        ("images", ["set"], "images"), ("set/images", ["set"], "/images"), ("./set/im*/{case}", ["set"], "/im*/{case}"),
+        ("set/", ["set"], "/**"), ("set/b/*.png", ["set/a", "set/b"], "/b/*.png"), ("", ["."], ""),
+        ("{root}/set/*.png", ["set"], "/*.png"), ("set2/images", ["set"], "set2/images"),
+    ],
+)  # fmt: skip
+def test_a_path_to_the_source_becomes_relative_to_it(monkeypatch, tmp_path, text, sources, pattern):
+    monkeypatch.chdir(tmp_path)
+    text = text.replace("{root}", str(tmp_path))
+    assert relative_pattern(text, [Path(source).absolute() for source in sources]) == pattern
 
 
 @pytest.mark.parametrize("pattern", ["{patient}/*.png", "{}.png", "", "/", "."])
