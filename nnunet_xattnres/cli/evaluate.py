@@ -2,7 +2,8 @@
 
 PREDICTIONS and REFERENCES are folders of label maps under nnU-Net's file names, such as the output of
 nnUNetv2_predict and the folder labelsTs. The labels and regions are those of dataset.json, which is searched in
-PREDICTIONS, in REFERENCES, and in the parent folder of REFERENCES.
+PREDICTIONS, in REFERENCES, and in the parent folder of REFERENCES. Files are read by nnU-Net's own readers, chosen as
+nnU-Net does: by plans.json in PREDICTIONS, by dataset.json, or by the first reader that can read a reference.
 
 protocols:
   default    Distances are in mm. HD95 is the larger of the 95th percentiles of the two directions. A label that is
@@ -32,8 +33,11 @@ from ..utils.workers import default_workers
 from .arguments import positive_int
 
 if TYPE_CHECKING:
-    from ..evaluation.folders import Labels
+    from ..evaluation.labels import Labels
+    from ..evaluation.protocols import Scores
     from ..evaluation.report import Report
+
+_MAX_NOTES = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,16 +74,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..evaluation import PROTOCOLS
-    from ..evaluation.folders import (
-        CaseEvaluator,
-        ScoringProblem,
-        check_folders,
-        find_dataset_json,
-        pair_cases,
-        read_labels,
-    )
+    from ..evaluation.folders import CaseEvaluator, check_folders, pair_cases
+    from ..evaluation.label_maps import has_spacing
+    from ..evaluation.labels import find_dataset_json, find_plans, read_labels
+    from ..evaluation.problems import ScoringProblem
     from ..evaluation.report import Report
     from ..utils.files import write_atomic
+    from ..utils.readers import choose_reader
     from ..utils.workers import map_unordered
 
     predictions, references = arguments.predictions, arguments.references
@@ -90,29 +91,37 @@ def run(arguments: argparse.Namespace) -> int:
     for option, path in outputs.items():
         if path and path.resolve() == dataset_json.resolve():
             raise UserError(f"{option} {path} would overwrite the dataset.json with the labels: name another file")
-    labels = read_labels(dataset_json)
+    try:
+        labels = read_labels(dataset_json)
+    except UserError as error:
+        raise UserError(f"{error}, or name another file with --dataset-json") from None
     extra_regions = _check_extra_regions(arguments.region, labels, dataset_json)
     regions = labels.regions | extra_regions
     cases, problems = pair_cases(predictions, references, labels.ending)
-    evaluator = CaseEvaluator(predictions, references, labels, regions, arguments.protocol, arguments.tolerance)
+    examples = [references / f"{case}{labels.ending}" for case in cases]
+    reader = choose_reader(labels.file_format(), examples, find_plans(predictions))
+    evaluator = CaseEvaluator(predictions, references, labels, reader, regions, arguments.protocol, arguments.tolerance)
     results = dict(map_unordered(evaluator, cases, arguments.workers, "evaluating"))
-    scores = {}
+    scores: dict[str, dict[str, Scores]] = {}
+    notes: list[str] = []
     for case in cases:
         result = results[case]
         if isinstance(result, ScoringProblem):
             problems.append(result)
         else:
-            scores[case] = result
+            scores[case] = result.scores
+            notes += result.notes
     if problems and not (arguments.skip_bad and scores):
         hint = "no other case is left" if arguments.skip_bad else "fix them, or pass --skip-bad to score the others"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise UserError(f"{len(problems)} cases cannot be compared: {hint}\n{lines}")
-    in_mm = PROTOCOLS[arguments.protocol].uses_spacing and labels.has_spacing
+    in_mm = PROTOCOLS[arguments.protocol].uses_spacing and has_spacing(reader)
     metadata = {
         "protocol": arguments.protocol, "unit": "mm" if in_mm else "voxels", "tolerance": arguments.tolerance,
         "predictions": str(predictions.resolve()), "references": str(references.resolve()),
+        "reader": reader.__name__,
     }  # fmt: skip
-    report = Report(scores, metadata, [str(problem) for problem in problems], frozenset(extra_regions))
+    report = Report(scores, metadata, [str(problem) for problem in problems], frozenset(extra_regions), notes)
     if arguments.json:
         write_atomic(arguments.json, json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
     if arguments.csv:
@@ -160,6 +169,10 @@ def _print(report: "Report") -> None:
         print("Lowest Dice: " + ", ".join(f"{100 * dice:.2f} {region} of {case}" for case, region, dice in lowest))
     for problem in report.problems:
         print(f"skipped: {problem}", file=sys.stderr)
+    for note in report.notes[:_MAX_NOTES]:
+        print(f"note: {note}", file=sys.stderr)
+    if len(report.notes) > _MAX_NOTES:
+        print(f"note: {len(report.notes) - _MAX_NOTES} more of this kind; --json lists all", file=sys.stderr)
 
 
 def _tolerance(text: str) -> float:

@@ -30,12 +30,14 @@ class Report:
         metadata: protocol, tolerance, unit of the distances, folders.
         problems: one line for every case that could not be compared.
         extra_regions: regions besides those of the dataset. The overall mean leaves them out.
+        notes: one line for every file whose values or header were read differently from what is stored.
     """
 
     scores: Mapping[str, Mapping[str, Scores]]
     metadata: Mapping[str, Any]
     problems: list[str] = field(default_factory=list)
     extra_regions: frozenset[str] = frozenset()
+    notes: list[str] = field(default_factory=list)
 
     @property
     def regions(self) -> list[str]:
@@ -79,6 +81,7 @@ class Report:
             "overall": self.overall(),
             "cases": self.scores,
             "problems": self.problems,
+            "notes": self.notes,
         }
 
     def to_csv(self) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 
 from .errors import UserError
 from .plotting import new_figure
+from .quiet import silence_libraries
+from .readers import choose_reader
 
 COLOURS = (
     "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442",
@@ -18,7 +20,11 @@ COLOURS = (
 
 
 def read_slices(
-    images: Path, label_folders: Sequence[Path], case: str, dataset_json: Mapping[str, Any]
+    images: Path,
+    label_folders: Sequence[Path],
+    case: str,
+    dataset_json: Mapping[str, Any],
+    plans: Mapping[str, Any] | None = None,
 ) -> list[np.ndarray]:
     """Read one slice of a case: its image and its label map from every folder.
 
@@ -29,6 +35,7 @@ def read_slices(
         label_folders: folders of label maps. The first one has the references.
         case: the name of the case.
         dataset_json: the content of dataset.json.
+        plans: the content of the plans, which name the reader.
 
     Returns:
         The image (H, W), or (H, W, 3) if it has three channels, then the label maps (H, W).
@@ -36,15 +43,14 @@ def read_slices(
     Raises:
         UserError: if the case has no image.
     """
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
     ending = dataset_json["file_ending"]
     files = sorted(map(str, images.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{ending}")))
     if not files:
         raise UserError(f"no image of {case} in {images}: expected {case}_0000{ending}")
-    reader = determine_reader_writer_from_dataset_json(dataset_json, files[0], verbose=False)()
-    channels = reader.read_images(files)[0]
-    label_maps = [reader.read_seg(str(folder / f"{case}{ending}"))[0][0] for folder in label_folders]
+    reader = choose_reader(dataset_json, map(Path, files[:1]), plans)()
+    with silence_libraries():
+        channels = reader.read_images(files)[0]
+        label_maps = [reader.read_seg(str(folder / f"{case}{ending}"))[0][0] for folder in label_folders]
     index = int((label_maps[0] > 0).sum(axis=(1, 2)).argmax())
     image = channels[:, index]
     if len(image) == 3:

@@ -108,7 +108,9 @@ def test_table_json_and_csv_have_the_same_scores(capsys, folders, tmp_path):
     summary = "\n".join(lines[4:])
     assert all(fact in summary for fact in ("4 cases", "default", "1 mm"))
     assert "0.00 spleen of c, 0.00 spleen of d, " in summary  # the lowest Dice
-    metadata = {"protocol": "default", "unit": "mm", "tolerance": 1.0, "problems": []}
+    metadata = {
+        "protocol": "default", "unit": "mm", "tolerance": 1.0, "reader": "SimpleITKIO", "problems": [], "notes": []
+    }  # fmt: skip
     assert metadata.items() <= result.items()
     assert [result["predictions"], result["references"]] == [str(f.resolve()) for f in folders]
 
@@ -317,3 +319,27 @@ class TestProblems:
         assert lines[0].startswith("  b: ")
         assert lines[1].startswith(f"  a: {predictions / f'a{ending}'} ")
         assert not (tmp_path / "s.json").exists()
+
+
+def test_rounded_values_are_noted(capsys, tmp_path):
+    """The first notes are printed, all are in the JSON file."""
+    pair = [voxel((3, 4, 5), (1, 1, 1)).astype(np.float32)] * 2
+    folders = write_folders(tmp_path, {name: [array * np.float32(0.9999999) for array in pair] for name in "abcd"})
+    path = tmp_path / "s.json"
+    code, text, messages = evaluate(capsys, *folders, "--json", path)
+    assert code == 0 and text.splitlines()[1].split()[:2] == ["liver", "100.00"]
+    notes = json.loads(path.read_text())["notes"]
+    assert len(notes) == 8 and all(note.endswith(" to 1") for note in notes)
+    lines = messages.splitlines()
+    assert lines[:-1] == [f"note: {note}" for note in notes[:5]] and lines[-1].startswith("note: 3 more")
+
+
+def test_the_reader_of_the_plans(capsys, folders):
+    """nnUNetv2_predict stores the plans beside its predictions."""
+    assert json_output(capsys, folders)["reader"] == "SimpleITKIO"
+    (folders[0] / "plans.json").write_text('{"image_reader_writer": "NibabelIO"}')
+    result = json_output(capsys, folders)
+    assert result["reader"] == "NibabelIO"
+    (folders[0] / "plans.json").write_text('{"image_reader_writer": "OwnIO"}')
+    code, text, error = evaluate(capsys, *folders)
+    assert (code, text, error.count("\n")) == (2, "", 1) and "OwnIO" in error

@@ -1,27 +1,24 @@
 """Two folders of label maps: pairing by name, the labels of dataset.json, scores, and problems with their codes."""
 
+import gzip
+import json
 import re
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import tifffile
 from PIL import Image
 from support.label_maps import truncate, voxel, write_dataset_json, write_folders, write_label_map
 from support.masks import PAIRS
 
 from nnunet_xattnres.evaluation import PROTOCOLS, compare
-from nnunet_xattnres.evaluation.folders import (
-    CaseEvaluator,
-    Labels,
-    ScoringProblem,
-    ScoringProblemCode,
-    check_folders,
-    find_dataset_json,
-    pair_cases,
-    read_labels,
-)
+from nnunet_xattnres.evaluation.folders import CaseEvaluator, check_folders, pair_cases
+from nnunet_xattnres.evaluation.labels import read_labels
+from nnunet_xattnres.evaluation.problems import ScoringProblem, ScoringProblemCode
 from nnunet_xattnres.utils.errors import UserError
+from nnunet_xattnres.utils.readers import choose_reader
 
 SHAPE, SPACING = (5, 6, 7), (5.0, 2.0, 0.5)
 
@@ -29,55 +26,11 @@ SHAPE, SPACING = (5, 6, 7), (5.0, 2.0, 0.5)
 def evaluate(root, case="a", protocol="default", tolerance=1.0):
     """The scores, or the problem, of one case in the folders of `write_folders`."""
     labels = read_labels(root / "dataset.json")
-    return CaseEvaluator(root / "predictions", root / "labelsTs", labels, labels.regions, protocol, tolerance)(case)
-
-
-@pytest.mark.parametrize(
-    ("description", "regions", "known", "ignore"),
-    [
-        ({"background": 0, "liver": 1, "spleen": 2}, {"liver": (1,), "spleen": (2,)}, {0, 1, 2}, None),
-        ({"background": "0", "liver": "1"}, {"liver": (1,)}, {0, 1}, None),
-        ({"liver": 1, "nothing": 0}, {"liver": (1,)}, {0, 1}, None),
-        ({"background": 0, "whole": [1, 2], "core": [2], "edge": 3}, {"whole": (1, 2), "core": (2,), "edge": (3,)},
-         {0, 1, 2, 3}, None),
-        ({"background": 0, "liver": 1, "ignore": 2}, {"liver": (1,)}, {0, 1, 2}, 2),
-        ({"background": 0, "whole": [1, 2], "ignore": 3}, {"whole": (1, 2)}, {0, 1, 2, 3}, 3),
-    ],
-)  # fmt: skip
-def test_labels_of_a_dataset_json(tmp_path, description, regions, known, ignore):
-    expected = Labels(regions, frozenset(known), ignore, ".png")
-    assert read_labels(write_dataset_json(tmp_path, description, ".png")) == expected
-
-
-def test_the_reader_of_a_dataset_json(tmp_path):
-    path = write_dataset_json(tmp_path, overwrite_image_reader_writer="NibabelIO")
-    assert read_labels(path).reader == "NibabelIO"
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", "{}", '{"labels": {"liver": 1}}', '{"file_ending": ".png"}', '{"file_ending": ".png", "labels": [1]}',
-     '{"file_ending": ".png", "labels": {"0": "background", "1": "liver"}}',
-     '{"file_ending": ".png", "labels": {"liver": null}}', '{"file_ending": ".png", "labels": {"liver": ["a"]}}',
-     '{"file_ending": 3, "labels": {"liver": 1}}'],
-)  # fmt: skip
-def test_a_file_that_is_no_dataset_json(tmp_path, content):
-    (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(UserError, match=f"^{tmp_path / 'dataset.json'} ") as error:
-        read_labels(tmp_path / "dataset.json")
-    assert "\n" not in str(error.value)
-
-
-def test_the_order_in_which_dataset_json_is_searched(tmp_path):
-    folders = tmp_path / "predictions", tmp_path / "Dataset1" / "labelsTs", tmp_path / "Dataset1"
-    for folder in (*folders[:2], tmp_path / "other"):
-        folder.mkdir(parents=True)
-    with pytest.raises(UserError, match="--dataset-json") as error:
-        find_dataset_json(*folders[:2])
-    assert all(str(folder) in str(error.value) for folder in folders)
-    for folder in reversed(folders):
-        path = write_dataset_json(folder)
-        assert find_dataset_json(*folders[:2]) == path
+    reader = choose_reader(labels.file_format(), [root / "labelsTs" / f"{case}{labels.ending}"])
+    result = CaseEvaluator(
+        root / "predictions", root / "labelsTs", labels, reader, labels.regions, protocol, tolerance
+    )(case)
+    return result if isinstance(result, ScoringProblem) else result.scores
 
 
 class TestPairs:
@@ -112,12 +65,20 @@ class TestPairs:
         with pytest.raises(UserError, match=f"{missing}.*{tmp_path / missing}"):
             check_folders(tmp_path / "predictions", tmp_path / "references")
 
+    def test_a_folder_of_images(self, tmp_path):
+        """imagesTs instead of labelsTs."""
+        for name in ("predictions/a", "images/a_0000"):
+            (tmp_path / name).parent.mkdir()
+            (tmp_path / f"{name}.png").touch()
+        with pytest.raises(UserError, match=rf"{tmp_path / 'images'} has images"):
+            pair_cases(tmp_path / "predictions", tmp_path / "images", ".png")
+
     @pytest.mark.parametrize("empty", ["predictions", "references"])
     def test_an_empty_folder(self, tmp_path, empty):
         for name in ("predictions", "references"):
             (tmp_path / name).mkdir()
             (tmp_path / name / ("a.nii.gz" if name == empty else "a.png")).touch()
-        with pytest.raises(UserError, match=rf"\*.png.* {tmp_path / empty}: .*{empty}"):
+        with pytest.raises(UserError, match=rf"\*.png.* {tmp_path / empty}: .*{empty}.* .nii.gz$"):
             pair_cases(tmp_path / "predictions", tmp_path / "references", ".png")
 
 
@@ -209,7 +170,8 @@ class TestProblems:
 
     @pytest.mark.parametrize("folder", [0, 1])
     @pytest.mark.parametrize(
-        ("values", "listed"), [([3], "3"), ([7, 1, 5], "5, 7"), ([9, 8, 7, 6, 5, 4], "4, 5, 6, 7, 8"), ([255], "255")]
+        ("values", "listed"),
+        [([3], "3"), ([7, 1, 5], "5, 7"), ([9, 8, 7, 6, 5, 4], "4, 5, 6, 7, 8 and 1 more"), ([255], "255")],
     )
     def test_unknown_values(self, tmp_path, folder, values, listed):
         array = voxel(SHAPE, -1)
@@ -253,7 +215,7 @@ class TestProblems:
         assert isinstance(results[0], dict)
         problem = checked(results[1])
         assert problem.code is ScoringProblemCode.SPACING
-        numbers = re.findall(r"[\d.]+", problem.text.partition("): ")[2])
+        numbers = re.findall(r"[\d.]+", problem.text.partition("): ")[2].partition(";")[0])
         assert [float(n) for n in numbers] == pytest.approx([*SPACING[:2], 0.505, *SPACING])
 
     @pytest.mark.parametrize("folder", [0, 1])
@@ -315,3 +277,162 @@ class TestProblems:
         change(image)
         sitk.WriteImage(image, predictions / "a.nii.gz")
         assert checked(evaluate(tmp_path)).code is code
+
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+    @pytest.mark.parametrize("reader", ["NibabelIO", "SimpleITKIO"])
+    def test_a_mirrored_prediction_that_is_far_away(self, tmp_path, ending, reader):
+        """Both readers' headers are compared, and the message has the numbers."""
+        empty = voxel((4, 5, 6), -1)
+        others = {} if ending == ".nii" else {"overwrite_image_reader_writer": reader}
+        predictions, _ = write_folders(tmp_path, {"a": (empty, empty)}, ending=ending, **others)
+        affine = np.diag([1.0, -1, 1, 1])
+        affine[:3, 3] = 0, 200, 0
+        nibabel.save(nibabel.Nifti1Image(empty.T, affine), predictions / f"a{ending}")
+        problem = checked(evaluate(tmp_path))
+        assert problem.code is ScoringProblemCode.DIRECTION
+        assert "200, " in problem.text and "voxels" in problem.text
+
+
+class TestNotesAndReaders:
+    """What nnU-Net's readers read is scored as nnU-Net does; what was replaced is noted."""
+
+    @pytest.fixture
+    def pair(self):
+        return voxel((4, 5, 6), np.s_[1:3, 1:3, 1:4]), voxel((4, 5, 6), np.s_[1:3, 1:3, 2:5])
+
+    def result(self, root, **others):
+        """The Dice of the case `a` and its notes."""
+        labels = read_labels(write_dataset_json(root, {"background": 0, "liver": 1}, **others))
+        references = root / "labelsTs"
+        reader = choose_reader(labels.file_format(), [references / f"a{labels.ending}"])
+        result = CaseEvaluator(root / "predictions", references, labels, reader, labels.regions, "default", 1.0)("a")
+        return result if isinstance(result, ScoringProblem) else (result.scores["liver"]["dice"], result.notes)
+
+    def write_nibabel(self, root, pair, affine, kind=nibabel.Nifti1Image, ending=".nii.gz"):
+        for folder, array in zip(("predictions", "labelsTs"), pair, strict=True):
+            (root / folder).mkdir()
+            nibabel.save(kind(array.T, affine), root / folder / f"a{ending}")
+
+    def test_sheared_volumes(self, tmp_path, pair):
+        affine = np.diag([1.0, 2, 3, 1])
+        affine[0, 1] = 0.5
+        self.write_nibabel(tmp_path, pair, affine)
+        dice, notes = self.result(tmp_path)
+        assert dice == pytest.approx(2 / 3)
+        assert len(notes) == 2 and all("perpendicular" in note for note in notes)
+
+    def test_nifti_2(self, tmp_path, pair):
+        self.write_nibabel(tmp_path, pair, np.diag([1.0, 2, 3, 1]), nibabel.Nifti2Image)
+        assert self.result(tmp_path) == (pytest.approx(2 / 3), ())
+
+    def test_one_sheared_volume_among_others(self, tmp_path, pair):
+        """nnU-Net reads all files of a dataset with one reader: the message says how to choose another."""
+        affine = np.diag([1.0, 2, 3, 1])
+        self.write_nibabel(tmp_path, pair, affine)
+        affine[0, 1] = 0.5
+        nibabel.save(nibabel.Nifti1Image(pair[0].T, affine), tmp_path / "predictions" / "a.nii.gz")
+        problem = checked(self.result(tmp_path))
+        assert problem.code is ScoringProblemCode.UNREADABLE
+        assert '"overwrite_image_reader_writer": "NibabelIO"' in problem.text
+
+    def test_an_uncompressed_file_named_gz(self, tmp_path, pair):
+        """ITK reads it; nibabel does not, and the message says how to rename it."""
+        self.write_nibabel(tmp_path, pair, np.eye(4), ending=".nii")
+        for folder in ("predictions", "labelsTs"):
+            (tmp_path / folder / "a.nii").rename(tmp_path / folder / "a.nii.gz")
+        assert self.result(tmp_path) == (pytest.approx(2 / 3), ())
+        problem = checked(self.result(tmp_path, overwrite_image_reader_writer="NibabelIO"))
+        assert problem.code is ScoringProblemCode.UNREADABLE and problem.text.endswith("compress it with gzip")
+
+    def test_a_compressed_file_without_gz(self, tmp_path, pair):
+        """No reader of nnU-Net's reads it."""
+        self.write_nibabel(tmp_path, pair, np.eye(4), ending=".nii")
+        path = tmp_path / "predictions" / "a.nii"
+        path.write_bytes(gzip.compress(path.read_bytes()))
+        problem = checked(self.result(tmp_path, ending=".nii"))
+        assert problem.code is ScoringProblemCode.UNREADABLE and "rename it to a.nii.gz" in problem.text
+
+    def test_both_endings_in_one_folder(self, tmp_path, pair):
+        """ITK reads the voxels of a.nii where it is asked for a.nii.gz; nibabel does not."""
+        self.write_nibabel(tmp_path, pair, np.eye(4))
+        sitk.WriteImage(sitk.GetImageFromArray(pair[1] * 0), tmp_path / "predictions" / "a.nii")
+        assert not sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "predictions" / "a.nii.gz")).any()
+        problem = checked(self.result(tmp_path))
+        assert problem.code is ScoringProblemCode.UNREADABLE and "a.nii," in problem.text
+        assert self.result(tmp_path, overwrite_image_reader_writer="NibabelIO") == (pytest.approx(2 / 3), ())
+
+    def write_tif(self, root, pair, spacing=None):
+        for folder, array in zip(("predictions", "labelsTs"), pair, strict=True):
+            (root / folder).mkdir()
+            tifffile.imwrite(root / folder / "a.tif", array, photometric="minisblack")
+            if spacing:
+                (root / folder / "a.json").write_text(json.dumps({"spacing": spacing}))
+
+    def test_volumes_as_tif(self, tmp_path, pair, capfd):
+        self.write_tif(tmp_path, [np.pad(array, ((0, 1), (0, 0), (0, 0))) for array in pair], (5, 1, 1))
+        assert self.result(tmp_path, ending=".tif") == (pytest.approx(2 / 3), ())
+        (tmp_path / "labelsTs" / "a.json").unlink()
+        problem = checked(self.result(tmp_path, ending=".tif"))
+        assert problem.code is ScoringProblemCode.SPACING and "a.json is missing" in problem.text
+        (tmp_path / "predictions" / "a.json").unlink()
+        dice, notes = self.result(tmp_path, ending=".tif")
+        assert dice == pytest.approx(2 / 3)
+        assert len(notes) == 2 and all("a.json is missing" in note for note in notes)
+        assert capfd.readouterr() == ("", "")  # nnU-Net prints tracebacks and warnings here
+
+    def test_volumes_as_tif_that_are_taken_for_colours(self, tmp_path, pair):
+        """nnU-Net's first reader takes 3 or 4 slices for channels; dataset.json may name the other one."""
+        self.write_tif(tmp_path, pair, (5, 1, 1))
+        problem = checked(self.result(tmp_path, ending=".tif"))
+        assert problem.code is ScoringProblemCode.CHANNELS and "Tiff3DIO" in problem.text
+        others = {"ending": ".tif", "overwrite_image_reader_writer": "Tiff3DIO"}
+        assert self.result(tmp_path, **others) == (pytest.approx(2 / 3), ())
+
+    def test_values_beside_integers(self, tmp_path, pair):
+        self.write_nibabel(tmp_path, [array * np.float32(0.9999999) for array in pair], np.eye(4))
+        dice, notes = self.result(tmp_path)
+        assert dice == pytest.approx(2 / 3)
+        assert len(notes) == 2 and notes[0].startswith(str(tmp_path / "predictions" / "a.nii.gz"))
+        assert notes[0].endswith(" to 1")
+
+    def test_probabilities_are_no_labels(self, tmp_path, pair):
+        self.write_nibabel(tmp_path, [array * np.float32(0.99) for array in pair], np.eye(4))
+        problem = checked(self.result(tmp_path))
+        assert problem.code is ScoringProblemCode.UNKNOWN_VALUES and " 0.99, but" in problem.text
+
+    def test_a_fourth_dimension_of_size_one(self, tmp_path, pair):
+        self.write_nibabel(tmp_path, pair, np.diag([1.0, 2, 3, 1]))
+        image = nibabel.Nifti1Image(pair[0].T[..., None], np.diag([1.0, 2, 3, 1]))
+        nibabel.save(image, tmp_path / "predictions" / "a.nii.gz")
+        assert self.result(tmp_path) == (pytest.approx(2 / 3), ())
+
+    @pytest.mark.parametrize("value", [0, np.nan])
+    @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+    def test_no_spacing_in_the_header(self, tmp_path, pair, value, reader, capfd):
+        """Readers take 1 mm instead, which is noted; nibabel does not do this for NaN."""
+        self.write_nibabel(tmp_path, pair, np.eye(4), ending=".nii")
+        for folder in ("predictions", "labelsTs"):
+            content = bytearray((tmp_path / folder / "a.nii").read_bytes())
+            content[80:84] = np.float32(value).tobytes()  # pixdim[1]
+            content[252:256] = bytes(4)  # no affine
+            (tmp_path / folder / "a.nii").unlink()
+            (tmp_path / folder / "a.nii.gz").write_bytes(gzip.compress(content))
+        result = self.result(tmp_path, overwrite_image_reader_writer=reader)
+        if reader == "NibabelIO" and np.isnan(value):
+            assert checked(result).code is ScoringProblemCode.SPACING
+            assert "nan" in result.text
+        else:
+            assert result[0] == pytest.approx(2 / 3)
+            assert len(result[1]) == 2 and f"{value:g} x 1 x 1" in result[1][0]
+        assert capfd.readouterr() == ("", "")  # nibabel logs a warning here
+
+    @pytest.mark.parametrize(("shift", "accepted"), [(0.004, True), (0.1, True), (0.2, False), (200, False)])
+    def test_the_tolerance_of_positions(self, tmp_path, pair, shift, accepted):
+        """A quarter of a voxel, here of 0.5 mm."""
+        affine = np.diag([0.5, 0.5, 3, 1])
+        self.write_nibabel(tmp_path, pair, affine)
+        affine[1, 3] = shift
+        nibabel.save(nibabel.Nifti1Image(pair[0].T, affine), tmp_path / "predictions" / "a.nii.gz")
+        result = self.result(tmp_path)
+        assert accepted or checked(result).code is ScoringProblemCode.ORIGIN
+        assert not accepted or result[0] == pytest.approx(2 / 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from nnunet_xattnres.utils.nifti import check_nifti, is_nifti
+from nnunet_xattnres.utils.nifti import check_nifti, explain_compression, find_shadowing_file, is_nifti
 
 RNG = np.random.default_rng(0)
 
@@ -106,6 +106,51 @@ def test_a_file_without_a_nifti_header(tmp_path, ending, content):
     path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
     with pytest.raises(ValueError, match=r"^not a NIfTI file"):
         check_nifti(path)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_compression_that_contradicts_the_name(tmp_path, kind, ending, compressed):
+    """The file is intact, and what to do is said."""
+    path = tmp_path / f"a{ending}"
+    content = kind(np.zeros((4, 5, 6), np.int16), np.eye(4)).to_bytes()
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    assert check_nifti(path) == []
+    text = explain_compression(path)
+    if compressed == (ending == ".nii.gz"):
+        assert text is None
+    else:
+        assert f"rename it to {'a.nii.gz' if compressed else 'a.nii'}" in text
+    path.write_bytes(gzip.compress(content[:-1]) if compressed else content[:-1])
+    with pytest.raises(ValueError, match=r"^truncated"):
+        check_nifti(path)
+
+
+@pytest.mark.parametrize("value", [0, np.nan, np.inf])
+def test_a_header_without_spacing(tmp_path, value):
+    path = small(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[84:88] = np.float32(value).tobytes()  # pixdim[2]
+    path.write_bytes(content)
+    (note,) = check_nifti(path)
+    assert f" 1 x {value:g} x 1 " in note
+
+
+def test_a_data_type_that_nobody_knows(tmp_path):
+    path = small(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[70:72] = np.int16(4711).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^not a NIfTI file"):
+        check_nifti(path)
+
+
+def test_a_file_that_itk_reads_instead(tmp_path):
+    path = small(tmp_path / "a.nii.gz")
+    assert find_shadowing_file(path) is None
+    other = small(tmp_path / "a.nii")
+    assert (find_shadowing_file(path), find_shadowing_file(other)) == (other, None)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.nrrd", "a.mha", "a.gz"])

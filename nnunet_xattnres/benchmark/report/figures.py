@@ -13,6 +13,7 @@ from ...utils.overlays import COLOURS, draw_overlays, read_slices
 from ...utils.plotting import new_figure
 from ..folders import NnUNetFolders
 from ..grid import Run
+from ..state import read_experiment_plans
 from .analysis import PairedComparison
 from .results import Results
 from .statistics import LEVEL, TIE
@@ -160,10 +161,10 @@ def draw_cases(folders: NnUNetFolders, paired: PairedComparison, path: Path) -> 
     dataset = read_json(file, "nnU-Net's dataset.json")
     if missing := [key for key in ("labels", "file_ending") if key not in dataset]:
         raise UserError(f"{file} has no {' and no '.join(missing)}")
-    rows = []
+    plans, rows = read_experiment_plans(experiment, folders), []
     for name, row in select_cases(paired.pairs).items():
         runs = [Run(experiment, trainer, row["fold"], row["repeat"]) for trainer in trainers]
         label_maps = [folders.references(experiment), *(folders.validation(run) for run in runs)]
         text = f"{name}\n{row['case']}\n{100 * row['difference']:+.2f} points"
-        rows.append((text, read_slices(images, label_maps, row["case"], dataset)))
+        rows.append((text, read_slices(images, label_maps, row["case"], dataset, plans)))
     draw_overlays(rows, ["image", "reference", *trainers], dataset["labels"], path)

@@ -1,10 +1,13 @@
 """Reads the results of a benchmark from nnU-Net's folders and scores the predictions."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ...evaluation.folders import Labels, read_labels
+from ...evaluation.label_maps import has_spacing
+from ...evaluation.labels import read_labels
 from ...utils.errors import UserError
 from ..folders import NnUNetFolders
 from ..grid import Grid
@@ -13,7 +16,7 @@ from ..state import RECORD, State, read_experiment_plans, read_splits, read_stat
 from ..tasks import Predict, find_test_cases, predict_tasks
 from .fairness import find_warnings
 from .results import Finding, Results, TrainedRun, score_table
-from .scores import Predictions, score
+from .scores import Predictions, ScoredFolder, score
 
 
 def read_results(grid: Grid, folders: NnUNetFolders, workers: int) -> list[Results]:
@@ -33,7 +36,7 @@ def read_results(grid: Grid, folders: NnUNetFolders, workers: int) -> list[Resul
 def _read_validation(results: Results, grid: Grid, folders: NnUNetFolders, workers: int) -> None:
     experiment, missing = results.experiment, results.missing
     try:
-        read_experiment_plans(experiment, folders)
+        reader = read_experiment_plans(experiment, folders).get("image_reader_writer")
         splits = read_splits(experiment, folders)
     except UserError as error:
         missing.append(Finding("unreadable", str(error)))
@@ -57,27 +60,44 @@ def _read_validation(results: Results, grid: Grid, folders: NnUNetFolders, worke
         return
     preprocessed, references = folders.preprocessed_dataset(experiment), folders.references(experiment)
     try:
-        dataset_json, labels = _read_labels(p / "dataset.json" for p in (preprocessed, *map(folders.model, done)))
+        dataset_json = _find_dataset_json(p / "dataset.json" for p in (preprocessed, *map(folders.model, done)))
+        predictions = [
+            Predictions(
+                folders.validation(run), references, dataset_json, tuple(sorted(splits[run.fold]["val"])), reader=reader
+            )
+            for run in done
+        ]
+        results.unit = _unit(predictions[0])
     except UserError as error:
         missing.append(Finding("unreadable", str(error)))
         return
-    results.unit = "mm" if labels.has_spacing else "voxels"
-    predictions = [
-        Predictions(folders.validation(run), references, dataset_json, tuple(sorted(splits[run.fold]["val"])))
-        for run in done
-    ]
     rows = []
-    for run, (scores, problems) in zip(done, score(predictions, workers), strict=True):
-        missing += [Finding("not scored", f"{run.short_name}: {problem}") for problem in problems]
-        if scores:
+    everything = score(predictions, workers)
+    for run, scored in zip(done, everything, strict=True):
+        missing += [Finding("not scored", f"{run.short_name}: {problem}") for problem in scored.problems]
+        if scored.scores:
             fold = folders.fold(run)
             results.trained.append(TrainedRun(run, read_logs(fold), read_debug(fold), read_attempts(fold)))
-            rows.append((run.trainer, run.repeat, run.fold, scores))
+            rows.append((run.trainer, run.repeat, run.fold, scored.scores))
     results.validation = score_table(rows)
+    results.warnings += _find_notes(everything)
 
 
-def _read_labels(paths: Iterable[Path]) -> tuple[Path, Labels]:
-    """The first readable dataset.json and its labels: one for all trainers, so that labels have the same names.
+def _unit(predictions: Predictions) -> str:
+    return "mm" if has_spacing(predictions.evaluation().reader) else "voxels"
+
+
+def _find_notes(everything: Sequence[ScoredFolder]) -> list[Finding]:
+    """A finding if label maps were not read as they are stored; trainers share the references."""
+    notes = list(dict.fromkeys(note for scored in everything for note in scored.notes))
+    if not notes:
+        return []
+    text = f"{len(notes)} label maps were not scored as they are stored, and nnU-Net does not do this: {notes[0]}"
+    return [Finding("replaced values", text + (" ..." if len(notes) > 1 else ""))]
+
+
+def _find_dataset_json(paths: Iterable[Path]) -> Path:
+    """The first readable dataset.json: one for all trainers, so that labels have the same names.
 
     Raises:
         UserError: if none is readable; the reason is that of the first one.
@@ -85,7 +105,8 @@ def _read_labels(paths: Iterable[Path]) -> tuple[Path, Labels]:
     errors = []
     for path in paths:
         try:
-            return path, read_labels(path)
+            read_labels(path)
+            return path
         except UserError as error:
             errors.append(error)
     raise errors[0]
@@ -123,8 +144,12 @@ def _read_test(results: Results, tasks: Sequence[Predict], folders: NnUNetFolder
     if not references.is_dir():
         return
     try:
-        results.unit = "mm" if read_labels(dataset_json).has_spacing else "voxels"
         cases = tuple(find_test_cases(results.experiment, folders))
+        reader = None
+        with contextlib.suppress(UserError):  # `missing` lists unreadable plans already
+            reader = read_experiment_plans(results.experiment, folders).get("image_reader_writer")
+        common = Predictions(folders.results, references, dataset_json, cases, reader=reader)
+        results.unit = _unit(common)
     except UserError as error:
         results.missing.append(Finding("unreadable", str(error)))
         return
@@ -134,11 +159,14 @@ def _read_test(results: Results, tasks: Sequence[Predict], folders: NnUNetFolder
             text = "test cases were predicted before a fold was trained again; `run --test` repeats the prediction"
             results.missing.append(Finding("outdated", f"{task.runs[0].trainer}: {text}"))
     for protocol in ("default", "published"):
-        predictions = [Predictions(task.folder(folders), references, dataset_json, cases, protocol) for task in done]
+        predictions = [replace(common, folder=task.folder(folders), protocol=protocol) for task in done]
         rows = []
-        for task, (scores, problems) in zip(done, score(predictions, workers), strict=True):
+        everything = score(predictions, workers)
+        for task, scored in zip(done, everything, strict=True):
             trainer, repeat = task.runs[0].trainer, task.runs[0].repeat
-            rows.append((trainer, repeat, "together", scores))
+            rows.append((trainer, repeat, "together", scored.scores))
             if protocol == "default":
-                results.missing += [Finding("not scored", f"{trainer}, test: {problem}") for problem in problems]
+                results.missing += [Finding("not scored", f"{trainer}, test: {problem}") for problem in scored.problems]
         results.test[protocol] = score_table(rows)
+        if protocol == "default":
+            results.warnings += _find_notes(everything)

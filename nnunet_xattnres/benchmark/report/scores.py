@@ -3,16 +3,20 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from ... import __version__
-from ...evaluation.folders import CaseEvaluator, ScoringProblem, read_labels
+from ...evaluation.folders import CaseEvaluator
+from ...evaluation.folders import CaseScores as ScoredCase
+from ...evaluation.labels import Labels, read_labels
+from ...evaluation.problems import ScoringProblem
 from ...evaluation.protocols import Scores
 from ...utils.errors import UserError
 from ...utils.files import write_atomic
+from ...utils.readers import choose_reader
 from ...utils.workers import map_unordered
 
 TOLERANCE = 1.0
@@ -32,6 +36,7 @@ class Predictions:
         dataset_json: file that defines the labels.
         cases: names of the cases to score.
         protocol: a name in `PROTOCOLS`.
+        reader: the name of nnU-Net's reader in the plans; None chooses it as nnU-Net does without plans.
     """
 
     folder: Path
@@ -39,10 +44,21 @@ class Predictions:
     dataset_json: Path
     cases: tuple[str, ...]
     protocol: str = "default"
+    reader: str | None = None
 
     def evaluation(self) -> CaseEvaluator:
-        labels = read_labels(self.dataset_json)
-        return CaseEvaluator(self.folder, self.references, labels, labels.regions, self.protocol, TOLERANCE)
+        """What scores the cases.
+
+        Raises:
+            UserError: if dataset.json cannot be read, or nnU-Net has no reader for the files.
+        """
+        labels = self.labels()
+        examples = [self.references / f"{case}{labels.ending}" for case in self.cases]
+        reader = choose_reader(labels.file_format(), examples, {"image_reader_writer": self.reader})
+        return CaseEvaluator(self.folder, self.references, labels, reader, labels.regions, self.protocol, TOLERANCE)
+
+    def labels(self) -> Labels:
+        return read_labels(self.dataset_json)
 
     def cache_file(self) -> Path:
         # beside the folder: the folder itself belongs to nnU-Net
@@ -50,8 +66,9 @@ class Predictions:
 
     def cache_key(self) -> str:
         """A hash of everything that the scores depend on: files by size and time, labels, protocol, version."""
-        labels = self.evaluation().labels
-        options = (__version__, labels.regions, labels.ignore, labels.reader, self.protocol, TOLERANCE, self.cases)
+        labels = self.labels()
+        reader = self.reader or labels.reader
+        options = (__version__, labels.regions, labels.ignore, reader, self.protocol, TOLERANCE, self.cases)
         parts = [repr(options)]
         for folder in (self.folder, self.references):
             for case in self.cases:
@@ -61,22 +78,33 @@ class Predictions:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores, list[ScoringProblem]]]:
+@dataclass(frozen=True)
+class ScoredFolder:
+    """The result of scoring a folder.
+
+    Attributes:
+        scores: the scores by case and region.
+        problems: the cases that cannot be scored.
+        notes: what was replaced in values or headers, one line for each file.
+    """
+
+    scores: CaseScores
+    problems: list[ScoringProblem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def score(folders: Sequence[Predictions], workers: int) -> list[ScoredFolder]:
     """Score the cases of every folder, or read their scores from the cache.
 
     Args:
         folders: the predictions.
         workers: number of processes.
 
-    Returns:
-        For every folder, the scores, and the cases that cannot be scored.
-
     Raises:
-        UserError: if a dataset.json cannot be read.
+        UserError: if a dataset.json cannot be read, or nnU-Net has no reader for the files.
     """
     cached = {folder: _read_cache(folder) for folder in folders}
-    results: dict[Predictions, tuple[CaseScores, list[ScoringProblem]]]
-    results = {folder: (scores, []) for folder, scores in cached.items() if scores is not None}
+    results = {folder: scored for folder, scored in cached.items() if scored is not None}
     todo = [folder for folder in folders if folder not in results]
     keys = [folder.cache_key() for folder in todo]  # before scoring: files may be replaced while they are scored
     jobs = [(index, case) for index, folder in enumerate(todo) for case in folder.cases]
@@ -84,28 +112,31 @@ def score(folders: Sequence[Predictions], workers: int) -> list[tuple[CaseScores
     outcomes = dict(map_unordered(score_case, jobs, workers, "scoring")) if jobs else {}
     for index, (folder, key) in enumerate(zip(todo, keys, strict=True)):
         by_case = {case: outcomes[index, case] for case in folder.cases}
-        scores = {case: outcome for case, outcome in by_case.items() if not isinstance(outcome, ScoringProblem)}
-        problems = [outcome for outcome in by_case.values() if isinstance(outcome, ScoringProblem)]
-        results[folder] = scores, problems
-        if not problems:  # a problem such as missing permissions may be solved without a change of the files
-            _write_cache(folder, key, scores)
+        scored = {case: outcome for case, outcome in by_case.items() if not isinstance(outcome, ScoringProblem)}
+        results[folder] = ScoredFolder(
+            {case: outcome.scores for case, outcome in scored.items()},
+            [outcome for outcome in by_case.values() if isinstance(outcome, ScoringProblem)],
+            [note for outcome in scored.values() for note in outcome.notes],
+        )
+        if not results[folder].problems:  # such as missing permissions, which are solved without a change of the files
+            _write_cache(folder, key, results[folder])
     return [results[folder] for folder in folders]
 
 
-def _score_case(evaluations: Sequence[CaseEvaluator], job: tuple[int, str]) -> dict[str, Scores] | ScoringProblem:
+def _score_case(evaluations: Sequence[CaseEvaluator], job: tuple[int, str]) -> ScoredCase | ScoringProblem:
     index, case = job
     return evaluations[index](case)
 
 
-def _read_cache(folder: Predictions) -> CaseScores | None:
+def _read_cache(folder: Predictions) -> ScoredFolder | None:
     try:
-        cache = json.loads(folder.cache_file().read_text())
-        return cache["scores"] if cache["key"] == folder.cache_key() else None
+        cache = json.loads(folder.cache_file().read_bytes())
+        return ScoredFolder(cache["scores"], notes=cache["notes"]) if cache["key"] == folder.cache_key() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write_cache(folder: Predictions, key: str, scores: Mapping) -> None:
-    cache = {"protocol": folder.protocol, "key": key, "scores": scores}
+def _write_cache(folder: Predictions, key: str, scored: ScoredFolder) -> None:
+    cache = {"protocol": folder.protocol, "key": key, "scores": scored.scores, "notes": scored.notes}
     with contextlib.suppress(UserError):  # without write access, cases are scored again next time
         write_atomic(folder.cache_file(), json.dumps(cache, indent=1) + "\n")

@@ -17,7 +17,7 @@ from support.label_maps import truncate, write_dataset_json, write_label_map
 from support.trees import snapshot
 
 from nnunet_xattnres.benchmark.report import scores as module
-from nnunet_xattnres.benchmark.report.scores import TOLERANCE, Predictions, score
+from nnunet_xattnres.benchmark.report.scores import TOLERANCE, Predictions, ScoredFolder, score
 from nnunet_xattnres.evaluation import PROTOCOLS, compare
 from nnunet_xattnres.evaluation.folders import CaseEvaluator
 from nnunet_xattnres.utils.errors import UserError
@@ -85,9 +85,9 @@ def expected_scores(folder: Predictions, ending: str = ".png") -> dict:
 
 def score_one(folder: Predictions) -> dict:
     """Scores of a folder without problems."""
-    ((scores, problems),) = score([folder], 1)
-    assert problems == []
-    return scores
+    (scored,) = score([folder], 1)
+    assert (scored.problems, scored.notes) == ([], [])
+    return scored.scores
 
 
 def test_overlaps_are_those_of_nnunet(either):
@@ -155,8 +155,8 @@ def test_several_folders_and_worker_processes(finished, monkeypatch):
     folders = [predictions_of(finished, *arguments) for arguments in options]
     monkeypatch.setattr(module, "map_unordered", map_unordered)
     scored = score(folders, 3)
-    assert scored == [(expected_scores(folder), []) for folder in folders]
-    assert [list(scores) for scores, _ in scored] == [list(folder.cases) for folder in folders]
+    assert scored == [ScoredFolder(expected_scores(folder)) for folder in folders]
+    assert [list(one.scores) for one in scored] == [list(folder.cases) for folder in folders]
     assert score(folders[::-1], 3) == scored[::-1]
 
 
@@ -286,7 +286,8 @@ class TestProblems:
         write_label_map(finished.predicted(OTHER, foreign), np.full((24, 28), 7))
         finished.reference(lost).unlink()
         for _ in range(2):
-            ((scores, problems),) = score([predictions], 1)
+            (scored,) = score([predictions], 1)
+            scores, problems = scored.scores, scored.problems
             assert scores == expected_scores(replace(predictions, cases=(intact,)))
             assert [problem.case for problem in problems] == [damaged, absent, foreign, lost]
             assert "7" in problems[2].text
@@ -297,7 +298,7 @@ class TestProblems:
         path = finished.predicted(OTHER, predictions.cases[0])
         content = path.read_bytes()
         truncate(path)
-        assert len(score([predictions], 1)[0][1]) == 1
+        assert len(score([predictions], 1)[0].problems) == 1
         path.write_bytes(content)
         assert list(score_one(predictions)) == list(predictions.cases)
 
@@ -308,8 +309,9 @@ class TestProblems:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         with monkeypatch.context() as patch:
-            patch.setattr("nnunet_xattnres.evaluation.folders.check_nifti", fail)
-            ((scores, problems),) = score([predictions], 1)
+            patch.setattr("nnunet_xattnres.evaluation.label_maps.check_nifti", fail)
+            (scored,) = score([predictions], 1)
+            scores, problems = scored.scores, scored.problems
             assert (scores, len(problems)) == ({}, 5)
         assert list(score_one(predictions)) == list(predictions.cases)
 
