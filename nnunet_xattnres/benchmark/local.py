@@ -1,14 +1,12 @@
 """Tasks on this machine, one at a time in every slot: one or several GPUs, or a share of the CPU."""
 
 import contextlib
-import fcntl
 import os
 import queue
 import shlex
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 from ..utils.errors import UserError
 from ..utils.nnunet_cli import failure_message, find_executable
 from .folders import NnUNetFolders
+from .locks import HeldLock, lock_file
 from .state import LOCK, RECORD
 from .tasks import RunOptions, Task
 
@@ -162,39 +161,25 @@ def run_task(
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, wait: threading.Event | None = None) -> Iterator[int | None]:
-    """Lock a folder; yields the lock's file descriptor, or None if another process has it.
+def _lock(folder: Path, wait: threading.Event | None = None) -> Iterator[HeldLock | None]:
+    """Lock a folder; yields None if another process has locked it.
 
-    Commands inherit the descriptor, so that the folder stays locked as long as any of them runs. With `wait`, it waits
+    Commands inherit the lock, so that the folder stays locked as long as any of them runs. With `wait`, it waits
     for the lock until that event is set: two plans of a dataset are prepared one after the other.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        locked = _try_lock(handle)
-        while wait and not locked and not wait.is_set():
-            locked = _try_lock(handle)
-        yield handle if locked else None
-    finally:
-        os.close(handle)
-
-
-def _try_lock(handle: int) -> bool:
-    for _ in range(10):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0.05)  # `is_locked` in another process holds it for a moment
-        except OSError as error:
-            raise UserError(
-                f"the file system of nnU-Net's folders does not support locks ({error.strerror}): mount it with flock"
-            ) from None
-    return False
+    with lock_file(folder / LOCK, lambda: wait is not None and not wait.is_set()) as held:
+        yield held
 
 
 def _run(
-    command: Sequence[str], task: Task, folders: NnUNetFolders, gpus: Slot, log: Path, lock: int, stop: threading.Event
+    command: Sequence[str],
+    task: Task,
+    folders: NnUNetFolders,
+    gpus: Slot,
+    log: Path,
+    lock: HeldLock,
+    stop: threading.Event,
 ) -> str | None:
     """Run one command under `supervisor.py`; returns the reason if it failed."""
     try:
@@ -205,27 +190,18 @@ def _run(
     if gpus is not None:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     log.parent.mkdir(parents=True, exist_ok=True)
-    lifeline, own_end = os.pipe()
-    supervisor = [
-        sys.executable,
-        "-I",
-        "-S",
-        str(Path(__file__).with_name("supervisor.py")),
-        str(lifeline),
-        str(lock),
-    ]
+    inherited = [] if lock.descriptor is None else [lock.descriptor]
+    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")), *map(str, inherited or "-")]
+    process = subprocess.Popen(
+        [*program, str(log), str(task.folder(folders) / RECORD), path, *command[1:]],
+        env=env, pass_fds=inherited, start_new_session=True, stdin=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
     try:
-        try:
-            process = subprocess.Popen(
-                [*supervisor, str(log), str(task.folder(folders) / RECORD), path, *command[1:]],
-                env=env, pass_fds=[lifeline, lock], start_new_session=True, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        finally:
-            os.close(lifeline)
         while process.poll() is None and not stop.wait(0.2):
             pass
     finally:
-        os.close(own_end)  # the supervisor kills the command if it still runs
+        process.stdin.close()  # the supervisor kills the command if it still runs
     code = process.wait()
     if stop.is_set():
         return "stopped"

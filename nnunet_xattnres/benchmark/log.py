@@ -56,7 +56,7 @@ def _started(file: Path) -> list[int]:
 def _read(file: Path, log: Log) -> None:
     epoch = None
     first = True
-    complete_lines, _, _ = file.read_text(errors="replace").rpartition("\n")
+    complete_lines, _, _ = file.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     for line in complete_lines.splitlines():
         if time := _TIME.match(line):
             log.last = datetime.fromisoformat(time[1])
@@ -106,7 +106,7 @@ class Debug:
 def read_debug(fold: Path) -> Debug:
     """The fold's debug.json; empty if it cannot be read."""
     try:
-        content = json.loads((fold / "debug.json").read_text())
+        content = json.loads((fold / "debug.json").read_bytes())
     except (OSError, ValueError):
         return Debug()
     if not isinstance(content, dict):

@@ -1,12 +1,10 @@
 """The state of a run, from the files that nnU-Net has written."""
 
-import fcntl
 import json
-import os
 import re
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from statistics import median_high
 from typing import Literal
 
@@ -14,6 +12,7 @@ from ..utils.errors import UserError
 from ..utils.files import read_json
 from .folders import NnUNetFolders
 from .grid import ExperimentKey, Run
+from .locks import is_locked
 from .log import read_debug, read_logs
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
@@ -97,28 +96,13 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock on a file."""
-    try:
-        handle = os.open(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # the file system has no locks
-        return False
-    finally:
-        os.close(handle)
-    return False
-
-
 def summary_cases(path: Path) -> set[str] | None:
     """The cases in nnU-Net's summary.json; None if it does not exist or is incomplete."""
     try:
-        cases = json.loads(path.read_text())["metric_per_case"]
-        return {re.sub(r"\.(nii\.gz|[^.]+)$", "", Path(case["reference_file"]).name) for case in cases}
+        cases = json.loads(path.read_bytes())["metric_per_case"]
+        # the paths may be those of another operating system; PureWindowsPath splits at both kinds of slashes
+        names = [PureWindowsPath(case["reference_file"]).name for case in cases]
+        return {re.sub(r"\.(nii\.gz|[^.]+)$", "", name) for name in names}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -133,7 +117,7 @@ def read_splits(experiment: ExperimentKey, folders: NnUNetFolders) -> list[dict[
     if not path.exists():
         return None
     try:
-        splits = json.loads(path.read_text())
+        splits = json.loads(path.read_bytes())
         return [{part: [str(case) for case in fold[part]] for part in ("train", "val")} for fold in splits]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as nnU-Net's splits ({error!r}): fix it or move it away") from None

@@ -1,10 +1,11 @@
 """A program that runs one command and kills it, with all processes that it started, when the parent has ended.
 
-    python supervisor.py LIFELINE LOCK LOG RECORD COMMAND...
+    python supervisor.py LOCK LOG RECORD COMMAND...
 
-LIFELINE and LOCK are inherited file descriptors. When the other end of the pipe LIFELINE closes, however the parent
-ended, the command's process group is killed. The command inherits LOCK. Its output is appended to LOG, and one line of
-JSON about this attempt to RECORD. The exit code is that of the command, or 128 + signal if it was killed.
+The standard input is a pipe from the parent. When its other end closes, however the parent ended, the command's process
+group is killed. LOCK is an inherited file descriptor that the command inherits as well, or - where there is none, as on
+Windows. The command's output is appended to LOG, and one line of JSON about this attempt to RECORD. The exit code is
+that of the command, or 128 + signal if it was killed.
 
 It imports the standard library only, so that it needs little memory while it waits for the end of a training.
 """
@@ -13,8 +14,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
-import select
 import shlex
 import shutil
 import signal
@@ -23,29 +22,37 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 _POLL_SECONDS = 2
 _CANNOT_START = 127  # as shells report a command that cannot be started
 
 
-def main(lifeline: int, lock: int, log: Path, record: Path, command: list[str]) -> int:
+def main(lock: int | None, log: Path, record: Path, command: list[str]) -> int:
     """Run the command until it ends or is killed; returns its exit code."""
     started = time.time()
-    with log.open("a") as out:
+    with log.open("a", encoding="utf-8", errors="backslashreplace") as out:
         out.write(f"$ {shlex.join(command)}\n")
         out.flush()
         try:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                pass_fds=[lock],  # the lock outlives this process if the command does
+                pass_fds=[] if lock is None else [lock],  # the lock outlives this process if the command does
             )  # fmt: skip
         except OSError as error:
             out.write(f"{command[0]} cannot be started ({error.strerror})\n")
             return _CANNOT_START
     gpu_memory = _GPUMemory(process.pid)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: _kill(process))
-    threading.Thread(target=_kill_at_end_of, args=(lifeline, process), daemon=True).start()
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):  # Windows has no SIGHUP, the others no SIGBREAK
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: _kill(process))
+    threading.Thread(target=_kill_when_parent_ends, args=[process], daemon=True).start()
     threading.Thread(target=gpu_memory.poll, daemon=True).start()
     code = process.wait()
     _kill(process)  # processes that it left behind
@@ -55,24 +62,38 @@ def main(lifeline: int, lock: int, log: Path, record: Path, command: list[str]) 
         "seconds": round(time.time() - started, 1),
         "exit_code": code,
         "host": platform.node(),
-        # the memory of the largest process, which Linux counts in KiB
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+        "peak_memory_bytes": _peak_memory(),
         "peak_gpu_memory_bytes": gpu_memory.peak or None,
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
-    with record.open("a") as file:
+    with record.open("a", encoding="utf-8") as file:
         file.write(json.dumps(attempt) + "\n")
     return code if code >= 0 else 128 - code
 
 
-def _kill_at_end_of(lifeline: int, process: subprocess.Popen) -> None:
-    select.select([lifeline], [], [])  # nothing is ever written: readable means closed
+def _kill_when_parent_ends(process: subprocess.Popen) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 1):  # nothing is ever written: it returns when the pipe closes
+            pass
     _kill(process)
 
 
 def _kill(process: subprocess.Popen) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    elif process.poll() is None:  # Windows: the tree of processes, as long as its root is there
+        with contextlib.suppress(OSError):
+            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
+        process.kill()
+
+
+def _peak_memory() -> int | None:
+    """The memory of the largest process in bytes, None where the system does not count it."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
 class _GPUMemory:
@@ -82,7 +103,7 @@ class _GPUMemory:
         self.group, self.peak = group, 0
 
     def poll(self) -> None:
-        if not shutil.which("nvidia-smi"):
+        if not shutil.which("nvidia-smi") or not hasattr(os, "getpgid"):
             return
         query = ["nvidia-smi", "--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader,nounits"]
         while True:
@@ -100,5 +121,5 @@ class _GPUMemory:
 
 
 if __name__ == "__main__":
-    lifeline, lock, log, record, *command = sys.argv[1:]
-    raise SystemExit(main(int(lifeline), int(lock), Path(log), Path(record), command))
+    lock, log, record, *command = sys.argv[1:]
+    raise SystemExit(main(None if lock == "-" else int(lock), Path(log), Path(record), command))

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import errno
 import json
 import os
 import random
@@ -34,10 +33,10 @@ from support.benchmark import (
 from support.jobs import restore_signal_handlers
 from support.trees import contents, snapshot
 
-from nnunet_xattnres.benchmark import local
 from nnunet_xattnres.benchmark.grid import Grid
 from nnunet_xattnres.benchmark.local import Failure, make_slots, run_tasks, slug
-from nnunet_xattnres.benchmark.state import LOCK, RECORD, is_locked, read_state
+from nnunet_xattnres.benchmark.locks import is_locked
+from nnunet_xattnres.benchmark.state import LOCK, RECORD, read_state
 from nnunet_xattnres.benchmark.tasks import (
     Predict,
     Prepare,
@@ -126,19 +125,6 @@ def test_tasks_that_a_failed_preparation_blocks(plans, started, blocked):
     run = run_of(experiment=replace(EXPERIMENT, plans="P"))
     assert [failure.blocks(task) for task in (Train(run), Predict((run,)))] == [blocked] * 2
     assert not failure.blocks(Train(replace(run, experiment=replace(EXPERIMENT, dataset="Dataset009_Other"))))
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    """Reading the state works, training is an error."""
-
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(local.fcntl, "flock", refuse)
-    (tmp_path / LOCK).touch()
-    assert not is_locked(tmp_path / LOCK)
-    with pytest.raises(UserError, match="No locks available"), local._lock(tmp_path):
-        pass
 
 
 @pytest.fixture
@@ -414,22 +400,6 @@ def test_a_training_is_running_while_its_command_is(workplace):
     assert not read_state(run_of("T"), workplace.folders).running
 
 
-@pytest.mark.parametrize("times", [300, pytest.param(1000, marks=pytest.mark.soak)])
-def test_is_locked_never_prevents_locking(tmp_path, times):
-    """`xattnres benchmark status` may call it at the moment at which a training starts."""
-    program = "from pathlib import Path; from nnunet_xattnres.benchmark.state import is_locked\nprint(flush=True)\n"
-    program += f"while True: is_locked(Path({str(tmp_path / LOCK)!r}))"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
-        try:
-            process.stdout.readline()
-            for _ in range(times):
-                time.sleep(0.0005)
-                with local._lock(tmp_path) as lock:
-                    assert lock is not None
-        finally:
-            process.kill()
-
-
 # kills
 
 DRIVER = """
@@ -454,6 +424,46 @@ def run(arguments):
 trainers.run = run
 raise SystemExit(main(["trainers"]))
 """
+
+
+WITHOUT_UNIX = """
+import filelock, sys  # filelock would use a substitute for Windows' locks
+sys.path.insert(0, sys.argv.pop(1))
+from support.windows import take_away
+take_away()
+import json, shutil, sysconfig
+from pathlib import Path
+from nnunet_xattnres.benchmark import commands, local, slurm, tasks
+from nnunet_xattnres.benchmark.grid import from_options
+from nnunet_xattnres.benchmark.folders import NnUNetFolders
+from nnunet_xattnres.utils.errors import UserError
+
+scripts, options, out = sys.argv[1:]
+sysconfig.get_path = lambda name: scripts
+benchmark = commands.Benchmark(from_options(json.loads(options), ""), NnUNetFolders.from_environment(), Path(out))
+phases, options = commands.list_phases(benchmark.grid, True), tasks.RunOptions("cpu")
+for phase in phases:
+    assert not local.run_tasks(phase, benchmark.folders, options, [None], benchmark.out / "logs", print)
+assert commands.status(benchmark) == commands.print_commands(benchmark, phases, options) == 0
+shutil.which = lambda name: None
+try:
+    commands.run_on_slurm(benchmark, phases, options, slurm.SlurmOptions())
+except UserError as error:
+    print(error)
+"""
+
+
+def test_on_windows(workplace):
+    """Everything is trained and predicted, its state is shown, and Slurm is not there."""
+    tests, grid = Path(__file__).parents[1], replace(GRID, folds=(0,))
+    options = json.dumps(grid.options())
+    command = [sys.executable, "-c", WITHOUT_UNIX, tests, workplace.scripts, options, workplace.root / "out"]
+    environment = os.environ | workplace.folders.environment()
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    workplace.check_done(grid)
+    assert "2 trainings: 2 done." in result.stdout and "5 of 5 tasks are done" in result.stdout
+    assert "sbatch was not found" in result.stdout.splitlines()[-1]
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The state of a run in every combination of files that kills and users may leave."""
 
-import fcntl
 import itertools
 import json
 import os
@@ -35,6 +34,7 @@ from nnunet_xattnres.benchmark.state import (
     read_experiment_plans,
     read_splits,
     read_state,
+    summary_cases,
     validation_cases,
 )
 from nnunet_xattnres.utils.errors import UserError
@@ -327,26 +327,12 @@ def test_a_run_of_another_process(folders):
     assert not read_state(RUN, folders).running
 
 
-def test_is_locked_does_not_lock(tmp_path):
-    lock = tmp_path / LOCK
-    lock.touch()
-    assert not is_locked(lock)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert is_locked(lock)
-
-
-@pytest.mark.parametrize("calls", [3000, pytest.param(20_000, marks=pytest.mark.soak)])
-def test_concurrent_calls_of_is_locked(tmp_path, calls):
-    """Two calls of `xattnres benchmark status` do this."""
-    lock = tmp_path / LOCK
-    lock.touch()
-    program = (
-        f"from pathlib import Path; from nnunet_xattnres.benchmark.state import is_locked; p = Path({str(lock)!r}); "
-    )
-    program += f"print(sum(is_locked(p) for _ in range({calls})))"
-    processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0] for process in processes] == ["0\n", "0\n"]
+def test_the_summary_of_another_operating_system(tmp_path):
+    """Trained on Windows, reported on Linux, or the other way round."""
+    paths = ["C:\\nnUNet\\gt_segmentations\\case_1.nii.gz", "/nnUNet/gt_segmentations/case_2.nii.gz"]
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps({"metric_per_case": [{"reference_file": name} for name in paths]}))
+    assert summary_cases(path) == {"case_1", "case_2"}
 
 
 # plans

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from support import windows
 from support.benchmark import alive, eventually
 
 from nnunet_xattnres.benchmark import supervisor
-from nnunet_xattnres.benchmark.state import is_locked
+from nnunet_xattnres.benchmark.locks import is_locked
 
 PYTHON = (sys.executable, "-I", "-S")  # the standard library only
 
@@ -32,8 +34,8 @@ class Supervised:
         lock = os.open(self.lock, os.O_RDWR | os.O_CREAT)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.process = subprocess.Popen(
-            [*PYTHON, supervisor.__file__, str(their_end), str(lock), self.log, self.record, *self.command],
-            env=os.environ | {"SUPERVISED_BY": str(folder)} | env, pass_fds=[their_end, lock],
+            [*PYTHON, supervisor.__file__, str(lock), self.log, self.record, *self.command],
+            env=os.environ | {"SUPERVISED_BY": str(folder)} | env, pass_fds=[lock], stdin=their_end,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         os.close(their_end)
@@ -232,6 +234,36 @@ def test_the_lock_lasts_as_long_as_the_command(start):
     os.kill(command, signal.SIGKILL)
     supervised.wait_until_all_are_gone()
     supervised.wait_until_unlocked()
+
+
+WITHOUT_UNIX = """
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+from windows import take_away
+take_away()
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_on_windows(tmp_path, cut):
+    """There is no lock to inherit, no process group, and no count of the memory; taskkill kills the processes."""
+    taskkill, record = tmp_path / "taskkill", tmp_path / "record.jsonl"
+    taskkill.write_text('#!/bin/sh\necho "$@" > "$0.log"\nkill -9 $4\n')
+    taskkill.chmod(0o755)
+    program = [*PYTHON, "-c", WITHOUT_UNIX, Path(windows.__file__).parent, supervisor.__file__]
+    command = ["sleep", "3600"] if cut else ["sh", "-c", "exit 3"]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        [*program, "-", tmp_path / "log.txt", record, *command], stdin=subprocess.PIPE, env=os.environ | {"PATH": path}
+    ) as process:
+        if cut:
+            assert eventually((tmp_path / "log.txt").exists)
+            process.stdin.close()
+        assert process.wait(60) == (137 if cut else 3)
+    (attempt,) = map(json.loads, record.read_text().splitlines())
+    assert (attempt["exit_code"], attempt["peak_memory_bytes"]) == (-9 if cut else 3, None)
+    assert not cut or (tmp_path / "taskkill.log").read_text().startswith("/F /T /PID ")
 
 
 @pytest.mark.parametrize("content", [None, "#!/no/such/interpreter\n", "\x7fELF"])

@@ -126,7 +126,7 @@ def read_attempts(fold: Path) -> list[dict]:
     """The records of `xattnres benchmark run` for a fold; lines that a kill has cut off are left out."""
     attempts = []
     try:
-        lines = (fold / RECORD).read_text(errors="replace").splitlines()
+        lines = (fold / RECORD).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     for line in lines:
