@@ -43,6 +43,8 @@ def readable_text(name: str) -> str:
     >>> readable_text("Scha\N{COMBINING DIAERESIS}del")
     'Schädel'
     """
+    if name.isascii():
+        return name
     return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape"))
 
 
@@ -50,7 +52,8 @@ def _make_valid(name: str) -> str:
     """The name without what nnU-Net or a file system cannot keep."""
     encoding = sys.getfilesystemencoding()
     name = _FORBIDDEN.sub("_", readable_text(name))
-    name = "".join(c if c.isprintable() and c.encode(encoding, "ignore") else "_" for c in name)
+    if not (name.isascii() and name.isprintable()):
+        name = "".join(c if c.isprintable() and c.encode(encoding, "ignore") else "_" for c in name)
     while len(name.encode()) > _MAX_BYTES:
         name = name[:-1]
     name = name.lstrip(". ").rstrip(". ") or "case"

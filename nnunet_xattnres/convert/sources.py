@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -37,16 +37,16 @@ class SourceFile:
     path: Path
     member: str | None = None
 
-    @property
+    @cached_property
     def ending(self) -> str:
         """The file ending in lower case; .nii.gz and .npy.h5 count as one ending."""
-        name = PurePosixPath(self.name).name
-        return next((e for e in _DOUBLE_ENDINGS if name.lower().endswith(e)), PurePosixPath(name).suffix.lower())
+        name = self.name.rpartition("/")[2].lower()
+        return next((e for e in _DOUBLE_ENDINGS if name.endswith(e)), PurePosixPath(name).suffix)
 
     @property
     def stem(self) -> str:
         """The file name without folders and ending."""
-        name = PurePosixPath(self.name).name
+        name = self.name.rpartition("/")[2]
         return name[: len(name) - len(self.ending)]
 
     @property

@@ -4,6 +4,7 @@ import codecs
 import csv
 import json
 import math
+import os
 import random
 import re
 import unicodedata
@@ -164,19 +165,22 @@ def assign_entries(
     Raises:
         UserError: as `read_split_file` does.
     """
-    named: dict[str, set[str]] = {}
+    entries = read_split_file(path)
+    names = {entry: re.sub(r"^(\.{1,2}/)+", "", entry.replace("\\", "/")) for entry in entries}
+    named: dict[str, set[str]] = {name: set() for name in names.values()}
     for case, case_files in cases.items():
         for file in case_files:
-            text = readable_text((file.path.absolute() / (file.member or "")).as_posix())
-            for form in (text, text[: len(text) - len(file.ending)]):
-                parts = form.split("/")
-                for start in range(len(parts)):
-                    named.setdefault("/".join(parts[start:]), set()).add(case)
+            name = os.path.abspath(file.path) + (f"/{file.member}" if file.member else "")
+            name = readable_text(name.replace("\\", "/"))
+            for end in (name, name[: len(name) - len(file.ending)]):
+                while end:
+                    if end in named:
+                        named[end].add(case)
+                    end = end.partition("/")[2]
     splits: dict[str, str] = {}
     unused: dict[str, list[str]] = {}
-    for entry, split in read_split_file(path).items():
-        name = re.sub(r"^(\.{1,2}/)+", "", entry.replace("\\", "/"))
-        candidates = {entry} & cases.keys() or named.get(name, set())
+    for entry, split in entries.items():
+        candidates = {entry} & cases.keys() or named[names[entry]]
         if len(candidates) != 1:
             unused[entry] = sorted(candidates)
             continue

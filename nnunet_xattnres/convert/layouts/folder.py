@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...utils.errors import UserError
 from ..case import Reader, SourceCase
-from ..formats import IMAGE_ENDINGS, VOLUME_ENDINGS
+from ..formats import IMAGE_ENDINGS, UNREAD_ENDINGS, VOLUME_ENDINGS
 from ..plan import FilesByCase, Plan, pair
 from ..problems import Problem, ProblemCode, UnusableError, shorten
 from ..sources import SourceFile
@@ -104,8 +104,10 @@ def _check_found(
             continue
         if matches:
             endings = shorten(sorted({match.file.ending or "no ending" for match in matches}))
-            expected = f"expected {', '.join(_READABLE_ENDINGS)}; convert them first"
-            raise UserError(f"none of the {title} can be read ({len(matches)} files with {endings}): {expected}")
+            raise UserError(
+                f"none of the {title} can be read ({len(matches)} files with {endings}): "
+                f"expected {', '.join(_READABLE_ENDINGS)}; {_hint_for_ending(matches[0].file)}"
+            )
         counts = Counter("/".join(file.folders) or "." for file in files if file.ending in _READABLE_ENDINGS)
         folders = shorten([f"{name} ({count})" for name, count in sorted(counts.items())], _MAX_FOLDERS_LISTED)
         found = f"no {title} in the source" if pattern is None else f"no file of the source matches --{title} {pattern}"
@@ -117,7 +119,7 @@ def _pair(images: Sequence[Match], masks: Sequence[Match]) -> tuple[list[tuple[M
     """Match images with masks: by folders and name, or else by the name alone.
 
     Returns:
-        The pairs, and a problem for every other file that can be read, and for files of pairs that cannot be read.
+        The pairs, and a problem for every other file that can be read, and for images and masks that cannot.
 
     Raises:
         UserError: if there is no pair at all.
@@ -130,10 +132,11 @@ def _pair(images: Sequence[Match], masks: Sequence[Match]) -> tuple[list[tuple[M
         cases.append([m.file for m in matches if _is_readable(m.file) or keys[m.file] not in readable])
     unreadable = {keys[file] for file in chain(*cases) if not _is_readable(file)}
     unreadable &= {keys[file] for file in cases[0]} & {keys[file] for file in cases[1]}
+    unreadable |= {keys[file] for file in chain(*cases) if file.ending in UNREAD_ENDINGS}
     for file in chain(*cases):
         if keys[file] in unreadable and not _is_readable(file):
             text = f"the file has {file.ending or 'no ending'}, expected {', '.join(_READABLE_ENDINGS)}"
-            problems.append(Problem(file.name, ProblemCode.ENDING, f"{text}; convert it first"))
+            problems.append(Problem(file.name, ProblemCode.ENDING, f"{text}; {_hint_for_ending(file)}"))
     images_by_case, masks_by_case = (
         FilesByCase((f for f in files if _is_readable(f) and keys[f] not in unreadable), keys.__getitem__)
         for files in cases
@@ -173,6 +176,10 @@ def _name_cases(pairs: Sequence[tuple[Match, ...]]) -> dict[str, tuple[Match, ..
         return by_name
     common = f"{posixpath.commonpath([f'/{image.path}' for image, *_ in pairs])}/"
     return {f"/{image.path}".removeprefix(common).lstrip("/"): (image, *mask) for image, *mask in pairs}
+
+
+def _hint_for_ending(file: SourceFile) -> str:
+    return UNREAD_ENDINGS.get(file.ending, "convert it first")
 
 
 def _is_readable(file: SourceFile) -> bool:

@@ -32,6 +32,7 @@ ending, a pattern matches every ending. A file that both patterns match belongs 
 """The grammar of patterns, for --help."""
 
 _USUAL_FOLDERS = {folder for pattern in (IMAGE_FOLDERS, MASK_FOLDERS) for folder in pattern[1:-1].split(",")}
+_ZIP = re.compile(r"^([^/]+)\.zip/", re.IGNORECASE)
 _TOKENS = re.compile(r"(\*+|\?|\[[^\]]+\]|\{[^{}]*\})")
 _ENDING = re.compile(r"\.[A-Za-z0-9*?\[\],]+$")
 
@@ -210,4 +211,5 @@ def relative_pattern(text: str, sources: Sequence[Path]) -> str:
 
 def readable_path(file: SourceFile) -> str:
     """The path of a file without the .zip of the archive that holds it."""
-    return re.sub(r"^([^/]+)\.zip/", r"\1/", readable_text(file.name), flags=re.IGNORECASE)
+    path = readable_text(file.name)
+    return _ZIP.sub(r"\1/", path) if file.member else path

@@ -331,8 +331,10 @@ class TestProblems:
         for name in ("images/1.png", "images/2.png", "masks/2.png"):
             (nuclei / name).rename((nuclei / name).with_suffix(".heic"))
         (nuclei / "images" / "3").write_text("of a viewer")
+        (nuclei / "images" / "scan.dcm").touch()
         (nuclei / "masks" / "8.json").write_text("{}")
         expected = [(f"{name}.heic", "ending", ".heic") for name in ("images/1", "images/2", "masks/2")]
+        expected.append(("images/scan.dcm", "ending", "dcm2niix"))
         faults.check_listed(refuse("folder", nuclei), expected)
         manifest = converted.read_manifest(convert("folder", nuclei, "--skip-bad", "--split", "1:0:0"))
         assert "2 other files are ignored: 1 no ending, 1 .json" in manifest["notes"]

@@ -10,7 +10,8 @@ from nnunet_xattnres.utils.errors import UserError
 
 
 def files(*names):
-    return [SourceFile(name, Path("/data", name)) for name in names]
+    members = {name: name.partition(".zip/")[2] or None for name in names}
+    return [SourceFile(name, Path("/data", name), member) for name, member in members.items()]
 
 
 def found(*names, **patterns):
