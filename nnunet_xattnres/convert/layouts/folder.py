@@ -1,21 +1,20 @@
 """Any folder of images and masks, matched by their file names."""
 
 import argparse
-import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...utils.errors import UserError
 from ..case import Reader, SourceCase
-from ..formats import IMAGE_ENDINGS, UNREAD_ENDINGS, VOLUME_ENDINGS
-from ..plan import FilesByCase, Plan, pair
+from ..formats import IMAGE_ENDINGS, VOLUME_ENDINGS
+from ..plan import Plan
 from ..problems import Problem, ProblemCode, UnusableError, shorten
 from ..sources import SourceFile
 from ..splits import SPLIT_NAMES, assign_entries, parse_ratio, split_by_ratio
 from .layout import Layout
+from .pairing import PATTERN_HINT, READABLE_ENDINGS, hint_for_ending, is_readable, name_cases, pair_images_with_masks
 from .patterns import PATTERN_HELP, Match, find_images_and_masks, readable_path, relative_pattern
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 _MAX_FOLDERS_LISTED = 8
 _DEFAULT_RATIO = "8:1:1"
-_READABLE_ENDINGS = (*IMAGE_ENDINGS, *VOLUME_ENDINGS)
-_HINT = "say with --images and --masks which files they are, such as --images '*.bmp' --masks '*_mask.png' (see --help)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -69,14 +66,14 @@ def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: a
     patterns = [text and relative_pattern(text, arguments.source) for text in (arguments.images, arguments.masks)]
     images, masks = find_images_and_masks(files, *patterns)
     _check_found(files, images, masks, *patterns)
-    pairs, unpaired = _pair(images, masks)
+    pairs, unpaired = pair_images_with_masks(images, masks)
     notes = _note_others(files, [*images, *masks], unpaired)
     unlabelled = _find_unlabelled(images, unpaired) if arguments.split is None else []
     if unlabelled:
         notes.append(f"the {len(unlabelled)} test images have no masks and are converted without labels")
     names = {image.file.name for (image,) in unlabelled}
     problems = [*problems, *(problem for problem in unpaired if problem.file not in names)]
-    cases = _name_cases([*pairs, *unlabelled])
+    cases = name_cases([*pairs, *unlabelled])
     splits, split = _split(cases, arguments, problems)
     source_cases = [
         SourceCase(name, splits[name], (image.file,), tuple(match.file for match in mask))
@@ -100,95 +97,31 @@ def _check_found(
 ) -> None:
     """Raise a UserError that names the folders if there are no images or no masks that can be read."""
     for matches, title, pattern in ((images, "images", image_pattern), (masks, "masks", mask_pattern)):
-        if any(match.file.ending in _READABLE_ENDINGS for match in matches):
+        if any(match.file.ending in READABLE_ENDINGS for match in matches):
             continue
         if matches:
             endings = shorten(sorted({match.file.ending or "no ending" for match in matches}))
             raise UserError(
                 f"none of the {title} can be read ({len(matches)} files with {endings}): "
-                f"expected {', '.join(_READABLE_ENDINGS)}; {_hint_for_ending(matches[0].file)}"
+                f"expected {', '.join(READABLE_ENDINGS)}; {hint_for_ending(matches[0].file)}"
             )
-        counts = Counter("/".join(file.folders) or "." for file in files if file.ending in _READABLE_ENDINGS)
+        counts = Counter("/".join(file.folders) or "." for file in files if file.ending in READABLE_ENDINGS)
         folders = shorten([f"{name} ({count})" for name, count in sorted(counts.items())], _MAX_FOLDERS_LISTED)
         found = f"no {title} in the source" if pattern is None else f"no file of the source matches --{title} {pattern}"
-        expected = f"expected folders images/ and masks/, or {_HINT}"
+        expected = f"expected folders images/ and masks/, or {PATTERN_HINT}"
         raise UserError(f"{found}; its folders with images or volumes are: {folders or 'none'}; {expected}")
-
-
-def _pair(images: Sequence[Match], masks: Sequence[Match]) -> tuple[list[tuple[Match, ...]], list[Problem]]:
-    """Match images with masks: by folders and name, or else by the name alone.
-
-    Returns:
-        The pairs, and a problem for every other file that can be read, and for images and masks that cannot.
-
-    Raises:
-        UserError: if there is no pair at all.
-    """
-    keys = _choose_keys(images, masks)
-    cases, problems = [], []
-    for matches in (images, masks):
-        readable = {keys[match.file] for match in matches if _is_readable(match.file)}
-        # where a file can be read, a file of another format with the same name is something else
-        cases.append([m.file for m in matches if _is_readable(m.file) or keys[m.file] not in readable])
-    unreadable = {keys[file] for file in chain(*cases) if not _is_readable(file)}
-    unreadable &= {keys[file] for file in cases[0]} & {keys[file] for file in cases[1]}
-    unreadable |= {keys[file] for file in chain(*cases) if file.ending in UNREAD_ENDINGS}
-    for file in chain(*cases):
-        if keys[file] in unreadable and not _is_readable(file):
-            text = f"the file has {file.ending or 'no ending'}, expected {', '.join(_READABLE_ENDINGS)}"
-            problems.append(Problem(file.name, ProblemCode.ENDING, f"{text}; {_hint_for_ending(file)}"))
-    images_by_case, masks_by_case = (
-        FilesByCase((f for f in files if _is_readable(f) and keys[f] not in unreadable), keys.__getitem__)
-        for files in cases
-    )
-    names, unpaired = pair(images_by_case, masks_by_case, "keep one of them, or name one with --images or --masks")
-    match_of = {match.file: match for match in (*images, *masks)}
-    return [(match_of[images_by_case[n]], match_of[masks_by_case[n]]) for n in names], problems + unpaired
-
-
-def _choose_keys(images: Sequence[Match], masks: Sequence[Match]) -> dict[SourceFile, str]:
-    """What images and masks of the same case have in common; upper and lower case matter if both occur.
-
-    Raises:
-        UserError: if no image and no mask have anything in common.
-    """
-    for key in (
-        lambda match: match.path, lambda match: match.name,
-        lambda match: match.path.casefold(), lambda match: match.name.casefold(),
-    ):  # fmt: skip
-        if set(map(key, images)) & set(map(key, masks)):
-            return {match.file: key(match) for match in (*images, *masks)}
-    found = f"{len(images)} images such as {images[0].file.name}, {len(masks)} masks such as {masks[0].file.name}"
-    raise UserError(f"no image and mask have the same name ({found}): {_HINT}")
 
 
 def _find_unlabelled(images: Sequence[Match], problems: Sequence[Problem]) -> list[tuple[Match]]:
     """The images in folders named test, if none of them has a mask."""
     missing = {problem.file for problem in problems if problem.code is ProblemCode.MASK_MISSING}
-    test = [image for image in images if _is_readable(image.file) and _find_split((image,)) == "test"]
+    test = [image for image in images if is_readable(image.file) and _find_split((image,)) == "test"]
     return [(image,) for image in test] if all(image.file.name in missing for image in test) else []
-
-
-def _name_cases(pairs: Sequence[tuple[Match, ...]]) -> dict[str, tuple[Match, ...]]:
-    """The pairs by the name of the image, or, where names repeat, by the folders that differ and the name."""
-    by_name = {image.name: (image, *mask) for image, *mask in pairs}
-    if len(by_name) == len(pairs):
-        return by_name
-    common = f"{posixpath.commonpath([f'/{image.path}' for image, *_ in pairs])}/"
-    return {f"/{image.path}".removeprefix(common).lstrip("/"): (image, *mask) for image, *mask in pairs}
-
-
-def _hint_for_ending(file: SourceFile) -> str:
-    return UNREAD_ENDINGS.get(file.ending, "convert it first")
-
-
-def _is_readable(file: SourceFile) -> bool:
-    return file.ending in _READABLE_ENDINGS
 
 
 def _note_others(files: Sequence[SourceFile], matches: Sequence[Match], problems: Sequence[Problem]) -> list[str]:
     """A note about the files that are neither images nor masks."""
-    used = {match.file.name for match in matches if _is_readable(match.file)} | {problem.file for problem in problems}
+    used = {match.file.name for match in matches if is_readable(match.file)} | {problem.file for problem in problems}
     endings = Counter(file.ending or "no ending" for file in files if file.name not in used)
     if not endings:
         return []
@@ -273,7 +206,7 @@ def _mask_labels(arguments: argparse.Namespace) -> "MaskLabels":
 
     if not arguments.labels:
         name = "foreground" if arguments.foreground is None else arguments.foreground
-        if name in ("", "background", "ignore"):
+        if name.lower() in ("", "background", "ignore"):
             raise UserError(f"--foreground must be the name of a class, got {name!r}")
         return BinaryMask(name, arguments.threshold)
     for option, value in (("--foreground", arguments.foreground), ("--threshold", arguments.threshold)):

@@ -202,9 +202,11 @@ def relative_pattern(text: str, sources: Sequence[Path]) -> str:
     >>> relative_pattern("images/*.png", [Path("/data/set")])
     'images/*.png'
     """
-    path = Path(os.path.abspath(text))
+    path, folder = Path(os.path.abspath(text)), Path.cwd()
     for source, name in zip(sources, name_sources(sources), strict=True):
-        if text and path.is_relative_to(source):
+        # in the source itself, a pattern without its path is none that begins there
+        is_path = os.path.isabs(text) or folder in source.parents
+        if text and is_path and path.is_relative_to(source):
             return "/" + "/".join([*filter(None, [name]), *(path.relative_to(source).parts or ["**"])])
     return text
 

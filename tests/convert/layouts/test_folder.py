@@ -235,15 +235,6 @@ def test_test_images_without_masks(convert, refuse, tmp_path):
     faults.check_listed(lines, [("test/images/1.png", "mask-missing")])
 
 
-def test_the_same_name_without_its_mask_is_not_paired_with_another_folder(refuse, tmp_path):
-    for part, n in (("train", 1), ("train", 2), ("test", 3)):
-        save_pair(tmp_path / part / "images" / f"{n}.png", tmp_path / part / "masks" / f"{n}.png", n)
-    (tmp_path / "train" / "masks" / "2.png").rename(tmp_path / "test" / "masks" / "2.png")
-    source = [tmp_path / "train", tmp_path / "test"]
-    expected = [("train/images/2.png", "mask-missing"), ("test/masks/2.png", "image-missing")]
-    faults.check_listed(refuse("folder", *source), expected)
-
-
 def test_ratio(convert, tmp_path):
     source = downloads.nuclei(tmp_path, 10)
     splits = converted.cases_by_split(convert("folder", source, "--split", "3:0:2"))
@@ -344,12 +335,6 @@ class TestProblems:
             mask.rename(mask.with_suffix(".xcf"))
         line = refuse_line("folder", nuclei)
         assert ".xcf" in line and ".png" in line and "masks" in line and "6 files" in line
-
-    def test_no_image_and_mask_have_the_same_name(self, refuse_line, nuclei):
-        for mask in (nuclei / "masks").iterdir():
-            mask.rename(mask.with_stem(f"{mask.stem}_mask"))
-        line = refuse_line("folder", nuclei)
-        assert "images/1.png" in line and "masks/1_mask.png" in line and "--masks" in line
 
     def test_two_observers_without_a_choice(self, refuse, nuclei):
         for observer in "ab":

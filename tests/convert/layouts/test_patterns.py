@@ -58,6 +58,7 @@ def test_one_pattern(pattern, file, path):
     ("text", "sources", "pattern"),
     [
         ("images", ["set"], "images"), ("set/images", ["set"], "/images"), ("./set/im*/{case}", ["set"], "/im*/{case}"),
+        ("*.png", ["."], "*.png"), ("./images", ["."], "./images"),
         ("set/", ["set"], "/**"), ("set/b/*.png", ["set/a", "set/b"], "/b/*.png"), ("", ["."], ""),
         ("{root}/set/*.png", ["set"], "/*.png"), ("set2/images", ["set"], "set2/images"),
     ],
@@ -65,7 +66,7 @@ def test_one_pattern(pattern, file, path):
 def test_a_path_to_the_source_becomes_relative_to_it(monkeypatch, tmp_path, text, sources, pattern):
     monkeypatch.chdir(tmp_path)
     text = text.replace("{root}", str(tmp_path))
-    assert relative_pattern(text, [Path(source).absolute() for source in sources]) == pattern
+    assert relative_pattern(text, [Path(source).resolve() for source in sources]) == pattern
 
 
 @pytest.mark.parametrize("pattern", ["{patient}/*.png", "{}.png", "", "/", "."])
