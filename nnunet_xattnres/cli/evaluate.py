@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         labels = read_labels(dataset_json)
     except UserError as error:
-        raise UserError(f"{error}, or name another file with --dataset-json") from None
+        raise UserError(f"{error} (--dataset-json names another file)") from None
     extra_regions = _check_extra_regions(arguments.region, labels, dataset_json)
     regions = labels.regions | extra_regions
     cases, problems = pair_cases(predictions, references, labels.ending)
@@ -114,7 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
     if problems and not (arguments.skip_bad and scores):
         hint = "no other case is left" if arguments.skip_bad else "fix them, or pass --skip-bad to score the others"
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise UserError(f"{len(problems)} cases cannot be compared: {hint}\n{lines}")
+        count = f"{len(problems)} case{'s' * (len(problems) > 1)}"
+        raise UserError(f"{count} cannot be compared: {hint}\n{lines}")
     in_mm = PROTOCOLS[arguments.protocol].uses_spacing and has_spacing(reader)
     metadata = {
         "protocol": arguments.protocol, "unit": "mm" if in_mm else "voxels", "tolerance": arguments.tolerance,

@@ -57,8 +57,12 @@ def read_label_map(path: Path, reader: type["BaseReaderWriter"], labels: Labels)
     """
     try:
         path.open("rb").close()  # readers have less clear messages where this fails
+        notes = check_nifti(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise NotComparableError(ScoringProblemCode.UNREADABLE, f"{path} cannot be read ({reason})") from None
+    try:
         with silence_libraries():
-            notes = check_nifti(path)
             array, header = reader().read_seg(str(path))
     except Exception as error:  # the readers of different libraries raise different exceptions
         raise NotComparableError(ScoringProblemCode.UNREADABLE, _explain(path, reader, labels.ending, error)) from None
@@ -90,8 +94,6 @@ def read_label_map(path: Path, reader: type["BaseReaderWriter"], labels: Labels)
 
 def _explain(path: Path, reader: type["BaseReaderWriter"], ending: str, error: Exception) -> str:
     """One line: why a file cannot be read, and what to do where this is known."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{path} cannot be read ({error.strerror})"
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     hint = ""
     if compression := explain_compression(path):

@@ -40,14 +40,11 @@ def read_labels(path: Path) -> Labels:
     """
     dataset = read_json(path, "nnU-Net's dataset.json")
     _check_version(dataset, path)
-    try:
-        ending = dataset["file_ending"]
-        ending.encode()
-        values = {n: tuple(map(int, v if isinstance(v, list) else [v])) for n, v in dataset["labels"].items()}
-    except KeyError as error:
-        raise UserError(f"{path} is no dataset.json of nnU-Net v2: it has no entry {error}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as nnU-Net's dataset.json ({error!r}): fix it") from None
+    for name, kind in (("file_ending", str), ("labels", dict)):
+        if not isinstance(dataset.get(name), kind):
+            got = repr(dataset[name]) if name in dataset else "none"
+            raise UserError(f"{path} is no dataset.json of nnU-Net v2: expected a {kind.__name__} {name}, got {got}")
+    values = {name: _label_values(name, value, path) for name, value in dataset["labels"].items()}
     ignore = values.pop("ignore", (None,))[0]
     known = {v for region in values.values() for v in region} | {0}
     if ignore is not None:
@@ -55,7 +52,25 @@ def read_labels(path: Path) -> Labels:
     regions = {name: region for name, region in values.items() if region != (0,)}
     if not regions:
         raise UserError(f"{path} has no label besides the background: fix it")
-    return Labels(regions, frozenset(known), ignore, ending, dataset.get("overwrite_image_reader_writer"))
+    reader = dataset.get("overwrite_image_reader_writer")
+    if not isinstance(reader, str | None):
+        raise UserError(f"{path} has the overwrite_image_reader_writer {reader!r}, expected the name of a reader")
+    return Labels(regions, frozenset(known), ignore, dataset["file_ending"], reader)
+
+
+def _label_values(name: str, value: Any, path: Path) -> tuple[int, ...]:
+    """The values of a label or region: whole numbers from 0 on, also as text."""
+    entries = value if isinstance(value, list) else [value]
+    try:
+        values = tuple(int(entry) for entry in entries)
+        valid = all(isinstance(e, str) or v == e for e, v in zip(entries, values, strict=True)) and min(values) >= 0
+    except (TypeError, ValueError):
+        valid = False
+    if not valid or any(isinstance(entry, bool) for entry in entries):
+        raise UserError(
+            f"{path} has the label {name} {value!r}, expected a whole number from 0 on, or several in a list"
+        )
+    return values
 
 
 def _check_version(dataset: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,8 @@ from .errors import UserError
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file in UTF-8 atomically: if writing fails or the process is killed, the old content stays.
 
-    The target of a symbolic link is replaced, the link stays. A device or a pipe is written to directly.
+    The target of a symbolic link is replaced, the link stays. A device or a pipe is written to directly. Bytes of file
+    names that are no UTF-8 are written as escapes.
 
     Args:
         path: the file. Its folder must exist.
@@ -24,10 +25,10 @@ def write_atomic(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -46,7 +47,7 @@ def read_json(path: Path, description: str) -> dict[str, Any]:
         UserError: if the file cannot be read, is no JSON, or holds something else than an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # in UTF-8, -16 or -32, with a byte order mark or without
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as {description} ({error}): fix it or name another file") from None
     if not isinstance(content, dict):

@@ -13,6 +13,7 @@ import numpy as np
 
 _CHUNK_BYTES = 1 << 22
 _GZIP_MAGIC = b"\x1f\x8b"
+_NOT_READ_BY_ITK = (".png", ".bmp", ".tif", ".tiff")
 _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 
 
@@ -28,14 +29,20 @@ def is_nifti(path: Path) -> bool:
 def check_nifti(path: Path) -> list[str]:
     """Check that a NIfTI file is as long as its header says, and that its compression is intact.
 
-    Files of other formats are not checked: their readers detect damage themselves.
+    Of other formats that ITK reads, only the name is checked: their readers detect damage themselves.
 
     Returns:
         One line for everything in the header that readers silently replace.
 
     Raises:
-        ValueError: if the file is truncated or damaged, or is no NIfTI file in spite of its name.
+        ValueError: if the file is truncated or damaged, or is no NIfTI file in spite of its name; or if the name would
+            abort the process in ITK, which takes UTF-8 only.
     """
+    try:
+        if path.suffix not in _NOT_READ_BY_ITK:
+            str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not valid UTF-8: rename it, or set PYTHONUTF8=1 in this locale") from None
     if not is_nifti(path):
         return []
     try:

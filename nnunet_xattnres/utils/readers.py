@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .nifti import check_nifti
 from .quiet import silence_libraries
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def choose_reader(
         except RuntimeError:
             raise UserError(f"the plans name the reader {name}, which this version of nnU-Net does not have") from None
     for example in list(examples)[:_MAX_EXAMPLES]:
-        with silence_libraries(), contextlib.suppress(RuntimeError):
+        with silence_libraries(), contextlib.suppress(RuntimeError, ValueError, OSError):
+            check_nifti(example)
             return determine_reader_writer_from_dataset_json(dict(dataset_json), str(example), verbose=False)
     try:
         return determine_reader_writer_from_dataset_json(dict(dataset_json), verbose=False)

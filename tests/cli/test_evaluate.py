@@ -6,6 +6,9 @@ import json
 import multiprocessing
 import multiprocessing.dummy
 import multiprocessing.pool
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -343,3 +346,19 @@ def test_the_reader_of_the_plans(capsys, folders):
     (folders[0] / "plans.json").write_text('{"image_reader_writer": "OwnIO"}')
     code, text, error = evaluate(capsys, *folders)
     assert (code, text, error.count("\n")) == (2, "", 1) and "OwnIO" in error
+
+
+def test_names_beyond_the_locale(tmp_path):
+    """File names of another encoding, and a terminal and a locale without the characters of the labels."""
+    labels = {"background": 0, "\N{LATIN CAPITAL LETTER A WITH DIAERESIS}dern": 1}
+    pair = [voxel((5, 6), (1, 1))] * 2
+    folders = write_folders(tmp_path, {"a": pair}, labels=labels, ending=".png")
+    for folder in folders:
+        (folder / "a.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    command = [sys.executable, "-m", "nnunet_xattnres", "evaluate", *folders, "--csv", tmp_path / "s.csv"]
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\\xc4dern" in result.stdout
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text(encoding="utf-8")))
+    assert (row["case"], row["region"]) == ("caf\\udce9", list(labels)[1])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 
 import nibabel
@@ -436,3 +437,16 @@ class TestNotesAndReaders:
         result = self.result(tmp_path)
         assert accepted or checked(result).code is ScoringProblemCode.ORIGIN
         assert not accepted or result[0] == pytest.approx(2 / 3)
+
+    @pytest.mark.parametrize("ending", [".nii.gz", ".png"])
+    def test_names_that_are_no_utf_8(self, tmp_path, ending):
+        """ITK would abort the process; PNG files are read."""
+        pair = [voxel((5, 6) if ending == ".png" else (4, 5, 6), -1)] * 2
+        name = os.fsdecode(b"caf\xe9")
+        for folder in write_folders(tmp_path, {"b": pair}, ending=ending):
+            (folder / f"b{ending}").rename(folder / f"{name}{ending}")
+        result = evaluate(tmp_path, name)
+        if ending == ".png":
+            assert isinstance(result, dict)
+        else:
+            assert result.code is ScoringProblemCode.UNREADABLE and "UTF-8" in result.text

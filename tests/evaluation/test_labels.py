@@ -36,7 +36,10 @@ def test_the_reader_of_a_dataset_json(tmp_path):
     ["", "[]", "{}", '{"labels": {"liver": 1}}', '{"file_ending": ".png"}', '{"file_ending": ".png", "labels": [1]}',
      '{"file_ending": ".png", "labels": {"0": "background", "1": "liver"}}',
      '{"file_ending": ".png", "labels": {"liver": null}}', '{"file_ending": ".png", "labels": {"liver": ["a"]}}',
-     '{"file_ending": 3, "labels": {"liver": 1}}'],
+     '{"file_ending": 3, "labels": {"liver": 1}}', '{"file_ending": ".png", "labels": {"liver": 1.5}}',
+     '{"file_ending": ".png", "labels": {"liver": -1}}', '{"file_ending": ".png", "labels": {"liver": true}}',
+     '{"file_ending": ".png", "labels": {"liver": []}}', '{"file_ending": ".png", "labels": {"liver": [[1]]}}',
+     '{"file_ending": ".png", "labels": {"liver": 1}, "overwrite_image_reader_writer": ["NibabelIO"]}'],
 )  # fmt: skip
 def test_a_file_that_is_no_dataset_json(tmp_path, content):
     (tmp_path / "dataset.json").write_text(content)

@@ -1,6 +1,7 @@
 """Atomic writing, and reading of JSON objects with errors of one line."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -24,13 +25,13 @@ def full_disk(*arguments):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def full_disk_after_half(path, text, encoding):
+def full_disk_after_half(path, text, **_):
     with path.open("w") as file:
         file.write(text[: len(text) // 2])
     full_disk()
 
 
-def interrupted(path, text, encoding):
+def interrupted(path, text, **_):
     path.touch()
     raise KeyboardInterrupt
 
@@ -93,6 +94,20 @@ def test_reads_an_object(tmp_path):
     assert read_json(path, "a dataset.json") == {"labels": {"background": 0}}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings_of_json(tmp_path, encoding):
+    """Windows' editors add a byte order mark, and PowerShell writes UTF-16."""
+    content = {"name": "\N{LATIN SMALL LETTER U WITH DIAERESIS}"}
+    path = tmp_path / "dataset.json"
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    assert read_json(path, "a dataset.json") == content
+
+
+def test_text_with_bytes_of_file_names(tmp_path):
+    write_atomic(tmp_path / "scores.csv", os.fsdecode(b"caf\xe9\n"))
+    assert (tmp_path / "scores.csv").read_bytes() == b"caf\\udce9\n"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -103,6 +118,7 @@ def test_reads_an_object(tmp_path):
         (b"[1]", "list"),
         (b'"a"', "str"),
         (b"null", "NoneType"),
+        ('{"label": "\N{LATIN SMALL LETTER U WITH DIAERESIS}"}'.encode("latin-1"), "codec can't decode"),
     ],
 )
 def test_a_file_that_holds_no_object(tmp_path, content, reason):

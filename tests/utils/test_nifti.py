@@ -1,6 +1,7 @@
 """Complete NIfTI files of all kinds pass the check; a missing byte or a flipped bit does not."""
 
 import gzip
+import os
 
 import nibabel
 import numpy as np
@@ -157,3 +158,14 @@ def test_a_file_that_itk_reads_instead(tmp_path):
 def test_files_of_other_formats_are_not_checked(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b")
     check_nifti(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_a_name_that_would_abort_itk(tmp_path, ending):
+    """A name in Latin-1, as in archives from Windows. ITK does not raise an exception: the process is gone."""
+    path = tmp_path / os.fsdecode(b"caf\xe9" + ending.encode())
+    small(tmp_path / f"a{ending}").rename(path)
+    with pytest.raises(ValueError, match="not valid UTF-8"):
+        check_nifti(path)
+    small(tmp_path / f"caf\N{LATIN SMALL LETTER E WITH ACUTE}{ending}")
+    assert check_nifti(tmp_path / f"caf\N{LATIN SMALL LETTER E WITH ACUTE}{ending}") == []

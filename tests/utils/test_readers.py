@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 
 import nibabel
 import numpy as np
@@ -60,6 +61,12 @@ def test_a_damaged_example_does_not_decide(tmp_path):
     examples = [tmp_path / "a.tif", write(tmp_path / "b_0000.tif")]
     assert choose_reader({"file_ending": ".tif"}, examples).__name__ == "Tiff3DIO"
     assert choose_reader({"file_ending": ".tif"}, examples[:1]).__name__ == "NaturalImage2DIO"
+
+
+def test_an_example_whose_name_would_abort_itk(tmp_path):
+    path = write(tmp_path / "a.nii.gz", shear=0.5)
+    path = path.rename(tmp_path / os.fsdecode(b"caf\xe9.nii.gz"))
+    assert choose_reader({"file_ending": ".nii.gz"}, [path]).__name__ == "SimpleITKIO"
 
 
 @pytest.mark.parametrize("ending", [".jpg", "nii.gz", ""])
