@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .ops import BACKENDS, xattnres
+from .ops.export_backend import static_shape
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -140,26 +141,27 @@ class XAttnRes(nn.Module):
     def _check(self, history: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
         if len(parts) == 0:
             raise ValueError("XAttnRes: x must be a tensor or a non-empty list of tensors, got an empty list")
-        x = parts[0]
-        for part in parts:
-            if part.ndim != self.dim + 2:
+        shapes = [static_shape(part) for part in parts]
+        x = shapes[0]
+        for shape in shapes:
+            if len(shape) != self.dim + 2:
                 raise ValueError(
-                    f"XAttnRes: x must be {self.dim + 2}-D (B, C, {self.dim} spatial axes), "
-                    f"got shape {tuple(part.shape)}"
+                    f"XAttnRes: x must be {self.dim + 2}-D (B, C, {self.dim} spatial axes), got shape {shape}"
                 )
-            if part.shape[0] != x.shape[0] or part.shape[2:] != x.shape[2:]:
+            if shape[0] != x[0] or shape[2:] != x[2:]:
                 raise ValueError(
-                    f"XAttnRes: the tensors of x must have the same batch and spatial size, got {_shapes(parts)}"
+                    f"XAttnRes: the tensors of x must have the same batch and spatial size, got {_join(shapes)}"
                 )
-        if sum(part.shape[1] for part in parts) != self.channels:
-            raise ValueError(f"XAttnRes: x must have {self.channels} channels, got {_shapes(parts)}")
+        if sum(shape[1] for shape in shapes) != self.channels:
+            raise ValueError(f"XAttnRes: x must have {self.channels} channels, got {_join(shapes)}")
         if len(history) != len(self.history_channels):
             raise ValueError(f"XAttnRes: history must have {len(self.history_channels)} features, got {len(history)}")
         for k, width in enumerate(self.history_channels):
-            feature = history[k]  # torch.compile in PyTorch 2.7 cannot trace a loop over a `History`
-            if feature.ndim != x.ndim or feature.shape[0] != x.shape[0] or feature.shape[1] != width:
-                expected = ", ".join(map(str, (x.shape[0], width, *("*" * self.dim))))
-                raise ValueError(f"XAttnRes: history[{k}] must have shape ({expected}), got {tuple(feature.shape)}")
+            # torch.compile in PyTorch 2.7 cannot trace a loop over a `History`
+            shape = static_shape(history[k])
+            if len(shape) != len(x) or shape[:2] != (x[0], width):
+                expected = ", ".join(map(str, (x[0], width, *("*" * self.dim))))
+                raise ValueError(f"XAttnRes: history[{k}] must have shape ({expected}), got {shape}")
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         refuse_newer_version(self, local_metadata)
@@ -185,5 +187,5 @@ def _weight_and_bias(projection: Any) -> tuple[Tensor, Tensor] | None:
     return None if isinstance(projection, nn.Identity) else (projection.weight, projection.bias)
 
 
-def _shapes(parts: Sequence[Tensor]) -> str:
-    return " and ".join(str(tuple(part.shape)) for part in parts)
+def _join(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))

@@ -36,7 +36,13 @@ def named(pages):
 
 def with_language(language):
     pages = [page for page in PAGES if any(b.language == language and not b.needs_training for b in code_blocks(page))]
-    return {"argnames": "page", **named(pages)}
+    parameters = named(pages)
+    # the exporter to ONNX takes long to start
+    slow = [pytest.mark.slow] if language == "python" else []
+    parameters["argvalues"] = [
+        pytest.param(page, marks=slow if page.name == "export.md" else []) for page in parameters["argvalues"]
+    ]
+    return {"argnames": "page", **parameters}
 
 
 @pytest.mark.parametrize("page", **named(PAGES))

@@ -16,6 +16,7 @@ examples:
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,19 +45,23 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.plans is None and {"configuration", "classes"} & set(options):
         raise UserError("--configuration and --classes are options for a plans file: add --plans FILE")
-    rows = _rows(arguments)
+    reasons: Counter[str] = Counter()
+    rows = _rows(arguments, reasons)
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
     text = [[value if isinstance(value, str) else _millions(value) for value in row.values()] for row in rows]
     print(format_table([list(rows[0]), *text], left_aligned=5))
-    print(f"\n{_lengths()}")
+    print("\n" + "\n".join([*(f"{count} trainers: {reason}" for reason, count in reasons.items()), _lengths()]))
     return 0
 
 
-def _rows(arguments: argparse.Namespace) -> list[dict]:
-    """One row per trainer: its parts, and the number of parameters by configuration, None if it cannot be trained."""
-    counters = {} if arguments.plans is None else _counters(arguments)
+def _rows(arguments: argparse.Namespace, reasons: Counter[str]) -> list[dict]:
+    """One row per trainer: its parts, and the number of parameters by configuration, None if it cannot be trained.
+
+    `reasons` gets the reasons why trainers cannot train a configuration, and the number of these trainers.
+    """
+    counters = {} if arguments.plans is None else _counters(arguments, reasons)
     return [
         names.describe(name) | {configuration: count(name) for configuration, count in counters.items()}
         for name in names.trainer_names()
@@ -69,7 +74,7 @@ def _lengths() -> str:
     return f"Every trainer also exists in nnU-Net's lengths: append {lengths}.\nWithout a length, epochs are {epochs}."
 
 
-def _counters(arguments: argparse.Namespace) -> dict[str, Callable[[str], int | None]]:
+def _counters(arguments: argparse.Namespace, reasons: Counter[str]) -> dict[str, Callable[[str], int | None]]:
     """For every configuration, a function from a trainer's name to the number of parameters of its network."""
     import torch
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -97,15 +102,13 @@ def _counters(arguments: argparse.Namespace) -> dict[str, Callable[[str], int | 
                 cls.check_configuration(configuration)
                 if labels and not arguments.classes:
                     cls.check_labels(labels)
-            except ValueError:
+            except ValueError as error:
+                reasons[f"{configuration_name}: {str(error).removeprefix(name).removeprefix(':').strip()}"] += 1
                 return None
             key = parts.network, parts.routing
             if key not in by_network:
-                try:
-                    with torch.device("meta"):  # allocates no memory
-                        network = cls.build_network_architecture(plans, configuration, channels, classes)
-                except ValueError as error:  # there is no XAttnRes network for the planned one
-                    raise UserError(str(error)) from None
+                with torch.device("meta"):  # allocates no memory
+                    network = cls.build_network_architecture(plans, configuration, channels, classes)
                 by_network[key] = sum(p.numel() for p in network.parameters())
             return by_network[key]
 

@@ -55,7 +55,9 @@ class MultiScaleConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         expanded = self.expand(x)
         mixed = sum(depthwise(expanded) for depthwise in self.depthwise)
-        return x + self.project(F.channel_shuffle(mixed, self.groups))
+        # F.channel_shuffle, for which ONNX has no operator
+        shuffled = mixed.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return x + self.project(shuffled)
 
 
 class UpConv(nn.Module):

@@ -1,7 +1,7 @@
 """The operator as PyTorch operators: `nnunet_xattnres::forward` and `nnunet_xattnres::backward`.
 
-`torch.compile`, autocast, DistributedDataParallel and `torch.export` see these two opaque operators. The backend that
-computes them is an argument.
+`torch.compile`, autocast and DistributedDataParallel see these two opaque operators. The backend that computes them is
+an argument. Exported graphs do not hold them (`export_backend.py`).
 """
 
 import logging

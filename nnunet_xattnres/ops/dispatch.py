@@ -1,6 +1,7 @@
 """The public operator, `xattnres`, and the selection of the backend that computes it."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from functools import cache, reduce
@@ -8,7 +9,7 @@ from functools import cache, reduce
 import torch
 from torch import Tensor
 
-from . import custom_op, reference
+from . import custom_op, export_backend, reference
 from .pooling import pool_history
 
 BACKENDS = ("auto", "reference", "torch", "triton")
@@ -55,7 +56,8 @@ def xattnres(
         norm_weight: the gain of RMSNorm, (C,).
         eps: added to the mean square under the root of RMSNorm.
         backend: "auto", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND, and
-            "auto" where that is not set.
+            "auto" where that is not set. Where a graph is traced or exported, every backend gives the same graph, of
+            PyTorch's own operations.
         gate: g, a tensor of one element, or None for no gate.
 
     Returns:
@@ -76,11 +78,13 @@ def xattnres(
 
     Source: arXiv 2604.03297, Eqs. 4-8, except for the gate.
     """
-    if gate is not None and gate.numel() != 1:
+    if gate is not None and math.prod(export_backend.static_shape(gate)) != 1:
         raise ValueError(f"XAttnRes: gate must have one element, got shape {tuple(gate.shape)}")
     parts = [x] if isinstance(x, Tensor) else list(x)
     dtype = reduce(torch.promote_types, (part.dtype for part in parts))
     parts = [part.to(dtype) for part in parts]
+    if export_backend.is_exporting():
+        return export_backend.xattnres(history, parts, projections, pseudo_query, norm_weight, eps, gate)
     resolved = resolve_backend(backend, parts[0].device.type, dtype)
     if resolved == "reference":
         return reference.xattnres(history, x, projections, pseudo_query, norm_weight, eps, gate)

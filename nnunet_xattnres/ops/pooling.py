@@ -1,8 +1,8 @@
 """Adaptive max pooling that keeps only its input and its output for backward.
 
-`torch.compile` and `torch.export` see two opaque operators, `nnunet_xattnres::max_pool` and
-`nnunet_xattnres::max_pool_backward`. The sizes of their windows are computed when they run: expressions of symbolic
-sizes such as s // t and s % t, one in another for every stage of a network, take the compiler minutes to simplify.
+`torch.compile` sees two opaque operators, `nnunet_xattnres::max_pool` and `nnunet_xattnres::max_pool_backward`. The
+sizes of their windows are computed when they run: expressions of symbolic sizes such as s // t and s % t, one in
+another for every stage of a network, take the compiler minutes to simplify.
 """
 
 import itertools

@@ -46,6 +46,14 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
 
         return EMCAD(num_input_channels, num_output_channels, deep_supervision, **cls.network_options)
 
+    @classmethod
+    def total_strides(cls, configuration):
+        return [32, 32]
+
+    @classmethod
+    def norm_name(cls, configuration):
+        return "BatchNorm2d"
+
     def on_train_start(self) -> None:
         """Load the encoder's ImageNet weights if the training is new, then start as nnU-Net does."""
         # if the network is initialised, it has the weights of a checkpoint or of -pretrained_weights

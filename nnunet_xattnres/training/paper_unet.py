@@ -25,6 +25,14 @@ class nnUNetTrainerPaperUNetXAttnRes(XAttnResTrainer):
         # the network has one head, so nnU-Net's switch for deep supervision has no effect
         return PaperUNet(num_input_channels, num_output_channels, **cls.network_options)
 
+    @classmethod
+    def total_strides(cls, configuration):
+        return [16, 16]
+
+    @classmethod
+    def norm_name(cls, configuration):
+        return "BatchNorm2d"
+
 
 def __getattr__(name: str) -> type[XAttnResTrainer]:
     return module_attribute(__name__, name)  # the other trainers of this network

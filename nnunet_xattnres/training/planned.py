@@ -1,6 +1,7 @@
 """Trainers of the network that nnU-Net planned, PlainConvUNet or ResidualEncoderUNet, with XAttnRes in its stages."""
 
 from ..networks import build_from_plans
+from ..networks.plans import xattnres_class_name
 from .names import NETWORKS, ROUTINGS
 from .trainer import XAttnResTrainer
 from .trainer_classes import module_attribute, module_names
@@ -20,6 +21,15 @@ class nnUNetTrainerXAttnRes(XAttnResTrainer):
     network_name = NETWORKS[""].label
     routing = ROUTINGS["XAttnRes"].label
     dims = NETWORKS[""].dims
+
+    @classmethod
+    def check_patches(cls, configuration):
+        xattnres_class_name(configuration.network_arch_class_name)  # raises for another network
+        super().check_patches(configuration)
+
+    @classmethod
+    def norm_name(cls, configuration):
+        return str(configuration.network_arch_init_kwargs.get("norm_op")).rpartition(".")[2]
 
     @classmethod
     def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):

@@ -10,7 +10,7 @@ set); and prediction in overlapping patches with mirroring.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -22,9 +22,11 @@ from torch.optim import AdamW
 
 from .losses import SquaredDiceLoss, WeightedBCEIoULoss
 from .names import RECIPES
+from .patches import check_scales
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
     from .trainer import XAttnResTrainer as _Trainer
 else:
@@ -50,6 +52,7 @@ class PaperMulticlass(_AdamW):
 
     @classmethod
     def check_labels(cls, labels: LabelManager) -> None:
+        super().check_labels(labels)
         if labels.has_regions:
             raise ValueError(
                 f"{cls.__name__}: the paper's multi-class recipe needs labels that exclude each other, but "
@@ -68,7 +71,7 @@ class PaperBinary(_AdamW):
 
     Every batch makes one training step at each of the scales 0.75, 1 and 1.25. The step at 1.25 needs about 1.6 times
     the memory that nnU-Net planned for. The planned network takes multiples of its total stride, so its patches are
-    rounded to these: a side of 6 multiples gives the scales 0.67, 1 and 1.33.
+    rounded to these: a side of 6 multiples gives the scales 0.67, 1 and 1.33. Sides below 3 multiples are refused.
     """
 
     recipe = RECIPES["PaperBinary"].label
@@ -78,7 +81,23 @@ class PaperBinary(_AdamW):
     scales: ClassVar[tuple[float, ...]] = (0.75, 1.0, 1.25)
 
     @classmethod
+    def check_patches(cls, configuration: ConfigurationManager) -> None:
+        super().check_patches(configuration)
+        check_scales(cls.patch_sizes(configuration), cls.scales)
+
+    @classmethod
+    def patch_sizes(cls, configuration: ConfigurationManager) -> list[list[int]]:
+        return [cls.scaled_size(configuration, configuration.patch_size, scale) for scale in cls.scales]
+
+    @classmethod
+    def scaled_size(cls, configuration: ConfigurationManager, size: Sequence[int], scale: float) -> list[int]:
+        """The size of scaled patches, which is rounded to multiples of the strides where the network needs them."""
+        strides = [1] * len(size) if cls.any_size else cls.total_strides(configuration)
+        return [max(1, round(scale * side / stride)) * stride for side, stride in zip(size, strides, strict=True)]
+
+    @classmethod
     def check_labels(cls, labels: LabelManager) -> None:
+        super().check_labels(labels)
         if labels.has_regions or len(labels.foreground_labels) != 1:
             declared = "regions" if labels.has_regions else f"{len(labels.foreground_labels)} foreground labels"
             other = "without _PaperBinary" if labels.has_regions else "with _PaperMulticlass instead of _PaperBinary"
@@ -108,9 +127,7 @@ class PaperBinary(_AdamW):
 
     def _scaled(self, batch: dict, scale: float) -> dict:
         data, target = batch["data"].to(self.device), batch["target"]
-        strides = [math.prod(axis) for axis in zip(*self.configuration_manager.pool_op_kernel_sizes, strict=True)]
-        sides = zip(data.shape[2:], [1, 1] if self.any_size else strides, strict=True)
-        size = [max(1, round(scale * side / stride)) * stride for side, stride in sides]
+        size = self.scaled_size(self.configuration_manager, data.shape[2:], scale)
         if size == list(data.shape[2:]):
             return batch
         factors = [new / old for new, old in zip(size, data.shape[2:], strict=True)]

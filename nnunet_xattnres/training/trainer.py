@@ -15,6 +15,7 @@ from ..networks.checkpointing import checkpoints_by_variable
 from ..ops import custom_op
 from ..ops.dispatch import resolve_backend
 from .names import RECIPES
+from .patches import check_divisible, check_normalisation, describe_size, planned_strides
 
 GATE_INTERVAL = 50
 """The epochs between two lines of the training log with the gates of the layers."""
@@ -35,8 +36,8 @@ class XAttnResTrainer(nnUNetTrainer):
 
     Raises:
         RuntimeError: if the environment variable nnUNet_results is not set.
-        ValueError: if the trainer cannot train the configuration or the labels, or the environment variable
-            XATTNRES_CHECKPOINT has an unknown value; nothing is written in this case.
+        ValueError: if the trainer cannot train the configuration, the channels or the labels, or the environment
+            variable XATTNRES_CHECKPOINT has an unknown value; nothing is written in this case.
     """
 
     network_name: ClassVar[str]
@@ -64,6 +65,7 @@ class XAttnResTrainer(nnUNetTrainer):
         checkpoints_by_variable()  # raises for an unknown value
         planned = PlansManager(plans)
         self.check_configuration(planned.get_configuration(configuration))
+        self.check_channels(planned.get_configuration(configuration), dataset_json)
         self.check_labels(planned.get_label_manager(dataset_json))
         super().__init__(plans, configuration, fold, dataset_json, device)
         if not self.deep_supervision:
@@ -83,16 +85,68 @@ class XAttnResTrainer(nnUNetTrainer):
         if dim not in cls.dims:
             raise ValueError(
                 f"{cls.__name__} trains {' and '.join(f'{d}-D' for d in cls.dims)} configurations only, but this one "
-                f"has {dim}-D patches ({' x '.join(map(str, configuration.patch_size))}): use configuration 2d"
+                f"has {dim}-D patches ({describe_size(configuration.patch_size)}): use configuration 2d"
             )
+        try:
+            cls.check_patches(configuration)
+        except ValueError as error:
+            raise ValueError(f"{cls.__name__}: {error}") from None
 
     @classmethod
-    def check_labels(cls, labels: LabelManager) -> None:
-        """Check that the recipe can train these labels; nnU-Net's own can train all.
+    def check_patches(cls, configuration: ConfigurationManager) -> None:
+        """Check that the network can compute the patches, and normalise its deepest features.
 
         Raises:
             ValueError: if it cannot.
         """
+        strides, norm = cls.total_strides(configuration), cls.norm_name(configuration)
+        if not cls.any_size:
+            check_divisible(configuration.patch_size, strides)
+        for patch_size in cls.patch_sizes(configuration):
+            check_normalisation(norm, configuration.batch_size, patch_size, strides)
+
+    @classmethod
+    def total_strides(cls, configuration: ConfigurationManager) -> list[int]:
+        """The ratio of the patch to the deepest features of the network, along every axis."""
+        return planned_strides(configuration)
+
+    @classmethod
+    def norm_name(cls, configuration: ConfigurationManager) -> str:
+        """The class name of the normalisation of the deepest features; one that is unknown is not checked."""
+        return ""
+
+    @classmethod
+    def patch_sizes(cls, configuration: ConfigurationManager) -> list[list[int]]:
+        """The sizes of the patches of a training step."""
+        return [list(configuration.patch_size)]
+
+    @classmethod
+    def check_channels(cls, configuration: ConfigurationManager, dataset_json: dict) -> None:
+        """Check that the plans are made for images of as many channels as the data set has.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        planned = len(configuration.normalization_schemes)
+        channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
+        if len(channels) != planned:
+            raise ValueError(
+                f"{cls.__name__}: the plans are for images of {planned} channels, but dataset.json has {len(channels)} "
+                "channel_names: correct dataset.json, or plan and preprocess the data set again"
+            )
+
+    @classmethod
+    def check_labels(cls, labels: LabelManager) -> None:
+        """Check that the recipe can train these labels; nnU-Net's own can train all that have a foreground.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+        if not (labels.foreground_regions if labels.has_regions else labels.foreground_labels):
+            raise ValueError(
+                f"{cls.__name__}: dataset.json declares no label but background, so there is nothing to learn: add the "
+                "labels of the label maps to it"
+            )
 
     @classmethod
     def build_network(

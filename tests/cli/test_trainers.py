@@ -9,7 +9,7 @@ import torch
 from support.plans_file import write_plans
 
 from nnunet_xattnres.cli.main import main
-from nnunet_xattnres.training.names import trainer_names
+from nnunet_xattnres.training.names import parse, trainer_names
 from nnunet_xattnres.training.trainer_classes import trainer_class
 
 
@@ -105,11 +105,15 @@ def test_wrong_arguments(capsys, tmp_path, arguments, named):
 
 
 def test_plans_of_another_network(capsys, tmp_path):
+    """The planned network cannot be replaced, which is said; those that take its place can be trained."""
     plans = write_plans(tmp_path)
     plans.write_text(plans.read_text().replace("unet.PlainConvUNet", "primus.Primus"))
-    assert main(["trainers", "--list", "--plans", str(plans), "-c", "2d"]) == 2
-    error = capsys.readouterr().err
-    assert all(name in error for name in ("PlainConvUNet", "ResidualEncoderUNet", "primus.Primus"))
+    assert main(["trainers", "--list", "--plans", str(plans), "-c", "2d"]) == 0
+    *rows, _, reason, _, _ = capsys.readouterr().out.splitlines()
+    assert all(name in reason for name in ("2d", "PlainConvUNet", "ResidualEncoderUNet", "primus.Primus"))
+    without = [row.split()[0] for row in rows[1:] if not row.endswith(" M")]
+    assert without == [name for name in trainer_names() if parse(name).network == ""]
+    assert reason.startswith(f"{len(without)} trainers")
 
 
 def test_a_number_of_classes_instead_of_the_labels(capsys, tmp_path):

@@ -26,7 +26,7 @@ from support.operator import (
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from nnunet_xattnres import History, XAttnRes
+from nnunet_xattnres import History
 from nnunet_xattnres.ops import torch_backend, triton_backend, xattnres
 from nnunet_xattnres.ops.reference import xattnres as reference
 
@@ -470,7 +470,7 @@ def test_results_of_torch_do_not_depend_on_the_size_of_slabs_and_groups(monkeypa
     assert_all_close(*results, 1e-12)
 
 
-# torch.library, torch.compile and torch.export
+# torch.library and torch.compile
 
 
 # opcheck ignores this warning of PyTorch, but here warnings are errors
@@ -551,24 +551,3 @@ def test_compiles_to_one_graph(operator, backend, shape):
     torch.compiler.reset()
     compiled = torch.compile(operator, backend="aot_eager", fullgraph=True)
     assert_all_close(all_results(compiled, case), all_results(operator, case), 1e-12)
-
-
-class Stage(nn.Module):
-    """A layer with a history above, at and below the resolution of x, and with x in two parts."""
-
-    def __init__(self, backend):
-        super().__init__()
-        self.down = nn.Conv2d(2, 4, 3, stride=4, padding=1)
-        self.layer = XAttnRes([2, 6, 4], 6, init="normal", backend=backend)
-
-    def forward(self, image, x, skip):
-        return self.layer(History([image, torch.cat((x, skip), 1), self.down(image)]), (x, skip))
-
-
-def test_exports(backend):
-    torch.manual_seed(0)
-    stage = Stage(backend).to(DEVICE)
-    arguments = tuple(torch.randn(2, width, n, n, device=DEVICE) for width, n in ((2, 16), (4, 8), (2, 8)))
-    exported = torch.export.export(stage, arguments).module()
-    others = tuple(torch.randn_like(t) for t in arguments)
-    torch.testing.assert_close(exported(*others), stage(*others), rtol=1e-5, atol=1e-6)
