@@ -30,6 +30,9 @@ _PACKAGES = (
     "batchgenerators", "SimpleITK", "numpy",
 )  # fmt: skip
 
+# nnU-Net converts the values of these to integers when it is imported or starts a training
+_NUMBER_VARIABLES = ("nnUNet_def_n_proc", "nnUNet_n_proc_DA")
+
 
 class Level(Enum):
     """How serious a result is; the value is the mark in front of its line."""
@@ -139,27 +142,75 @@ def check_environment() -> Iterator[CheckResult]:
     if weights and weights != "random" and not Path(weights).is_file():
         hint = f"export {WEIGHTS_VARIABLE}=/path/to/a/file, or unset {WEIGHTS_VARIABLE}"
         yield CheckResult(Level.BROKEN, WEIGHTS_VARIABLE, f"{WEIGHTS_VARIABLE}={weights} is not a file", hint)
+    for variable in _NUMBER_VARIABLES:
+        value = os.environ.get(variable)
+        if value is not None and not value.strip().isdecimal():
+            hint = f"export {variable}=8, or unset {variable}"
+            yield CheckResult(Level.BROKEN, variable, f"{variable}={value} is not a whole number", hint)
+    yield from _check_folders()
+    yield from _check_trainer_folders()
+
+
+def _check_folders() -> Iterator[CheckResult]:
+    """nnU-Net's three folders."""
+    folders: dict[Path, str] = {}
     for variable in PATH_VARIABLES:
         value = os.environ.get(variable)
         if value is None:
             yield CheckResult(Level.BROKEN, variable, f"{variable} is not set", f"export {variable}=/path/to/a/folder")
-        elif not Path(value).is_dir():
-            yield CheckResult(Level.BROKEN, variable, f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
+        elif fault := _folder_fault(value):
+            reason, hint = fault
+            yield CheckResult(Level.BROKEN, variable, f"{variable}={value} {reason}", hint)
         elif variable != "nnUNet_raw" and not os.access(value, os.W_OK):
             hint = f"chmod u+w '{value}', or choose another folder"
             yield CheckResult(Level.BROKEN, variable, f"{variable}={value} is not writable", hint)
+        elif not Path(value).is_absolute():
+            text = f"{variable}={value} is relative: commands that start in another folder do not find it"
+            yield CheckResult(Level.WARNING, variable, text, f"export {variable}='{Path(value).resolve()}'")
+        elif (other := folders.setdefault(Path(value).resolve(), variable)) != variable:
+            text = f"{variable} and {other} are the same folder, so nnU-Net mixes their data sets"
+            yield CheckResult(Level.WARNING, variable, text, f"export {variable}=/path/to/another/folder")
         else:
             yield CheckResult(Level.OK, variable, f"{variable}={value}")
+
+
+def _folder_fault(value: str) -> tuple[str, str] | None:
+    """Why a value of a variable names no folder, and a hint; None if it does."""
+    path, bare = Path(value), value.strip(" \t\r\n\"'")
+    if not bare:
+        return "is empty, which nnU-Net takes for the folder where a command starts", "name a folder"
+    if path.is_dir():
+        return None
+    if value.startswith("~"):
+        return "begins with ~, which nnU-Net does not expand", f"write {Path(value).expanduser()}"
+    if bare != value:
+        return "begins or ends with quotes or blanks, which belong to the name for nnU-Net", f"write {bare}"
+    if path.is_symlink():
+        return "is a link to a folder that does not exist", f"mkdir -p '{path.resolve()}', or name another folder"
+    if path.exists():
+        return "is not a folder but a file", "name a folder"
+    return "is not a folder", f"mkdir -p '{value}', or correct the name"
+
+
+def _check_trainer_folders() -> Iterator[CheckResult]:
+    """The folders in which nnU-Net searches for trainers; it passes over those that do not exist in silence."""
     variable, hint = "nnUNet_extTrainer", 'export nnUNet_extTrainer="$(xattnres trainers)"'
     value = os.environ.get(variable)
     if value is None:
         yield CheckResult(Level.BROKEN, variable, f"{variable} is not set, so nnU-Net does not find the trainers", hint)
         return
-    folders = [Path(folder).resolve() for folder in value.split(os.pathsep) if folder.strip()]
-    if trainers_path().resolve() in folders:
+    entries = [entry for entry in value.split(os.pathsep) if entry.strip()]
+    if trainers_path().resolve() in (Path(entry).resolve() for entry in entries):
         yield CheckResult(Level.OK, variable, f"{variable}={value}")
     else:
         yield CheckResult(Level.BROKEN, variable, f"{variable}={value} does not include {trainers_path()}", hint)
+    for entry in entries:
+        if fault := _folder_fault(entry):
+            text = f"{variable}: {entry} {fault[0]}; nnU-Net finds no trainers there and does not say so"
+            yield CheckResult(Level.WARNING, variable, text, fault[1])
+        elif not Path(entry).is_absolute():
+            text = f"{variable}: {entry} is relative: commands that start in another folder find no trainers there"
+            yield CheckResult(Level.WARNING, variable, text, f"write {Path(entry).resolve()}")
 
 
 def check_trainers(name: str | None = None) -> Iterator[CheckResult]:

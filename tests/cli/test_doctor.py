@@ -1,6 +1,7 @@
 """`xattnres doctor`: every check finds what is broken and gives a hint, and a healthy machine has no problem."""
 
 import importlib.metadata
+import os
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from nnunet_xattnres.cli import doctor
 from nnunet_xattnres.cli.doctor import Level
 from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.ops import dispatch
+from nnunet_xattnres.training.lookup import look_up
 from nnunet_xattnres.utils.paths import trainers_path
 
 FOLDERS = ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"]
@@ -76,11 +78,76 @@ class TestEnvironment:
         assert result.subject == variable
         assert str(tmp_path / "nowhere") in result.text and str(tmp_path / "nowhere") in result.hint
 
+    @pytest.mark.parametrize("variable", FOLDERS)
+    @pytest.mark.parametrize(
+        ("value", "named"),
+        [("{file}", ""), ("'{folder}'", "{folder}"), ("{folder}\r", "{folder}"), ("{link}", "{target}"), (" ", "")],
+    )
+    def test_a_value_that_names_no_folder(self, healthy, monkeypatch, tmp_path, variable, value, named):
+        """The hint names the folder that is meant."""
+        paths = {"file": tmp_path / "file", "link": tmp_path / "link", "target": tmp_path / "nowhere"}
+        paths["file"].touch()
+        paths["link"].symlink_to(paths["target"])
+        paths["folder"] = tmp_path / variable
+        monkeypatch.setenv(variable, value.format(**paths))
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == variable and named.format(**paths) in result.hint
+
+    def test_a_home_folder_that_is_not_expanded(self, healthy, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("nnUNet_raw", "~/nnUNet_raw")
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == "nnUNet_raw" and str(tmp_path / "nnUNet_raw") in result.hint
+
+    @pytest.mark.parametrize("variable", [*FOLDERS, "nnUNet_extTrainer"])
+    def test_a_relative_folder(self, healthy, monkeypatch, tmp_path, variable):
+        """It works in this folder alone."""
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(trainers_path(), tmp_path / "trainers")
+        monkeypatch.setattr(doctor, "trainers_path", lambda: tmp_path / "trainers")
+        monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "trainers"))
+        name = "trainers" if variable == "nnUNet_extTrainer" else variable
+        monkeypatch.setenv(variable, name)
+        assert not broken(doctor.check_environment())
+        (result,) = (r for r in doctor.check_environment() if r.level is Level.WARNING)
+        assert result.subject == variable and str(tmp_path / name) in result.hint
+
+    def test_the_same_folder_twice(self, healthy, monkeypatch, tmp_path):
+        monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "nnUNet_results/../nnUNet_raw"))
+        (result,) = (r for r in doctor.check_environment() if r.level is Level.WARNING)
+        assert "nnUNet_raw" in result.text and "nnUNet_preprocessed" in result.text
+
+    @pytest.mark.parametrize("variable", ["nnUNet_def_n_proc", "nnUNet_n_proc_DA"])
+    def test_a_number_of_processes_that_is_none(self, healthy, monkeypatch, variable):
+        for value in ("", "all", "2.5"):
+            monkeypatch.setenv(variable, value)
+            (result,) = broken(doctor.check_environment())
+            assert result.subject == variable
+            with pytest.raises(ValueError):
+                int(value)  # what nnU-Net does
+        monkeypatch.setenv(variable, "4")
+        assert not broken(doctor.check_environment())
+
+    @pytest.mark.parametrize("entry", ["{file}", "{folder}x", "'{folder}'", "{folder} ", "~/trainers"])
+    def test_entries_that_nnunet_passes_over(self, healthy, monkeypatch, entry):
+        """nnU-Net's own search is the judge: it finds no trainer there, and does not say why."""
+        entry = entry.format(folder=trainers_path(), file=trainers_path() / f"{doctor.TRAINER}.py")
+        monkeypatch.setenv("nnUNet_extTrainer", entry)
+        with pytest.raises(RuntimeError, match="Could not find requested"):
+            look_up(doctor.TRAINER)
+        (result,) = broken(doctor.check_environment())
+        assert result.subject == "nnUNet_extTrainer"
+        monkeypatch.setenv("nnUNet_extTrainer", f"{entry}{os.pathsep}{trainers_path()}")
+        results = list(doctor.check_environment())
+        assert not broken(results)
+        (warning,) = (r for r in results if r.level is Level.WARNING)
+        assert warning.subject == "nnUNet_extTrainer" and entry in warning.text and warning.hint
+
     def test_folders_of_trainers_without_this_package(self, healthy, monkeypatch, tmp_path):
         monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
         (result,) = broken(doctor.check_environment())
         assert result.subject == "nnUNet_extTrainer" and str(trainers_path()) in result.text
-        monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path}:{trainers_path()}")
+        monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path}{os.pathsep}{trainers_path()}")
         assert broken(doctor.check_environment()) == []
 
     def test_a_backend_that_does_not_exist(self, healthy, monkeypatch):
