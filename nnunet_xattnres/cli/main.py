@@ -43,11 +43,19 @@ exit codes:
 """
 
 
+_BROKEN_PIPE = 128 + 13
+"""The exit code that shells report for a command that SIGPIPE has ended."""
+
+
 def exit_on_signals() -> None:
-    """Raise SystemExit on SIGTERM and SIGHUP, so that started commands are ended too; nohup still ignores SIGHUP."""
+    """Raise SystemExit on the signals that end a command, so that started commands are ended too.
+
+    These are SIGTERM, SIGHUP, which nohup still ignores, and SIGBREAK, of which Windows has the last instead of SIGHUP.
+    """
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:
+        for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
@@ -97,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:  # the reader of a pipe has exited, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
-        return 128 + signal.SIGPIPE
+        return _BROKEN_PIPE
     except UserError as error:
         print(f"xattnres {arguments.command}: {error}", file=sys.stderr)
         return error.exit_code

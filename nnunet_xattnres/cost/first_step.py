@@ -46,8 +46,8 @@ def measure_first_step(
         except subprocess.TimeoutExpired:
             return FirstStep(failure=f"not finished after {timeout:.0f} s")
     if (folder / _RESULT).exists():
-        return FirstStep(**json.loads((folder / _RESULT).read_text()))
-    lines = (folder / _LOG).read_text(errors="replace").strip().splitlines()
+        return FirstStep(**json.loads((folder / _RESULT).read_text(encoding="utf-8")))
+    lines = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return FirstStep(failure=f"exit code {process.returncode}: {lines[-1] if lines else 'no message'}")
 
 

@@ -312,7 +312,7 @@ def measure(
 
 def _exceeds_cpu_memory(stock: Measurement | None, device: torch.device) -> bool:
     """Whether the reference equations would exceed the memory of a CPU, where the system kills the whole process."""
-    if stock is None or device.type != "cpu" or "SC_AVPHYS_PAGES" not in os.sysconf_names:
+    if stock is None or device.type != "cpu" or "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return False
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return _REFERENCE_MEMORY_FACTOR * stock.saved_bytes > available

@@ -42,7 +42,7 @@ def hold_out(source: Path, dataset: Path) -> list[str]:
     Returns:
         The names of the test cases in alphabetical order.
     """
-    description = json.loads((dataset / "dataset.json").read_text())
+    description = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
     ending = description["file_ending"]
     (dataset / "labelsTs").mkdir()
     images = dataset / "imagesTs"

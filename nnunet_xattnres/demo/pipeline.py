@@ -79,7 +79,7 @@ class Demo:
             self._nnunet([*command.split(), str(self.data.resolve())], "convert")
             self.dataset = next(raw.glob(f"Dataset{_DATASET_ID:03d}_*"))
             self.cases = decathlon.hold_out(self.data, self.dataset)
-        self.description = json.loads((self.dataset / "dataset.json").read_text())
+        self.description = json.loads((self.dataset / "dataset.json").read_text(encoding="utf-8"))
         print(f"      {self.description['numTraining']} training and {len(self.cases)} held-out cases")
 
     def _plan(self) -> None:

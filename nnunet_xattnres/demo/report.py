@@ -43,7 +43,7 @@ def read_dice(summary: Path, labels: dict[str, int]) -> dict[str, float]:
         summary: the file.
         labels: label values by class name.
     """
-    mean = json.loads(summary.read_text())["mean"]
+    mean = json.loads(summary.read_text(encoding="utf-8"))["mean"]
     names = {str(value): name for name, value in labels.items()}
     return {names[label]: metrics["Dice"] for label, metrics in mean.items()}
 

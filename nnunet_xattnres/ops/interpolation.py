@@ -34,7 +34,7 @@ def interpolation_matrix(length: int, target: int, dtype: torch.dtype, device: t
     u[rows, lower] = 1 - fraction
     if length > 1:
         u[rows, lower + 1] += fraction
-    return u.to(device, dtype)
+    return u.to(dtype).to(device)  # not at once: some devices have no float64
 
 
 @lru_cache(maxsize=256)
@@ -51,7 +51,7 @@ def squared_norm_matrix(length: int, target: int, dtype: torch.dtype, device: to
     if length > 1:
         n[torch.arange(target), lower] = fraction * (1 - fraction)
     u = interpolation_matrix(length, target, torch.float64, torch.device("cpu"))
-    return torch.cat((u, -n), 1).to(device, dtype)
+    return torch.cat((u, -n), 1).to(dtype).to(device)  # not at once: some devices have no float64
 
 
 def apply_along_axis(matrix: Tensor, maps: Tensor, axis: int) -> Tensor:

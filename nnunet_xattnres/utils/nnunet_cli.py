@@ -1,8 +1,10 @@
 """nnU-Net's commands, run as processes."""
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,10 +42,10 @@ def find_executable(command: str) -> str:
     Raises:
         UserError: if it is not installed there.
     """
-    path = Path(sysconfig.get_path("scripts")) / command
-    if not path.exists():
+    path = shutil.which(command, path=sysconfig.get_path("scripts"))  # on Windows its name ends in .exe
+    if path is None:
         raise UserError(f"{command} is not installed beside {sys.executable}: pip install nnunetv2")
-    return str(path)
+    return path
 
 
 def failure_message(command: str, code: int, log: Path) -> str:
@@ -77,7 +79,7 @@ def run_command(command: list[str], env: dict[str, str], log: Path) -> float:
     path = find_executable(command[0])
     start = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8", errors="backslashreplace") as out:
         out.write(f"$ {shlex.join(command)}\n")
         out.flush()
         process = subprocess.Popen(
@@ -88,12 +90,23 @@ def run_command(command: list[str], env: dict[str, str], log: Path) -> float:
                 _show_elapsed_time(time.monotonic() - start)
                 time.sleep(0.5)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # the process group includes the workers that it started
+            _kill_with_workers(process)
             process.wait()
             raise
     if process.returncode:
         raise StepFailedError(failure_message(command[0], process.returncode, log))
     return time.monotonic() - start
+
+
+def _kill_with_workers(process: subprocess.Popen) -> None:
+    """Kill a process that has a session of its own, and the processes that it has started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return
+    with contextlib.suppress(OSError):  # Windows has no process groups of this kind
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
+    process.kill()
 
 
 def _show_elapsed_time(seconds: float) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,6 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from .errors import StepFailedError
+
+# concurrent.futures waits for all its workers at once, which Windows can for this many handles only
+_MAX_WORKERS = 61 if sys.platform == "win32" else 2**31
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,7 +59,7 @@ def _run_in_pool(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
     context = multiprocessing.get_context("spawn")  # a fork would inherit locks that threads of libraries hold
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_exit_with_parent)
+    pool = ProcessPoolExecutor(min(workers, len(items), _MAX_WORKERS), mp_context=context, initializer=_exit_with_parent)
     try:
         futures = {pool.submit(function, item): item for item in items}
         for future in as_completed(futures):

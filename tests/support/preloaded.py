@@ -35,7 +35,10 @@ _CONTEXT.set_forkserver_preload(_modules())
 
 
 def start(command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> multiprocessing.Process:
-    """Start a command in `folder` with the environment `env`; what it prints goes to `log`."""
+    """Start a command in `folder` with the environment `env`; what it prints goes to `log`.
+
+    A command is that of an installed script, or a function as `module:function`.
+    """
     process = _CONTEXT.Process(target=_run, args=(list(command), dict(env), folder, log))
     process.start()
     return process
@@ -59,7 +62,8 @@ def _run(command: list[str], env: dict[str, str], folder: Path, log: Path) -> No
     multiprocessing.get_context = lambda method=None: fork
     sys.argv = list(command)
     try:
-        code = _COMMANDS[command[0]].load()()
+        script = _COMMANDS.get(command[0]) or EntryPoint("", command[0], "console_scripts")
+        code = script.load()()
     except SystemExit:
         raise
     except BaseException:
