@@ -36,7 +36,9 @@ def published(table: int | None = None) -> list[PublishedFigure]:
     return [
         PublishedFigure(number, row["method"], metric, float(value))
         for number in ([table] if table else TITLES)
-        for row in csv.DictReader((files(__package__) / "tables" / f"table{number}.csv").read_text(encoding="utf-8").splitlines())
+        for row in csv.DictReader(
+            (files(__package__) / "tables" / f"table{number}.csv").read_text(encoding="utf-8").splitlines()
+        )
         for metric, value in row.items()
         if metric != "method" and value
     ]

@@ -59,7 +59,9 @@ def _run_in_pool(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
     context = multiprocessing.get_context("spawn")  # a fork would inherit locks that threads of libraries hold
-    pool = ProcessPoolExecutor(min(workers, len(items), _MAX_WORKERS), mp_context=context, initializer=_exit_with_parent)
+    pool = ProcessPoolExecutor(
+        min(workers, len(items), _MAX_WORKERS), mp_context=context, initializer=_exit_with_parent
+    )
     try:
         futures = {pool.submit(function, item): item for item in items}
         for future in as_completed(futures):
