@@ -105,6 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--threshold must be at most 255, got {arguments.threshold}")
     if getattr(arguments, "size", None):
         arguments.size = _height_and_width(arguments.size)
+    if arguments.name is not None:
+        arguments.name = arguments.name.removeprefix(f"Dataset{arguments.dataset_id:03d}_")
     arguments.source = [source.resolve() for source in arguments.source]
     files, problems = scan(arguments.source)
     plan = LAYOUTS[arguments.layout].make_plan(files, problems, arguments)

@@ -70,7 +70,6 @@ def find_target(number: int, name: str, environment: Mapping[str, str] = os.envi
         raise UserError(f"nnUNet_raw={raw} {actual}: {hint}, or export nnUNet_raw=/FOLDER")
     if not 1 <= number <= _MAX_ID:
         raise UserError(f"--dataset-id must be 1 to {_MAX_ID}, got {number}")
-    name = name.removeprefix(f"Dataset{number:03d}_")
     if not _NAME.fullmatch(name):
         raise UserError(f"--name must be letters, digits, - and _, got {name!r}")
     if re.match(r"Dataset\d", name):

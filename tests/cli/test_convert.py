@@ -18,7 +18,8 @@ def nuclei(tmp_path, monkeypatch):
 
 
 def test_summary(nuclei, tmp_path, capsys):
-    assert main(["convert", "folder", str(nuclei), "--dataset-id", "3", "--name", "Nuclei", "--workers", "1"]) == 0
+    options = ["--dataset-id", "3", "--name", "Dataset003_Nuclei", "--workers", "1"]
+    assert main(["convert", "folder", str(nuclei), *options]) == 0
     out = capsys.readouterr().out
     dataset = tmp_path / "Dataset003_Nuclei"
     assert out.startswith("Nuclei: 10 cases ") and str(dataset) in out and str(dataset / "preview.png") in out

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from PIL import Image
 from support import converted, downloads, faults
 from support.trees import snapshot
@@ -77,6 +78,22 @@ class TestContent:
         options = ("--images", "imagesTr/{case}_0000", "--masks", "labelsTr", "--overwrite")
         refuse_line("folder", dataset, *options)
         assert snapshot(dataset) == before
+
+    @pytest.mark.parametrize("count", [4, 5])
+    def test_too_few_cases_for_the_folds_of_nnunet(self, convert, tmp_path, count):
+        manifest = converted.read_manifest(convert("folder", downloads.nuclei(tmp_path, count), "--split", "1:0:0"))
+        names = [record["case"] for record in manifest["cases"]]
+        try:
+            possible = len(generate_crossval_split(names)) == 5
+        except ValueError:  # of scikit-learn
+            possible = False
+        assert possible == (not any("five folds" in note for note in manifest["notes"])) == (count >= 5)
+
+    def test_a_split_file_whose_name_is_not_utf8(self, convert, real_preview, tmp_path):
+        split = tmp_path / "\udcff.csv"
+        split.write_text("1,train\n2,train\n3,val\n4,val\n")
+        dataset = convert("folder", downloads.nuclei(tmp_path, 4), "--split", split)
+        assert converted.read_manifest(dataset)["settings"]["split"] == str(split)
 
     def test_masks_without_any_foreground(self, convert, refuse, nuclei, capsys):
         for mask in (nuclei / "masks").iterdir():

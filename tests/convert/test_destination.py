@@ -26,11 +26,9 @@ def test_invalid_names(tmp_path, name):
     assert "--name" in str(error.value) and repr(name) in str(error.value)
 
 
-def test_a_name_with_the_number(tmp_path):
-    environment = {"nnUNet_raw": str(tmp_path)}
-    assert find_target(5, "Dataset005_Name", environment).folder == tmp_path / "Dataset005_Name"
+def test_a_name_with_another_number(tmp_path):
     with pytest.raises(UserError, match="names another number"):
-        find_target(5, "Dataset006_Name", environment)
+        find_target(5, "Dataset006_Name", {"nnUNet_raw": str(tmp_path)})
 
 
 def test_a_number_that_another_dataset_has(tmp_path):
