@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..utils.overlays import COLOURS
-from ..utils.plotting import new_figure
+from ..utils.plotting import new_figure, save_figure
 
 COLUMNS, ROWS = 4, 2
 
@@ -42,4 +42,4 @@ def save_preview(
     handles = [Line2D([], [], color=colours[label], label=name) for name, label in foreground.items()]
     figure.suptitle(title, fontsize=10)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)

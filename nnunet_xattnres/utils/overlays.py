@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .plotting import new_figure
+from .plotting import new_figure, save_figure
 from .quiet import silence_libraries
 from .readers import choose_reader
 
@@ -99,4 +99,4 @@ def draw_overlays(
         axis.set_title(title, fontsize=fontsize)
     handles = [Patch(color=tuple(colour), label=name) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)

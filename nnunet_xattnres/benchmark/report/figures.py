@@ -10,7 +10,7 @@ import pandas as pd
 from ...utils.errors import UserError
 from ...utils.files import read_json
 from ...utils.overlays import COLOURS, draw_overlays, read_slices
-from ...utils.plotting import new_figure
+from ...utils.plotting import new_figure, save_figure
 from ..folders import NnUNetFolders
 from ..grid import Run
 from ..state import read_experiment_plans
@@ -62,7 +62,7 @@ def draw_learning_curves(results: Results, path: Path) -> bool:
 
 def _save(figure: "Figure", path: Path, handles: Sequence["Artist"], columns: int) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def mean_curve(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[list[int], list[float]]:
