@@ -15,7 +15,7 @@ from ..sources import SourceFile
 from ..splits import SPLIT_NAMES, assign_entries, parse_ratio, split_by_ratio
 from .layout import Layout
 from .pairing import PATTERN_HINT, READABLE_ENDINGS, hint_for_ending, is_readable, name_cases, pair_images_with_masks
-from .patterns import PATTERN_HELP, Match, find_images_and_masks, readable_path, relative_pattern
+from .patterns import PATTERN_HELP, Match, Pattern, find_images_and_masks, readable_path, relative_pattern
 
 if TYPE_CHECKING:
     from ..labels import MaskLabels
@@ -108,6 +108,8 @@ def _check_found(
         counts = Counter("/".join(file.folders) or "." for file in files if file.ending in READABLE_ENDINGS)
         folders = shorten([f"{name} ({count})" for name, count in sorted(counts.items())], _MAX_FOLDERS_LISTED)
         found = f"no {title} in the source" if pattern is None else f"no file of the source matches --{title} {pattern}"
+        if pattern is not None and any(map(Pattern(pattern).match, files)):
+            found = f"all files that match --{title} {pattern} are taken by the other pattern"
         expected = f"expected folders images/ and masks/, or {PATTERN_HINT}"
         raise UserError(f"{found}; its folders with images or volumes are: {folders or 'none'}; {expected}")
 

@@ -347,6 +347,7 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("options", "texts"),
         [
+            (["--images", "*.png", "--masks", "*.png"], ["--images *.png", "other pattern"]),
             (["--images", "{patient}/*"], ["{patient}", "{case}"]), (["--masks", ""], ["''"]),
             (["--images", "{split}/{case}"], ["'images'", "train, val or test"]),
         ],
