@@ -31,8 +31,10 @@ class NnUNetFolders:
         for variable in PATH_VARIABLES:
             value = os.environ.get(variable)
             if not value or not Path(value).is_dir():
-                problem = f"{variable}={value} is no folder" if value else f"{variable} is not set"
-                raise UserError(f"{problem}: export {variable}=/path/to/{variable}, as for nnU-Net")
+                problem = f"{variable} is not set" if not value else f"{variable}={value} is no folder"
+                problem += " (the shell replaces ~ only outside of quotes)" if value and value.startswith("~") else ""
+                make = "make it, or " if value else ""
+                raise UserError(f"{problem}: {make}export {variable}=/path/to/{variable}, as for nnU-Net")
             folders.append(Path(value).resolve())
         return cls(*folders)
 

@@ -33,7 +33,7 @@ def test_folders_from_the_environment(folders):
 
 
 @pytest.mark.parametrize("variable", PATH_VARIABLES)
-@pytest.mark.parametrize("value", [None, "", "/no/such/folder", "nnUNet_raw/file"])
+@pytest.mark.parametrize("value", [None, "", "/no/such/folder", "nnUNet_raw/file", "~/nnUNet_raw"])
 def test_a_variable_without_a_folder(folders, monkeypatch, variable, value):
     (folders.raw / "file").touch()
     monkeypatch.setenv(variable, value or "")

@@ -92,8 +92,8 @@ def _find_notes(everything: Sequence[ScoredFolder]) -> list[Finding]:
     notes = list(dict.fromkeys(note for scored in everything for note in scored.notes))
     if not notes:
         return []
-    text = f"{len(notes)} label maps were not scored as they are stored, and nnU-Net does not do this: {notes[0]}"
-    return [Finding("replaced values", text + (" ..." if len(notes) > 1 else ""))]
+    count = "1 label map was" if len(notes) == 1 else f"{len(notes)} label maps were"
+    return [Finding("replaced values", f"{count} not scored as stored: {notes[0]}{' ...' * (len(notes) > 1)}")]
 
 
 def _find_dataset_json(paths: Iterable[Path]) -> Path:

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 from PIL import Image
 from support.finished import (
@@ -310,6 +312,42 @@ class TestTestCases:
         (finding,) = finished.results().missing
         assert finding.code == "outdated"
         assert OTHER in finding.text
+
+
+class TestReaders:
+    """The reader is that of the plans; what was not read as it is stored is a warning."""
+
+    def change_plans(self, finished, reader):
+        path = finished.folders.plans(finished.experiment)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"image_reader_writer": reader}))
+
+    def test_the_reader_of_the_plans(self, scored_nifti, tmp_path):
+        """A fourth dimension of size 1 is read by ITK, not by nibabel."""
+        finished = scored_nifti.copy(tmp_path / "copy")
+        path = finished.predicted(OTHER, finished.validated[0][0])
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[..., None], image.affine), path)
+        for reader, expected in (("SimpleITKIO", []), ("NibabelIO", ["not scored"])):
+            self.change_plans(finished, reader)
+            assert codes(finished.results().missing) == expected
+
+    def test_a_reader_that_nnunet_does_not_have(self, finished):
+        self.change_plans(finished, "OwnIO")
+        results = finished.results()
+        assert {*codes(results.missing)} == {"unreadable"} and trained(results) == []
+        assert all("OwnIO" in finding.text for finding in results.missing)
+
+    def test_values_beside_integers(self, scored_nifti, tmp_path):
+        """Both trainers have the same reference; the warning is in the cache, too."""
+        finished = scored_nifti.copy(tmp_path / "copy")
+        path = finished.reference(finished.validated[0][0])
+        image = sitk.ReadImage(path)
+        sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat32) * 0.9999999, path)
+        for _ in range(2):
+            results = finished.results()
+            assert (results.missing, codes(results.warnings)) == ([], ["replaced values"])
+            assert results.warnings[0].text.startswith("1 label map ") and str(path) in results.warnings[0].text
+        assert results.validation.equals(scored_nifti.results().validation)
 
 
 def test_read_only_results(finished_png, scored, tmp_path, monkeypatch):
