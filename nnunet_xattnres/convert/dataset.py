@@ -286,6 +286,4 @@ def _complete(folder: Path, plan: Plan, kept: list[SourceCase], manifest: dict) 
     previews = []
     for case in choose_evenly(sorted(candidates, key=lambda case: case.name), COLUMNS * ROWS):
         previews.append((case.name, *plan.reader.load_preview(*_case_paths(folder, case, plan.reader.ending))))
-    # the name of a split file can have bytes that are not UTF-8, which no font has
-    title = f"{plan.title}: {manifest['split']}".encode("utf-8", "replace").decode()
-    save_preview(previews, plan.labels, title, folder / "preview.png")
+    save_preview(previews, plan.labels, f"{plan.title}: {manifest['split']}", folder / "preview.png")
