@@ -288,7 +288,10 @@ def check_backend() -> Iterator[CheckResult]:
 
 
 def check_compiler() -> Iterator[CheckResult]:
-    """Triton and a C compiler, which torch.compile needs; nnU-Net uses torch.compile on CUDA."""
+    """Triton and a C compiler, which torch.compile needs; nnU-Net uses torch.compile on CUDA, but not on Windows."""
+    if os.name == "nt":
+        yield CheckResult(Level.OK, "torch.compile", "nnU-Net does not use torch.compile on Windows")
+        return
     if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
         yield CheckResult(Level.OK, "torch.compile", "torch.compile is switched off by nnUNet_compile")
         return

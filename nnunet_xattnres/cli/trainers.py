@@ -2,7 +2,7 @@
 
 Without options it prints the path alone:
   export nnUNet_extTrainer="$(xattnres trainers)"
-Several folders are separated by a colon, as in PATH.
+Several folders are separated by a colon, on Windows by a semicolon, as in PATH.
 
 With --list it prints the name of every trainer, its network, routing (skip connections and XAttnRes), recipe, and
 whether it trains 2d and 3d configurations. With --plans it adds the number of parameters of the network for each

@@ -110,10 +110,12 @@ def open_working_folder(target: Target) -> Iterator[Path]:
         raise UserError(f"another conversion is writing {target.folder}: wait until it ends, or stop it") from None
     except OSError as error:
         raise UserError(f"cannot write to {target.raw} ({error.strerror}): choose another nnUNet_raw") from None
+    interrupted = False
     try:
         yield folder
     except (KeyboardInterrupt, SystemExit):
-        raise  # the next run continues
+        interrupted = True  # the next run continues
+        raise
     except OSError as error:
         _remove_working_folder(folder)
         text = f"cannot write {target.folder} ({error}): free some space, or choose another nnUNet_raw"
@@ -124,7 +126,12 @@ def open_working_folder(target: Target) -> Iterator[Path]:
     else:
         _remove_working_folder(folder)
     finally:
+        left = not interrupted and folder.exists()
         lock.release()
+        if left:  # Windows does not remove a lock while it is held
+            with contextlib.suppress(OSError):
+                (folder / "lock").unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def _remove_working_folder(folder: Path) -> None:

@@ -103,7 +103,7 @@ def _main() -> None:
         if not is_out_of_memory(error):
             raise
         step = FirstStep(failure="out of memory")
-    Path(result).write_text(json.dumps(asdict(step)))
+    Path(result).write_text(json.dumps(asdict(step)), encoding="utf-8")
 
 
 if __name__ == "__main__":

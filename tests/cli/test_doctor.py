@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -222,6 +223,13 @@ class TestVersions:
         monkeypatch.setattr(importlib.metadata, "version", version)
         first, *_ = broken(doctor.check_versions())
         assert first.subject == "nnunet-xattnres"
+
+
+def test_nnunet_does_not_compile_on_windows(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor, "os", SimpleNamespace(name="nt", environ={}))
+    (result,) = doctor.check_compiler()
+    assert result.level is Level.OK
 
 
 def test_no_compiler_where_nnunet_compiles(monkeypatch):

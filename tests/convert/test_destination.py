@@ -1,11 +1,13 @@
 """The folder of a dataset, and the errors for invalid numbers, names and folders. Kills are in test_kill.py."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_xattnres.convert.destination import find_target
+from nnunet_xattnres.convert import destination
+from nnunet_xattnres.convert.destination import find_target, open_working_folder
 from nnunet_xattnres.utils.errors import UserError
 
 
@@ -64,3 +66,21 @@ def test_other_folders_that_do_not_exist(tmp_path):
     environment = {"nnUNet_raw": str(tmp_path), "nnUNet_preprocessed": "/missing", "nnUNet_results": "/missing"}
     target = find_target(5, "A", environment)
     assert target.splits == Path("/missing/Dataset005_A/splits_final.json")
+
+
+@pytest.mark.parametrize("error", [None, ValueError], ids=["finished", "failed"])
+def test_nothing_is_left_where_a_held_lock_cannot_be_removed(tmp_path, monkeypatch, error):
+    """Windows removes no file that is open."""
+    target = find_target(4, "Name", {"nnUNet_raw": str(tmp_path)})
+
+    def remove_all_but_the_lock(folder, **options):
+        for file in folder.iterdir():
+            if file.name != "lock":
+                file.unlink()
+
+    monkeypatch.setattr(destination.shutil, "rmtree", remove_all_but_the_lock)
+    with pytest.raises(error) if error else contextlib.nullcontext(), open_working_folder(target) as folder:
+        (folder / "settings.json").touch()
+        if error:
+            raise error
+    assert list(tmp_path.iterdir()) == []

@@ -84,6 +84,29 @@ raise SystemExit(main.main(["trainers"]))
         os.kill(int(pid_file.read_text()), 0)
 
 
+@pytest.mark.parametrize("taskkill", ["#!/bin/sh\necho $@ > {log}\nkill -9 $4\n", None], ids=["taskkill", "none"])
+def test_the_command_ends_where_there_are_no_process_groups(command, tmp_path, monkeypatch, taskkill):
+    """On Windows, taskkill kills the processes that the command has started as well."""
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin" if taskkill else str(tmp_path))
+    if taskkill:
+        script = tmp_path / "bin" / "taskkill"
+        script.write_text(taskkill.format(log=tmp_path / "taskkill.log"))
+        script.chmod(0o755)
+    started = []
+
+    def interrupt(seconds):
+        started.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nnunet_cli, "_show_elapsed_time", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        nnunet_cli.run_command([command, "import time; time.sleep(60)"], dict(os.environ), tmp_path / "log.txt")
+    assert time.monotonic() - started[0] < 30
+    if taskkill:
+        assert (tmp_path / "taskkill.log").read_text().startswith("/F /T /PID ")
+
+
 def test_a_hangup_that_nohup_ignores_stays_ignored():
     program = "import signal; from nnunet_xattnres.cli.main import exit_on_signals; exit_on_signals(); "
     program += "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
