@@ -18,7 +18,6 @@ from torch import Tensor
 from .reference import conv1x1
 from .resize import pooled_size
 
-_CONV: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
 _POOL: dict[int, Any] = {2: F.max_pool2d, 3: F.max_pool3d}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 
@@ -67,8 +66,8 @@ def xattnres(
     values.append(x.to(acc_dtype))
 
     # Eqs. 6 and 7
-    dot = _CONV[x.ndim - 2]
-    logits = [dot(v, query) * torch.rsqrt(v.square().mean(1, keepdim=True) + eps) for v in values]
+    # not a convolution, which autocast would compute in half precision
+    logits = [(v * query).sum(1, keepdim=True) * torch.rsqrt(v.square().mean(1, keepdim=True) + eps) for v in values]
     alpha = torch.cat(logits, 1).softmax(1)
     if gate is not None:
         g = gate.to(acc_dtype).view(())

@@ -81,16 +81,25 @@ class XAttnResTrainer(nnUNetTrainer):
         Raises:
             ValueError: if it cannot.
         """
+        cls.check_dim(configuration)
+        try:
+            cls.check_patches(configuration)
+        except ValueError as error:
+            raise ValueError(f"{cls.__name__}: {error}") from None
+
+    @classmethod
+    def check_dim(cls, configuration: ConfigurationManager) -> None:
+        """Check the number of spatial axes, on which prediction depends as well.
+
+        Raises:
+            ValueError: if the trainer has no network for it.
+        """
         dim = len(configuration.patch_size)
         if dim not in cls.dims:
             raise ValueError(
                 f"{cls.__name__} trains {' and '.join(f'{d}-D' for d in cls.dims)} configurations only, but this one "
                 f"has {dim}-D patches ({describe_size(configuration.patch_size)}): use configuration 2d"
             )
-        try:
-            cls.check_patches(configuration)
-        except ValueError as error:
-            raise ValueError(f"{cls.__name__}: {error}") from None
 
     @classmethod
     def check_patches(cls, configuration: ConfigurationManager) -> None:
@@ -167,7 +176,7 @@ class XAttnResTrainer(nnUNetTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Build the network, as nnU-Net does for training and for inference."""
-        cls.check_configuration(configuration_manager)
+        cls.check_dim(configuration_manager)
         return cls.build_network(
             configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )

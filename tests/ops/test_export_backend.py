@@ -34,6 +34,13 @@ def test_half_precision_has_float32_logits(dtype):
     assert (out - expected).norm() < 4 * torch.finfo(dtype).eps * expected.norm()
 
 
+def test_autocast_has_float32_logits():
+    case = make("identity at low resolution", torch.float32, scale=30)
+    expected = export_backend.xattnres(*case)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(export_backend.xattnres(*case)[1], expected, rtol=1e-5, atol=1e-6)
+
+
 class Stage(nn.Module):
     """A layer with a history above, at and below the resolution of x, and with x in two parts."""
 
@@ -60,7 +67,7 @@ def traced(stage, image):
 
 
 def exported(stage, image, strict=False):
-    sides = {2: 8 * Dim("h", min=2, max=64), 3: 8 * Dim("w", min=2, max=64)}
+    sides = {0: Dim("batch", max=8), 2: 8 * Dim("h", min=2, max=64), 3: 8 * Dim("w", min=2, max=64)}
     program = torch.export.export(stage, (image,), dynamic_shapes=(sides,), strict=strict)
     assert not any("nnunet_xattnres" in str(node.target) for node in program.graph.nodes)
     return program.module()
@@ -79,10 +86,22 @@ def test_other_sizes_than_the_exported_one(export, gate):
     stage = Stage(gate=gate).eval()
     if gate:
         nn.init.constant_(stage.layer.gate, 0.7)
-    graph = export(stage, torch.randn(1, 2, 32, 16))
-    for size in ((32, 16), (16, 48), (64, 64)):
-        image = torch.randn(1, 2, *size)
+    graph = export(stage, torch.randn(2, 2, 32, 16))
+    for size in ((2, 2, 32, 16), (1, 2, 16, 48), (3, 2, 64, 64)):
+        image = torch.randn(size)
         torch.testing.assert_close(graph(image), stage(image), rtol=1e-5, atol=1e-6)
+
+
+def test_an_exported_graph_has_the_gradients():
+    stage = Stage(gate=True)
+    nn.init.constant_(stage.layer.gate, 0.7)
+    graph, image = exported(stage, torch.randn(2, 2, 16, 16)), torch.randn(1, 2, 24, 16)
+    for module in (stage, graph):
+        module(image).square().sum().backward()
+    expected = dict(stage.named_parameters())
+    assert expected.keys() == dict(graph.named_parameters()).keys()
+    for name, parameter in graph.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
 @torchscript
@@ -144,7 +163,7 @@ def test_compiled_code_keeps_the_operator():
 def test_after_an_export_the_operator_computes_again(monkeypatch):
     monkeypatch.setattr(custom_op, "used_backends", set())
     stage = Stage()
-    exported(stage, torch.randn(1, 2, 16, 16))
+    exported(stage, torch.randn(2, 2, 16, 16))
     assert not custom_op.used_backends
     stage(torch.randn(1, 2, 16, 16))
     assert custom_op.used_backends

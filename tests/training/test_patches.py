@@ -124,6 +124,14 @@ def test_scales_that_are_rounded_to_the_same_size(configuration, name, patch_siz
     assert refused is any(len(set(sides)) < 3 for sides in zip(*sizes, strict=True))
 
 
+def test_a_network_that_was_trained_all_the_same_predicts(prepared_plans, configuration):
+    """Prediction builds the network by its class, and does not depend on the patches of the training."""
+    cls = trainer_class("nnUNetTrainerXAttnRes_PaperBinary")
+    planned, manager = configuration((8, 8), batch_size=1), PlansManager(prepared_plans["plans"])
+    assert refuses(cls, planned)
+    assert cls.build_network_architecture(manager, planned, 1, 2, False)(torch.zeros(1, 1, 8, 8)).shape == (1, 2, 8, 8)
+
+
 def test_the_smallest_scale_counts_for_the_normalisation(configuration):
     """Of patches of 40 pixels, the scale 0.75 leaves 30, which EMCAD pads to one value in the deepest stage."""
     planned = configuration((40, 40), batch_size=1)
