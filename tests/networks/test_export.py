@@ -48,8 +48,8 @@ NETWORKS = {
     "EMCAD gated": (lambda: build_emcad(gate=True), (64, 90), [(64, 90), (50, 61)]),
     "EMCAD no skip": (lambda: build_emcad(skip=False), (64, 64), [(50, 61)]),
 }
-DEFAULT = ["resenc 2d gated", "plain 3d gated", "PaperUNet", "EMCAD gated"]
-"""The default run has these; they have all layers and both numbers of axes."""
+DEFAULT = ["resenc 2d gated", "plain 3d gated", "PaperUNet"]
+"""The default run has these; they have both numbers of axes, gates and padding."""
 
 
 def all_but(default):
@@ -92,7 +92,7 @@ def dynamic_sides(name, image):
 
 
 @torchscript
-@pytest.mark.parametrize("name", all_but(["resenc 2d gated", "PaperUNet"]))
+@pytest.mark.parametrize("name", all_but(["resenc 2d gated"]))
 def test_traced(name):
     network, image, sizes = make(name)
     buffer = io.BytesIO()
@@ -114,7 +114,7 @@ def test_onnx_of_a_traced_network(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain 2d replace", *DEFAULT])
+@pytest.mark.parametrize("name", ["plain 2d replace", "EMCAD gated", *DEFAULT])
 def test_torch_export_and_its_onnx(name):
     network, image, sizes = make(name)
     program = torch.export.export(network, (image,), dynamic_shapes=dynamic_sides(name, image))
