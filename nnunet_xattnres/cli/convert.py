@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from ..convert.layouts import LAYOUTS
 from ..utils.errors import UserError
 from ..utils.workers import default_workers
-from .arguments import positive_int
+from .arguments import positive_float, positive_int
 
 if TYPE_CHECKING:
     from ..convert.case import SourceCase
@@ -90,8 +90,14 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         help="resize masks that differ in size from their image (nearest neighbour), instead of reporting them",
     )  # fmt: skip
     parser.add_argument(
-        "--threshold", type=positive_int, metavar="VALUE",
-        help="mask values of at least this are foreground (default: 1 for 0/1 masks, 128 for 0/255 masks)",
+        "--threshold", type=positive_float, metavar="VALUE",
+        help="mask values of at least this are foreground, such as 0.5 for probability maps "
+        "(default: 1 for 0/1 masks, 128 for 0/255 masks)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--palette", choices=["indices", "grey"],
+        help="read all masks that have a palette, or less than 8 bits, by the stored indices or by the grey values "
+        "that they show (default: indices, unless the palettes of all masks are grey ramps)",
     )  # fmt: skip
 
 
@@ -101,10 +107,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ..convert.plan import describe_split
     from ..convert.sources import scan
 
-    if (getattr(arguments, "threshold", None) or 0) > 255:
-        raise UserError(f"--threshold must be at most 255, got {arguments.threshold}")
     if getattr(arguments, "size", None):
+        from ..convert.memory import check_size
+
         arguments.size = _height_and_width(arguments.size)
+        check_size(arguments.size, arguments.workers)
     if arguments.name is not None:
         arguments.name = arguments.name.removeprefix(f"Dataset{arguments.dataset_id:03d}_")
     arguments.source = [source.resolve() for source in arguments.source]

@@ -10,7 +10,8 @@ from .formats import CT_WINDOW
 from .labels import LabelMap, count_labels
 from .problems import ProblemCode, UnusableError, format_size
 from .sources import SourceFile
-from .volumes import NOT_FINITE, NiftiWriter
+from .volume_files import NOT_FINITE, Volume
+from .volumes import NiftiWriter
 
 _INTEGER_TOLERANCE = 1e-3  # HU
 
@@ -53,7 +54,7 @@ class ArrayReader(NiftiWriter):
         volume, label_map = sitk.GetImageFromArray(hu), sitk.GetImageFromArray(labels)
         for written in (volume, label_map):
             written.SetSpacing(self.spacing)
-        return CaseData(volume, label_map, changes, count_labels(labels))
+        return CaseData(Volume(volume), Volume(label_map), changes, count_labels(labels))
 
 
 def read_arrays(file: SourceFile) -> tuple[np.ndarray, np.ndarray]:

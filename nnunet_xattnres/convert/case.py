@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,12 +48,14 @@ class CaseData:
         labels: the label map, None if the case has no mask.
         changes: descriptions of what differs from the source.
         counts: number of voxels by label.
+        nnunet_reader: name of nnU-Net's reader that the data set needs because of this case, None for its usual one.
     """
 
     image: Any
     labels: Any | None
     changes: list[str] = field(default_factory=list)
     counts: dict[int, int] = field(default_factory=dict)
+    nnunet_reader: str | None = None
 
 
 class Reader(Protocol):
@@ -61,6 +64,16 @@ class Reader(Protocol):
     @property
     def ending(self) -> str:
         """The file ending that `write` expects, such as .png."""
+
+    def prepare(self, cases: Sequence[SourceCase], workers: int) -> tuple[Reader, list[str]]:
+        """Decide what must be the same for all cases of a data set, before any is read.
+
+        Returns:
+            The reader to use, and notes for the user.
+
+        Raises:
+            UserError: if the files do not tell, and the user must.
+        """
 
     def read(self, case: SourceCase) -> CaseData:
         """Read and check a case.

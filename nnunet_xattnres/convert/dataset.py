@@ -58,6 +58,8 @@ class _CaseConverter:
             "case": case.name, "split": case.split, "source": files, "changes": renamed + data.changes,
             "voxels": {str(label): count for label, count in data.counts.items()},
         }  # fmt: skip
+        if data.nnunet_reader:
+            record["nnunet_reader"] = data.nnunet_reader
         if self.folder is not None:
             self._write(case, data, record, self.folder)
         return record
@@ -88,6 +90,7 @@ def check(
         UserError: where `convert` would raise it.
     """
     _check_target_is_free(target, plan, overwrite)
+    _prepare(plan, workers)
     results = map_unordered(_CaseConverter(plan.reader, None), plan.cases, workers, "checking")
     return _select_cases(plan, {case.name: result for case, result in results}, skip_bad)
 
@@ -115,6 +118,7 @@ def convert(plan: Plan, target: Target, settings: dict, workers: int, skip_bad: 
     with open_working_folder(target) as folder:
         recover(target)
         _check_target_is_free(target, plan, overwrite)
+        _prepare(plan, workers)
         records = _finished_records(folder, plan, settings)
         num_continued = len(records)
         remaining = [case for case in plan.cases if case.name not in records]
@@ -126,6 +130,12 @@ def convert(plan: Plan, target: Target, settings: dict, workers: int, skip_bad: 
         _complete(folder / "dataset", plan, kept, manifest)
         publish(folder / "dataset", target, overwrite)
         return manifest | {"continued": num_continued}
+
+
+def _prepare(plan: Plan, workers: int) -> None:
+    """Let the reader decide what must be the same for all cases; see `Reader.prepare`."""
+    plan.reader, notes = plan.reader.prepare(plan.cases, workers)
+    plan.notes += notes
 
 
 def _case_paths(dataset: Path, case: SourceCase, ending: str) -> tuple[Path, Path]:
@@ -194,7 +204,7 @@ def _has_splits_of(path: Path, plan: Plan) -> bool:
 def _finished_records(folder: Path, plan: Plan, settings: dict) -> dict[str, dict]:
     """The records of an interrupted conversion with equal settings; anything else is removed from the folder."""
     cases = [[case.name, case.split, [file.name for file in case.files]] for case in plan.cases]
-    expected = json.loads(json.dumps({**settings, "version": __version__, "cases": cases}))
+    expected = json.loads(json.dumps({**settings, "version": __version__, "reader": repr(plan.reader), "cases": cases}))
     with contextlib.suppress(UserError):
         # if the folder `dataset` is missing, the dataset was published
         if read_json(folder / "settings.json", "settings") == expected and (folder / "dataset").is_dir():
@@ -276,6 +286,8 @@ def _complete(folder: Path, plan: Plan, kept: list[SourceCase], manifest: dict) 
         "channel_names": {str(i): name for i, name in enumerate(plan.channel_names)},
         "labels": plan.labels, "numTraining": len(training), "file_ending": plan.reader.ending,
     }  # fmt: skip
+    for reader in {record.get("nnunet_reader") for record in manifest["cases"]} - {None}:
+        description["overwrite_image_reader_writer"] = reader
     write_atomic(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
     folds = make_folds({case.name: case.split for case in kept})
     if folds:

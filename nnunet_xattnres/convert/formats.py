@@ -5,8 +5,8 @@ IMAGE_ENDINGS = (
 )  # fmt: skip
 """Endings of 2-D images that Pillow reads."""
 
-VOLUME_ENDINGS = (".nii.gz", ".nii")
-"""Endings of 3-D volumes."""
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".mgz")
+"""Endings of 3-D volumes in one file that SimpleITK or nibabel read."""
 
 _TWO_FILES = "header and data are two files; save them as .nii.gz"
 _AS_PNG = "save it as .png"

@@ -1,166 +1,141 @@
-"""2-D images and masks (png, jpg, bmp, tif; grey, RGB, palette, with alpha), written as 8-bit PNG."""
+"""2-D images and masks (grey, RGB, palette, with alpha), written as PNG."""
 
-import io
-import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image
 
+from ..utils.workers import map_unordered
 from .case import CaseData, SourceCase
-from .formats import IMAGE_ENDINGS
-from .labels import MaskLabels, count_labels
+from .labels import MaskLabels, count_labels, describe_lost_labels
+from .mask_encoding import MaskEncoding, decide_encoding, survey_mask
+from .pictures import CHANNELS_OF_MODES, Picture, count_channels, decode, decode_mask
 from .problems import ProblemCode, UnusableError, format_size
 from .sources import SourceFile
 
-_LOSSY_ENDINGS = (".jpg", ".jpeg")
 CHANNEL_NAMES = {1: ("grey",), 3: ("R", "G", "B")}
-_CHANNELS_OF_MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3}
 _CHANNEL_TITLES = {1: "grey (1 channel)", 3: "RGB (3 channels)"}
-_COLOUR_NOISE = 48  # largest difference between the channels of a grey mask that was saved as a colour JPEG
-_BITS_PER_SAMPLE = 258  # the TIFF tag
+_RATIO_TOLERANCE = 0.02  # of width to height, which rounding changes when images are reduced
+_MAX_PREVIEW_PIXELS = 1024  # of a side
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads images and masks; writes 8-bit PNG, which nnU-Net reads without loss.
+    """Reads images and masks; writes PNG, which nnU-Net reads without loss.
 
     Attributes:
         mask_labels: the meaning of the values of the masks.
         channels: number of channels that every image must have: 1 (grey) or 3 (RGB).
         size: (height, width) to resize to, None keeps the size.
         resize_masks: resize a mask that differs in size from its image, instead of refusing it.
+        palette: the option --palette: read palette masks by their "indices" or their "grey" values; None decides by
+            all masks.
+        encoding: how the values of masks are read, which `prepare` decides.
     """
 
     mask_labels: MaskLabels
     channels: int
     size: tuple[int, int] | None = None
     resize_masks: bool = False
+    palette: str | None = None
+    encoding: MaskEncoding = field(default_factory=MaskEncoding)
 
     ending = ".png"
 
+    def prepare(self, cases: Sequence[SourceCase], workers: int) -> tuple["ImageReader", list[str]]:
+        masks = [file for case in cases for file in case.mask]
+        surveyed = dict(map_unordered(survey_mask, masks, workers, "looking at masks"))
+        encoding, notes = decide_encoding([surveyed[mask] for mask in masks], self.mask_labels, self.palette)
+        return replace(self, encoding=encoding), notes
+
     def read(self, case: SourceCase) -> CaseData:
         (file,) = case.image
-        image = decode(file)
-        if count_channels(image) != self.channels:
-            actual, expected = _CHANNEL_TITLES[count_channels(image)], _CHANNEL_TITLES[self.channels]
+        picture = decode(file)
+        image = picture.image
+        # a palette with grey values only is RGB as well
+        if self.channels not in (count_channels(picture), CHANNELS_OF_MODES[image.mode]):
+            actual, expected = _CHANNEL_TITLES[count_channels(picture)], _CHANNEL_TITLES[self.channels]
             text = f"the image is {actual}, expected {expected}; convert it first"
             raise UnusableError(file.name, ProblemCode.CHANNELS, text)
-        pixels, changes = image.convert("L" if self.channels == 1 else "RGB"), []
+        pixels, changes = _without_metadata(image.convert("L" if self.channels == 1 else "RGB")), []
         if image.mode in ("LA", "RGBA"):
             changes.append("alpha channel of the image removed")
-        if file.ending in _LOSSY_ENDINGS:
-            changes.append("image decoded from JPEG")
+        if picture.lossy:
+            changes.append("image decoded from a file with lossy compression")
+        if picture.orientation > 1:
+            changes.append(f"image turned upright by its EXIF orientation: {picture.orientation}")
         labels = None
         if case.mask:
-            labels, mask_changes = self._read_mask(case.mask[0], file, image.size)
+            labels, mask_changes = self._read_mask(case.mask[0], file, picture)
             changes += mask_changes
         if self.size and (size := self.size[::-1]) != image.size:
             changes.append(f"resized from {format_size(image.size)} to {format_size(size)} (width x height)")
             pixels = pixels.resize(size, Image.Resampling.BILINEAR)
-            labels = labels and labels.resize(size, Image.Resampling.NEAREST)
+            if labels:
+                labels, lost = _resize_labels(labels, size)
+                changes += lost
         return CaseData(pixels, labels, changes, count_labels(np.asarray(labels)) if labels else {})
 
-    def _read_mask(self, file: SourceFile, image: SourceFile, size: tuple[int, int]) -> tuple[Image.Image, list[str]]:
-        mask = decode(file)
-        if mask.size != size and not self.resize_masks:
-            sizes = f"the mask has {format_size(mask.size)} pixels, its image {image.name} {format_size(size)}"
+    def _read_mask(self, file: SourceFile, image_file: SourceFile, image: Picture) -> tuple[Image.Image, list[str]]:
+        mask = decode_mask(file)
+        size, mask_size = image.image.size, mask.image.size
+        if mask_size != size:
+            self._check_size(mask, file, image, image_file)
+        values = self.encoding.read_values(mask, file)
+        labels, changes = self.mask_labels.apply(values, file.name, mask.lossy)
+        label_map = Image.fromarray(labels)
+        if mask.orientation > 1:
+            changes.append(f"mask turned upright by its EXIF orientation: {mask.orientation}")
+        if mask_size != size:
+            changes.append(f"mask resized from {format_size(mask_size)} to {format_size(size)} (width x height)")
+            label_map, lost = _resize_labels(label_map, size)
+            changes += lost
+        return label_map, changes
+
+    def _check_size(self, mask: Picture, file: SourceFile, image: Picture, image_file: SourceFile) -> None:
+        """Raise an UnusableError unless a mask of another size than its image may be resized."""
+        size, mask_size = image.image.size, mask.image.size
+        sizes = f"the mask has {format_size(mask_size)} pixels, its image {image_file.name} {format_size(size)}"
+        if _is_turned(mask_size, size):
+            if image.turned or mask.turned:
+                turned = "image" if image.turned else "mask"
+                hint = (
+                    f"the EXIF orientation of the {turned} turns it; turn the other as well, or remove the orientation"
+                )
+            else:
+                hint = "one of them is turned by 90 degrees; turn it back"
+            raise UnusableError(file.name, ProblemCode.SIZE_MISMATCH, f"{sizes} (width x height); {hint}")
+        if not self.resize_masks:
             text = f"{sizes} (width x height); pass --resize-masks to resize masks to the size of their images"
             raise UnusableError(file.name, ProblemCode.SIZE_MISMATCH, text)
-        values = mask_values(mask, file)
-        labels, changes = self.mask_labels.apply(values, file.name, file.ending in _LOSSY_ENDINGS)
-        label_map = Image.fromarray(labels)
-        if mask.size != size:
-            changes.append(f"mask resized from {format_size(mask.size)} to {format_size(size)} (width x height)")
-            label_map = label_map.resize(size, Image.Resampling.NEAREST)
-        return label_map, changes
 
     def write(self, image: Image.Image, path: Path) -> None:
         image.save(path)
 
     def load_preview(self, image: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
         with Image.open(image) as pixels, Image.open(labels) as label_map:
-            return np.asarray(pixels), np.asarray(label_map)
+            step = -(-max(pixels.size) // _MAX_PREVIEW_PIXELS)
+            return np.asarray(pixels)[::step, ::step], np.asarray(label_map)[::step, ::step]
 
 
-def decode(file: SourceFile) -> Image.Image:
-    """Decode the whole image of a file.
+def _resize_labels(labels: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, list[str]]:
+    """A label map of another size, and a description of the labels that it lost."""
+    resized = labels.resize(size, Image.Resampling.NEAREST)
+    return resized, describe_lost_labels(np.asarray(labels), np.asarray(resized))
 
-    Raises:
-        UnusableError: if the file is damaged, is not an image, or has several frames or more than 8 bits per channel.
+
+def _is_turned(mask: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether a mask has the shape of its image turned by 90 degrees, and not that of the image.
+
+    >>> _is_turned((30, 40), (40, 30)), _is_turned((60, 80), (40, 30)), _is_turned((32, 32), (40, 30))
+    (True, True, False)
     """
-    data = file.read()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # problems that matter raise an exception
-            image: Image.Image = Image.open(io.BytesIO(data))
-            if image.format == "PNG":
-                image.verify()  # compares checksums, which decoding does not
-                image = Image.open(io.BytesIO(data))
-            bits = bits_per_channel(image, data)
-            if bits <= 8:
-                image.load()
-    except UnidentifiedImageError:
-        text = f"the file is not an image that can be read; expected {', '.join(IMAGE_ENDINGS)}"
-        raise UnusableError(file.name, ProblemCode.NOT_AN_IMAGE, text) from None
-    except Image.DecompressionBombError as error:
-        text = f"the image has too many pixels ({error}); reduce its size first"
-        raise UnusableError(file.name, ProblemCode.TOO_LARGE, text) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        text = f"the file is damaged or truncated ({error}); copy or download it again"
-        raise UnusableError(file.name, ProblemCode.DAMAGED, text) from None
-    if bits > 8:
-        text = f"the image has {bits} bits per channel, expected 8; save it with 8 bits"
-        raise UnusableError(file.name, ProblemCode.BIT_DEPTH, text)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a photograph with a thumbnail
-        text = f"the file has {frames} frames, expected 1; save them as separate files"
-        raise UnusableError(file.name, ProblemCode.SEVERAL_FRAMES, text)
-    if image.mode not in _CHANNELS_OF_MODES:
-        text = f"the image has the colour mode {image.mode}, expected grey, RGB or a palette; convert it first"
-        raise UnusableError(file.name, ProblemCode.COLOUR_MODE, text)
-    return image
+    mask_ratio, ratio = mask[0] / mask[1], image[0] / image[1]
+    return abs(mask_ratio * ratio - 1) < _RATIO_TOLERANCE < abs(mask_ratio / ratio - 1)
 
 
-def bits_per_channel(image: Image.Image, data: bytes) -> int:
-    """The bit depth that the file declares, because Pillow reads some 16-bit images as if they had 8 bits."""
-    if image.format == "PNG":
-        return data[24]  # the bit depth in the IHDR chunk
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-    return 8
-
-
-def count_channels(image: Image.Image) -> int:
-    """The number of channels without alpha; an image with a grey palette has 1."""
-    if image.mode == "P":
-        return 1 if _is_grey(np.asarray(image.convert("RGB"))) else 3
-    return _CHANNELS_OF_MODES[image.mode]
-
-
-def mask_values(mask: Image.Image, file: SourceFile) -> np.ndarray:
-    """The values of a mask (H, W): its grey values, or the indices of a palette with colours.
-
-    Raises:
-        UnusableError: if the mask has colours but no palette.
-    """
-    if mask.mode == "P":
-        colours = np.asarray(mask.convert("RGB"))
-        return colours[..., 0] if _is_grey(colours) else np.asarray(mask)
-    if mask.mode in ("1", "L"):
-        return np.asarray(mask).astype(np.uint8)
-    values = np.asarray(mask.convert("RGB"))
-    if mask.mode in ("LA", "RGBA"):
-        alpha = np.asarray(mask.getchannel("A"))
-        if values.min() == values.max() and alpha.min() != alpha.max():
-            return alpha  # the mask is drawn in one colour on a transparent background
-    if not _is_grey(values, _COLOUR_NOISE if file.ending in _LOSSY_ENDINGS else 0):
-        text = "the mask has colours; save it as grey values or with a palette, with one value per class"
-        raise UnusableError(file.name, ProblemCode.MASK_COLOURS, text)
-    return np.asarray(mask.convert("RGB").convert("L"))
-
-
-def _is_grey(colours: np.ndarray, tolerance: int = 0) -> bool:
-    """Whether the channels of an image (H, W, 3) differ by at most `tolerance`."""
-    return int((colours.max(-1).astype(int) - colours.min(-1)).max()) <= tolerance
+def _without_metadata(image: Image.Image) -> Image.Image:
+    """The pixels alone: Pillow would write a transparent colour, with which nnU-Net reads a fourth channel."""
+    return Image.fromarray(np.asarray(image))

@@ -1,8 +1,10 @@
-"""3-D volumes as NIfTI, with their geometry."""
+"""3-D volumes, written as NIfTI with their geometry."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,12 +13,13 @@ from .case import CaseData, SourceCase
 from .labels import MaskLabels, count_labels
 from .problems import ProblemCode, UnusableError, format_size
 from .sources import SourceFile
+from .volume_files import Volume, last_line, quiet, read_volume, shorten_numbers
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk  # noqa: N813
+    from .case import Reader
 
-_GEOMETRY_TOLERANCE = 1e-3  # in mm, and of the direction cosines; headers are rounded
-NOT_FINITE = "values are not finite (NaN or infinity); replace them first"
+_POSITION_TOLERANCE = 0.05  # in voxels; headers are rounded
+_NIBABEL_READER = "NibabelIO"
 
 
 class NiftiWriter:
@@ -24,26 +27,35 @@ class NiftiWriter:
 
     ending = ".nii.gz"
 
-    def write(self, image: "sitk.Image", path: Path) -> None:
+    def prepare(self, cases: Sequence[SourceCase], workers: int) -> tuple["Reader", list[str]]:
+        return self, []  # type: ignore[return-value]  # subclasses have `read`
+
+    def write(self, image: Volume, path: Path) -> None:
+        import nibabel
         import SimpleITK as sitk  # noqa: N813
 
         try:
-            sitk.WriteImage(image, path, useCompression=True)
+            if image.sheared is None:
+                sitk.WriteImage(image.image, path, useCompression=True)
+            else:
+                array = sitk.GetArrayViewFromImage(image.image).T
+                nibabel.save(nibabel.Nifti1Image(array, image.sheared, dtype=array.dtype), path)
             check_nifti(path)
         except (RuntimeError, ValueError) as error:
-            raise OSError(None, f"not written completely: {_last_line(error)}", str(path)) from None
+            raise OSError(None, f"not written completely: {last_line(error)}", str(path)) from None
 
     def load_preview(self, image: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-        import SimpleITK as sitk  # noqa: N813
+        import nibabel
 
-        volume, label_map = (sitk.GetArrayFromImage(sitk.ReadImage(path)) for path in (image, labels))
+        with quiet():
+            volume, label_map = (np.asarray(nibabel.load(path).dataobj).T for path in (image, labels))  # type: ignore[attr-defined]
         fullest = int(np.count_nonzero(label_map, axis=(1, 2)).argmax())
         return volume[fullest], label_map[fullest]
 
 
 @dataclass(frozen=True)
 class NiftiReader(NiftiWriter):
-    """Reads NIfTI; spacing, origin and direction are kept.
+    """Reads NIfTI and other formats of volumes; spacing, origin and direction are kept.
 
     Attributes:
         mask_labels: the meaning of the values of the masks.
@@ -57,75 +69,59 @@ class NiftiReader(NiftiWriter):
         import SimpleITK as sitk  # noqa: N813
 
         (file,) = case.image
-        image = read_nifti(file)
-        array = sitk.GetArrayViewFromImage(image)
+        volume, changes = read_volume(file)
+        array = sitk.GetArrayViewFromImage(volume.image)
         labels = None
-        changes: list[str] = []
         counts: dict[int, int] = {}
         if case.mask:
-            labels, changes = self._read_mask(case.mask[0], file, image)
-            counts = count_labels(sitk.GetArrayViewFromImage(labels))
+            labels, mask_changes = self._read_mask(case.mask[0], file, volume)
+            changes += mask_changes
+            counts = count_labels(sitk.GetArrayViewFromImage(labels.image))
         if self.window and (array.min() < self.window[0] or array.max() > self.window[1]):
             changes.append(f"clipped to {list(self.window)}")
-            image = sitk.Clamp(image, image.GetPixelID(), *self.window)
-        return CaseData(image, labels, changes, counts)
+            volume = Volume(sitk.Clamp(volume.image, volume.image.GetPixelID(), *self.window), volume.sheared)
+        reader = None if volume.sheared is None else _NIBABEL_READER
+        return CaseData(volume, labels, changes, counts, reader)
 
-    def _read_mask(
-        self, file: SourceFile, image_file: SourceFile, image: "sitk.Image"
-    ) -> tuple["sitk.Image", list[str]]:
+    def _read_mask(self, file: SourceFile, image_file: SourceFile, image: Volume) -> tuple[Volume, list[str]]:
         import SimpleITK as sitk  # noqa: N813
 
-        mask = read_nifti(file)
-        if mask.GetSize() != image.GetSize():
-            size, image_size = format_size(mask.GetSize()), format_size(image.GetSize())
+        mask, changes = read_volume(file)
+        if mask.image.GetSize() != image.image.GetSize():
+            size, image_size = format_size(mask.image.GetSize()), format_size(image.image.GetSize())
             text = f"the mask has {size} voxels, its image {image_file.name} {image_size} (x, y, z)"
             raise UnusableError(file.name, ProblemCode.SIZE_MISMATCH, text)
-        if not np.allclose(_geometry(mask), _geometry(image), rtol=0, atol=_GEOMETRY_TOLERANCE):
-            text = f"the mask and its image {image_file.name} differ in spacing, origin or direction"
-            raise UnusableError(file.name, ProblemCode.GEOMETRY_MISMATCH, f"{text}; resample the mask first")
-        values, changes = self.mask_labels.apply(sitk.GetArrayFromImage(mask), file.name)
+        difference, tolerance = _largest_distance(mask, image), _tolerance(image)
+        if difference > tolerance:
+            text = (
+                f"voxels of the mask and of its image {image_file.name} are up to {difference:.3g} mm apart, more than"
+            )
+            geometry = f"{_describe_difference(mask, image)}; resample the mask first"
+            raise UnusableError(file.name, ProblemCode.GEOMETRY_MISMATCH, f"{text} {tolerance:.2g} mm; {geometry}")
+        values, mask_changes = self.mask_labels.apply(sitk.GetArrayFromImage(mask.image), file.name)
         labels = sitk.GetImageFromArray(values)
-        labels.CopyInformation(image)
-        return labels, changes
+        labels.CopyInformation(image.image)
+        mask_changes = [f"mask: {change}" for change in changes] + mask_changes
+        return Volume(labels, image.sheared), mask_changes
 
 
-def read_nifti(file: SourceFile) -> "sitk.Image":
-    """Read a 3-D volume with one channel.
-
-    Raises:
-        UnusableError: if it is damaged, truncated, or not such a volume.
-    """
-    import nibabel
-    import SimpleITK as sitk  # noqa: N813
-
-    try:
-        with file.on_disk() as path:
-            path.open("rb").close()
-            check_nifti(path)
-            stored = cast("nibabel.Nifti1Image", nibabel.load(path))  # its declared type has no data
-            # ITK silently reads values that are not finite as zeros
-            finite = stored.get_data_dtype().kind not in "fc" or np.isfinite(np.asarray(stored.dataobj)).all()
-            image = sitk.ReadImage(path)
-    except OSError as error:
-        text = f"the file cannot be read ({error.strerror})"
-        raise UnusableError(file.name, ProblemCode.UNREADABLE, text) from None
-    except (RuntimeError, ValueError) as error:
-        text = f"the file cannot be read ({_last_line(error)}); copy or download it again"
-        raise UnusableError(file.name, ProblemCode.DAMAGED, text) from None
-    if not finite:
-        raise UnusableError(file.name, ProblemCode.NOT_FINITE, NOT_FINITE)
-    dimensions, channels = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-    if dimensions != 3 or channels != 1:
-        text = (
-            f"the volume is {dimensions}-D with {channels} channel{'s' * (channels > 1)}, expected 3-D with 1 channel"
-        )
-        raise UnusableError(file.name, ProblemCode.DIMENSIONS, text)
-    return image
+def _largest_distance(mask: Volume, image: Volume) -> float:
+    """The largest distance in mm between the positions of the same voxel in two volumes of one size."""
+    ends = [(0, length - 1) for length in image.image.GetSize()]
+    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)])
+    return float(np.linalg.norm((corners @ (mask.affine - image.affine).T)[:, :3], axis=1).max())
 
 
-def _geometry(image: "sitk.Image") -> tuple[float, ...]:
-    return (*image.GetSpacing(), *image.GetOrigin(), *image.GetDirection())
+def _tolerance(image: Volume) -> float:
+    """The distance in mm up to which two geometries are the same."""
+    return _POSITION_TOLERANCE * min(image.image.GetSpacing())
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+def _describe_difference(mask: Volume, image: Volume) -> str:
+    """Spacing, origin or direction, whichever differ, of mask and image."""
+    parts = []
+    for title in ("Spacing", "Origin", "Direction"):
+        values, expected = (getattr(volume.image, f"Get{title}")() for volume in (mask, image))
+        if not np.allclose(values, expected, rtol=0, atol=1e-3):
+            parts.append(f"{title.lower()} {shorten_numbers(values)} and {shorten_numbers(expected)}")
+    return ", ".join(parts) or "the axes differ"

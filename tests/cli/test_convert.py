@@ -59,7 +59,7 @@ def test_help_imports_no_readers():
     ("options", "texts"),
     [
         (["--size", "1", "2", "3"], ["--size", "3"]), (["--size", "0"], ["--size", "'0'"]),
-        (["--threshold", "300"], ["--threshold", "300"]), (["--dataset-id", "1000"], ["--dataset-id", "1000"]),
+        (["--threshold", "nan"], ["--threshold", "nan"]), (["--dataset-id", "1000"], ["--dataset-id", "1000"]),
         (["--dataset-id", "0"], ["--dataset-id", "'0'"]), (["--dataset-id", "-1"], ["--dataset-id", "-1"]),
         (["--dataset-id", "x"], ["--dataset-id", "'x'"]), (["--name", "../x"], ["--name", "'../x'"]),
     ],

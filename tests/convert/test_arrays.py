@@ -29,11 +29,11 @@ def test_hu_and_spacing(tmp_path, integers):
     np.savez(tmp_path / "a.npz", image=image, label=(HU > 0).astype(np.float32))
     case = SourceCase("1", "train", (SourceFile("a.npz", tmp_path / "a.npz"),))
     data = ArrayReader(LABELS, (1.0, 2.0, 3.0)).read(case)
-    array = sitk.GetArrayFromImage(data.image)
+    array = sitk.GetArrayFromImage(data.image.image)
     assert array.dtype == (np.int16 if integers else np.float32)
     np.testing.assert_allclose(array, window, atol=0 if integers else 0.31)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(data.labels), HU > 0)
-    assert data.image.GetSpacing() == data.labels.GetSpacing() == (1, 2, 3)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(data.labels.image), HU > 0)
+    assert data.image.image.GetSpacing() == data.labels.image.GetSpacing() == (1, 2, 3)
 
 
 class Payload:

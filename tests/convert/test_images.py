@@ -12,8 +12,10 @@ from skimage import io as skio
 from support import converted, downloads, faults
 
 from nnunet_xattnres.convert.case import SourceCase
-from nnunet_xattnres.convert.images import ImageReader, count_channels, decode, mask_values
+from nnunet_xattnres.convert.images import ImageReader
 from nnunet_xattnres.convert.labels import BinaryMask
+from nnunet_xattnres.convert.mask_encoding import MaskEncoding, decide_encoding, survey_mask
+from nnunet_xattnres.convert.pictures import Picture, count_channels, decode, decode_mask
 from nnunet_xattnres.convert.problems import UnusableError
 from nnunet_xattnres.convert.sources import SourceFile
 
@@ -34,14 +36,16 @@ def read_image(path):
 def test_values_of_masks(tmp_path, flavour):
     file = source_file(tmp_path / f"m{downloads.ending(flavour)}")
     downloads.save_mask(MASK, file.path, flavour)
-    labels, _ = BinaryMask("polyp").apply(mask_values(decode(file), file), file.name, flavour.startswith("jpeg"))
+    encoding, _ = decide_encoding([survey_mask(file)], BinaryMask("polyp"))
+    mask = decode_mask(file)
+    labels, _ = BinaryMask("polyp").apply(encoding.read_values(mask, file), file.name, mask.lossy)
     np.testing.assert_array_equal(labels, MASK)
 
 
 def test_a_mask_in_the_alpha_channel(tmp_path):
     file = source_file(tmp_path / "m.png")
     faults.save(np.dstack([np.full((20, 30, 3), 200, np.uint8), MASK * np.uint8(255)]), file.path)
-    np.testing.assert_array_equal(mask_values(decode(file), file), MASK * 255)
+    np.testing.assert_array_equal(MaskEncoding(alpha=True).read_values(decode_mask(file), file), MASK * 255)
 
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "tif", "jpg"])
@@ -59,7 +63,7 @@ def test_palettes_and_alpha(tmp_path):
     faults.save(np.dstack([RGB, np.full((20, 30), 255, np.uint8)]), tmp_path / "a.png")
     for name, expected in (("p.png", np.asarray(with_palette.convert("RGB"))), ("a.png", RGB)):
         np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name).image), expected)
-    assert count_channels(Image.fromarray(RGB[..., 0]).quantize(16)) == 1
+    assert count_channels(Picture(Image.fromarray(RGB[..., 0]).quantize(16), 8)) == 1
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp"])

@@ -32,14 +32,14 @@ def save_case(root, **geometry):
 
 def test_window_and_type_of_values(tmp_path):
     data = NiftiReader(LABELS, (-125, 275)).read(save_case(tmp_path))
-    assert data.image.GetPixelID() == sitk.sitkInt16
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(data.image), HU.clip(-125, 275))
+    assert data.image.image.GetPixelID() == sitk.sitkInt16
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(data.image.image), HU.clip(-125, 275))
     assert data.counts == {0: int((HU <= 0).sum()), 1: int((HU > 0).sum())}
 
 
 def test_rounded_headers(tmp_path):
     data = NiftiReader(LABELS).read(save_case(tmp_path, origin=(4, 5, 6.0004)))
-    assert data.labels.GetOrigin() == data.image.GetOrigin()
+    assert data.labels.image.GetOrigin() == data.image.image.GetOrigin()
 
 
 @pytest.mark.parametrize("geometry", [{"origin": (4, 5, 7)}, {"spacing": (1, 2, 3.1)}])

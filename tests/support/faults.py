@@ -181,7 +181,7 @@ IMAGE_FAULTS = {
     ),
     "mask in colours": Fault(lambda s, n: save(RGB, mask(s, n)), "masks/{n}.png", "mask-colours"),
     "mask with a 16-bit value": Fault(
-        lambda s, n: save(DISC * np.uint16(300), mask(s, n)), "masks/{n}.png", "bit-depth", ("16",)
+        lambda s, n: save(DISC * np.uint16(300), mask(s, n)), "masks/{n}.png", "mask-values", ("300",)
     ),
     "one stem, two images": Fault(
         lambda s, n: shutil.copy(image(s, n), image(s, n, "jpg")), "images/{n}.jpg", "duplicate", ("images/{n}.png",)

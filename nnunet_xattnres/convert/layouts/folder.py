@@ -146,7 +146,9 @@ def _choose_reader(
             raise UserError("--size, --resize-masks and --channels are for 2-D images, but the source has volumes")
         return NiftiReader(mask_labels), (arguments.channel_name,)
     channels = {"grey": 1, "RGB": 3}.get(arguments.channels) or _most_frequent_channels(c.image[0] for c in cases)
-    return ImageReader(mask_labels, channels, arguments.size, arguments.resize_masks), CHANNEL_NAMES[channels]
+    return ImageReader(mask_labels, channels, arguments.size, arguments.resize_masks, arguments.palette), CHANNEL_NAMES[
+        channels
+    ]
 
 
 def _split(
@@ -191,12 +193,12 @@ def _find_split(pair: tuple[Match, ...]) -> str | None:
 
 def _most_frequent_channels(files: Iterable[SourceFile]) -> int:
     """The number of channels that most images have."""
-    from ..images import count_channels, decode
+    from ..pictures import read_channels
 
     counts: Counter[int] = Counter()
     for file in files:
         try:
-            counts[count_channels(decode(file))] += 1
+            counts[read_channels(file)] += 1
         except UnusableError:
             continue  # reported when the file is converted
     return counts.most_common(1)[0][0] if counts else 3
@@ -243,7 +245,7 @@ Convert any folder of images and masks.
 Images and masks with the same file name are one case. They are in folders named images and masks, img_dir and ann_dir,
 or the like, anywhere in the source; for other folders and file names, pass --images and --masks. --dry-run prints which
 image has which mask. Files are 2-D images ({" ".join(IMAGE_ENDINGS)}),
-or all are NIfTI volumes with one channel ({" ".join(VOLUME_ENDINGS)}).
+or all are volumes with one channel ({" ".join(VOLUME_ENDINGS)}).
 
 {PATTERN_HELP}
 Masks of one class are 0/1 or 0/255. Masks of several classes need --labels.

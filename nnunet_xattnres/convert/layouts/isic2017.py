@@ -60,7 +60,7 @@ def make_plan(files: Sequence[SourceFile], problems: list[Problem], arguments: a
     lesion = BinaryMask("lesion", arguments.threshold)
     return Plan(
         title="ISIC 2017", name="ISIC2017", cases=sorted(cases, key=lambda case: case.name),
-        reader=ImageReader(lesion, 3, arguments.size, arguments.resize_masks), labels=lesion.labels,
+        reader=ImageReader(lesion, 3, arguments.size, arguments.resize_masks, arguments.palette), labels=lesion.labels,
         channel_names=CHANNEL_NAMES[3], split="the official folders", problems=problems, notes=notes,
     )  # fmt: skip
 

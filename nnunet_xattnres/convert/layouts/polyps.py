@@ -50,9 +50,9 @@ def _make_layout(title: str, list_name: str, layouts: str) -> Layout:
         splits, split = _split(names, list_name, arguments.seed, problems)
         cases = [SourceCase(name, splits[name], (images[name],), (masks[name],)) for name in names]
         polyp = BinaryMask("polyp", arguments.threshold)
+        reader = ImageReader(polyp, 3, arguments.size, arguments.resize_masks, arguments.palette)
         return Plan(
-            title=title, name=title.removeprefix("CVC-"), cases=cases,
-            reader=ImageReader(polyp, 3, arguments.size, arguments.resize_masks), labels=polyp.labels,
+            title=title, name=title.removeprefix("CVC-"), cases=cases, reader=reader, labels=polyp.labels,
             channel_names=CHANNEL_NAMES[3], split=split, problems=problems, notes=notes,
         )  # fmt: skip
 
