@@ -107,15 +107,20 @@ class Pattern:
         regex = "" if self.text.startswith(("/", "\\")) else "(?:(?P<rest>.*)/)?"
         captured: set[str] = set()
         *folders, name = parts
+        literals = [n for n, part in enumerate(folders) if not _TOKENS.fullmatch(part) or part.startswith("{")]
         for number, part in enumerate(folders):
             if part == "**":
                 regex += f"(?:(?P<folders{number}>.+)/)?"
             else:
                 regex += self._translate_part(part, f"folder{number}_", captured) + "/"
-                if not _TOKENS.fullmatch(part) or part.startswith("{"):
-                    regex = regex.replace("(?P<literal>)", "") + "(?P<literal>)"
+            if literals and number == literals[-1]:
+                regex += "(?P<literal>)"  # an empty group, whose position is the end of the last literal folder
         regex += self._translate_part(name, "name", captured)
-        return re.compile(regex, re.IGNORECASE | re.DOTALL)
+        try:
+            return re.compile(regex, re.IGNORECASE | re.DOTALL)
+        except re.error as error:
+            hint = "expected a range of characters such as [0-9]"
+            raise UserError(f"the pattern {self.text!r} is invalid ({error.msg}): {hint}") from None
 
     def _translate_part(self, part: str, group: str, captured: set[str]) -> str:
         regex = ""
@@ -127,8 +132,10 @@ class Pattern:
             elif token[0] == "?":
                 regex += f"(?P<{group}{number}>[^/])"
             elif token[0] == "[":
-                characters = token[1:-1].replace("\\", r"\\").replace("[", r"\[")
-                regex += f"(?P<{group}{number}>[{re.sub('^!', '^/', characters)}])"
+                negation = "^/" if token[1] in "!^" and len(token) > 3 else ""
+                characters = token[2:-1] if negation else token[1:-1]
+                characters = "".join(c if c == "-" else re.escape(c) for c in characters)
+                regex += f"(?P<{group}{number}>[{negation}{characters}])"
             elif "," in token:
                 regex += f"(?:{'|'.join(re.escape(text) for text in token[1:-1].split(','))})"
             elif token in ("{case}", "{split}"):

@@ -33,6 +33,8 @@ def found(*names, **patterns):
         ("*.png", "a/1.png", "a/1"), ("*.png", "1.tif", None), ("*.png", "1.jpg.png", "1.jpg"), ("*", "1.png", "1"),
         ("*.*", "1.png", "1"), ("*_m", "1_m.png", "1"), ("*_m.*", "1_m.png", "1"), ("*.nii.gz", "1.nii.gz", "1"),
         ("a?_*.png", "a1_2.png", "1_2"), ("s[0-9].png", "s3.png", "3"), ("s[!0-9].png", "s3.png", None),
+        ("s[^0-9].png", "s3.png", None), ("s[^0-9].png", "sa.png", "a"), ("s[^a]1.png", "s/1.png", None),
+        ("[!&&.-]1.png", "-1.png", None), ("[&&~].png", "~.png", "~"),
         ("*.{png,tif}", "1.tif", "1"), ("*.{png,tif}", "1.bmp", None), ("(a)+*.png", "(a)+1.png", "1"),
         ("scan.v1_*", "scan.v1_3.png", "3"),
         # the wildcards of folders
@@ -69,7 +71,7 @@ def test_a_path_to_the_source_becomes_relative_to_it(monkeypatch, tmp_path, text
     assert relative_pattern(text, [Path(source).resolve() for source in sources]) == pattern
 
 
-@pytest.mark.parametrize("pattern", ["{patient}/*.png", "{}.png", "", "/", "."])
+@pytest.mark.parametrize("pattern", ["{patient}/*.png", "{}.png", "", "/", ".", "[z-a].png", "[9-0]/*.png"])
 def test_invalid_patterns(pattern):
     with pytest.raises(UserError, match="expected"):
         Pattern(pattern).match(*files("a/1.png"))
