@@ -106,7 +106,7 @@ def read_split_file(path: Path) -> dict[str, str]:
         else:
             text = _read_text(path)
             pairs = _parse_json(text) if path.suffix.lower() == ".json" else _parse_lines(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         form = 'expected a ratio A:B:C, lines CASE,SPLIT, or JSON {"train": [...], "val": [...], "test": [...]}'
         raise UserError(f"--split {path} cannot be read ({error}): {form}, in UTF-8") from None
     splits: dict[str, str] = {}

@@ -63,6 +63,7 @@ SPLIT_FILES = {
     "binary": ("a.csv", b"\xff\xfe\x00", "CASE,SPLIT"),
     "empty": ("a.csv", "", "CASE,SPLIT"),
     "only a heading": ("a.csv", "case,split\n", "CASE,SPLIT"),
+    "a quotation that does not end": ("a.csv", '"1,train\n' + "2,train\n" * 20_000, "CASE,SPLIT"),
     "missing": ("a.csv", None, "CASE,SPLIT"),
 }
 """Name, content, and a text that the error must contain: the entry that is wrong, or the form that is expected."""
