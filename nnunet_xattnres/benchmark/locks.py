@@ -40,7 +40,7 @@ def lock_file(path: Path, wait: Callable[[], bool] = lambda: False) -> Iterator[
         wait: whether to go on waiting, asked again and again while another process has the lock.
 
     Raises:
-        UserError: if the file system has no locks.
+        UserError: if the file cannot be opened, or the file system has no locks.
     """
     with contextlib.ExitStack() as stack:
         held = _acquire(path, stack)
@@ -57,7 +57,7 @@ def is_locked(path: Path) -> bool:
         if fcntl is None:
             with contextlib.ExitStack() as stack:
                 return _try_filelock(path, stack, _PAUSE_SECONDS) is None
-        handle = os.open(path, os.O_RDWR)
+        handle = os.open(path, os.O_RDONLY)  # it may be another user's
     except OSError:
         return False
     try:
@@ -79,6 +79,8 @@ def _acquire(path: Path, stack: contextlib.ExitStack) -> HeldLock | None:
                 return held
             time.sleep(_PAUSE_SECONDS)  # `is_locked` in another process holds it for a moment
     except OSError as error:
+        if error.filename is not None:  # of `open`; the errors of flock have no file
+            raise UserError(f"{path} cannot be opened to lock it ({error.strerror}): make it writable") from None
         raise UserError(
             f"the file system of nnU-Net's folders does not support locks ({error.strerror}): mount it with flock"
         ) from None

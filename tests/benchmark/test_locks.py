@@ -61,12 +61,21 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         pass
 
 
+def test_a_file_that_cannot_be_opened(tmp_path, kind):
+    """The file system is not to blame."""
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path / 'lock'} cannot be opened"), lock_file(tmp_path / "lock"):
+        pass
+
+
 def test_is_locked_does_not_lock(tmp_path):
     lock = tmp_path / "lock"
     lock.touch()
     assert not is_locked(lock)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert is_locked(lock)
+        lock.chmod(0o444)  # as for another user
         assert is_locked(lock)
 
 
