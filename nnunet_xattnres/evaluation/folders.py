@@ -68,7 +68,7 @@ def _are_images(names: Collection[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class CaseScores:
+class ScoredCase:
     """The scores of a case.
 
     Attributes:
@@ -104,7 +104,7 @@ class CaseEvaluator:
     protocol: str
     tolerance: float
 
-    def __call__(self, case: str) -> CaseScores | ScoringProblem:
+    def __call__(self, case: str) -> ScoredCase | ScoringProblem:
         paths = [folder / f"{case}{self.labels.ending}" for folder in (self.predictions, self.references)]
         try:
             prediction, reference = (read_label_map(path, self.reader, self.labels) for path in paths)
@@ -120,4 +120,4 @@ class CaseEvaluator:
             for path, label_map in zip(paths, (prediction, reference), strict=True)
             for note in label_map.notes
         ]
-        return CaseScores(scores, tuple(notes))
+        return ScoredCase(scores, tuple(notes))

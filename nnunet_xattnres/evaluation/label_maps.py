@@ -53,7 +53,8 @@ def read_label_map(path: Path, reader: type["BaseReaderWriter"], labels: Labels)
     """Read a label map with one of nnU-Net's readers.
 
     Raises:
-        NotComparableError: if it cannot be read, has several channels, or values that the labels do not have.
+        NotComparableError: if it cannot be read, has several channels, values that the labels do not have, or a header
+            without a valid spacing and position.
     """
     try:
         path.open("rb").close()  # readers have less clear messages where this fails
@@ -87,6 +88,9 @@ def read_label_map(path: Path, reader: type["BaseReaderWriter"], labels: Labels)
     if reader.__name__ == "Tiff3DIO" and not (side := path.with_suffix(".json")).is_file():
         notes.append(f"{side.name} is missing, so the spacing is taken as 1 x 1 x 1 mm")
     affine = _affine(header)
+    if affine is not None and not np.isfinite(affine).all():
+        message = f"{path} has NaN or infinity in the affine matrix of its header: write the true one"
+        raise NotComparableError(ScoringProblemCode.ORIGIN, message)
     if affine is not None and not np.allclose((d := _direction(affine)).T @ d, np.eye(len(d)), atol=_SHEAR_TOLERANCE):
         notes.append("the axes are not perpendicular, but distances are computed as if they were")
     return LabelMap(values.astype(np.int32), spacing, affine, (*changes, *notes))
@@ -144,7 +148,7 @@ def _check_same_position(predicted: np.ndarray, referenced: np.ndarray, shape: S
     corners = np.stack(np.meshgrid(*([0, n - 1] for n in size), [1]), -1).reshape(-1, len(predicted)).T
     shifts = np.linalg.norm(((predicted - referenced) @ corners)[:-1], axis=0)  # mm
     in_voxels = np.abs(np.linalg.pinv(referenced[:-1, :-1]) @ ((predicted - referenced) @ corners)[:-1])
-    if in_voxels.max() <= _POSITION_TOLERANCE and np.isfinite(shifts).all():
+    if in_voxels.max() <= _POSITION_TOLERANCE:
         return
     directions, origins = [_direction(predicted), _direction(referenced)], [predicted[:-1, -1], referenced[:-1, -1]]
     texts, code = [], ScoringProblemCode.ORIGIN

@@ -427,6 +427,17 @@ class TestNotesAndReaders:
             assert len(result[1]) == 2 and f"{value:g} x 1 x 1" in result[1][0]
         assert capfd.readouterr() == ("", "")  # nibabel logs a warning here
 
+    @pytest.mark.parametrize("folder", ["predictions", "labelsTs"])
+    def test_no_position_in_the_header(self, tmp_path, pair, folder):
+        self.write_nibabel(tmp_path, pair, np.eye(4), ending=".nii")
+        path = tmp_path / folder / "a.nii"
+        content = bytearray(path.read_bytes())
+        content[292:296] = np.float32(np.nan).tobytes()  # srow_x[3], the origin
+        path.write_bytes(content)
+        result = self.result(tmp_path, file_ending=".nii", overwrite_image_reader_writer="NibabelIO")
+        assert checked(result).code is ScoringProblemCode.ORIGIN
+        assert str(path) in result.text and "affine" in result.text
+
     @pytest.mark.parametrize(("shift", "accepted"), [(0.004, True), (0.1, True), (0.2, False), (200, False)])
     def test_the_tolerance_of_positions(self, tmp_path, pair, shift, accepted):
         """A quarter of a voxel, here of 0.5 mm."""

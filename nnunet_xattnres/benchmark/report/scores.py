@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ... import __version__
-from ...evaluation.folders import CaseEvaluator
-from ...evaluation.folders import CaseScores as ScoredCase
+from ...evaluation.folders import CaseEvaluator, ScoredCase
 from ...evaluation.labels import Labels, read_labels
 from ...evaluation.problems import ScoringProblem
 from ...evaluation.protocols import Scores
