@@ -3,7 +3,8 @@
 PREDICTIONS and REFERENCES are folders of label maps under nnU-Net's file names, such as the output of
 nnUNetv2_predict and the folder labelsTs. The labels and regions are those of dataset.json, which is searched in
 PREDICTIONS, in REFERENCES, and in the parent folder of REFERENCES. Files are read by nnU-Net's own readers, chosen as
-nnU-Net does: by plans.json in PREDICTIONS, by dataset.json, or by the first reader that can read a reference.
+nnU-Net does: by plans.json in PREDICTIONS or in the folder of the model, by dataset.json, or by the first reader that
+can read a reference.
 
 protocols:
   default    Distances are in mm. HD95 is the larger of the 95th percentiles of the two directions. A label that is
