@@ -6,7 +6,7 @@ needs and compiles them in threads, most of whose work is done outside of Python
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -46,7 +46,7 @@ def compile_and_call(function: Callable[..., T], *arguments: Any) -> T:
     results must not depend on what the tensors contain, and it must not change its arguments but by kernels.
 
     Args:
-        function: a function of tensors, of sequences of them, and of values that can be hashed.
+        function: a function of tensors, of tuples and lists of them, and of values that can be hashed.
         arguments: its arguments.
     """
     # older versions of Triton have no such mode
@@ -67,6 +67,6 @@ def _shapes(argument: Any) -> Any:
     """What of an argument decides which kernels are needed."""
     if isinstance(argument, Tensor):
         return argument.shape, argument.dtype, argument.device
-    if isinstance(argument, Sequence):
+    if isinstance(argument, tuple | list):
         return tuple(_shapes(a) for a in argument)
     return argument

@@ -68,6 +68,10 @@ def test_kernels_are_compiled_again_for_other_shapes_only(events, function, tens
     assert any(event == "compile" for event, *_ in events) == expected
 
 
+def test_arguments_that_are_no_tensors(events, function):
+    assert compile_and_call(lambda tensors, text: function(tensors, 4), [torch.zeros(2)] * 2, "text") == 4
+
+
 def test_after_an_error_the_kernels_are_compiled_again(events, function):
     def fail(tensors):
         function(tensors, 4)
