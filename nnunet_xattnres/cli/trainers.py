@@ -52,7 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     text = [[value if isinstance(value, str) else _millions(value) for value in row.values()] for row in rows]
     print(format_table([list(rows[0]), *text], left_aligned=5))
-    print("\n" + "\n".join([*(f"{count} trainers: {reason}" for reason, count in reasons.items()), _lengths()]))
+    print()
+    for reason, count in reasons.items():
+        print(f"{count} trainer{'s' * (count > 1)}: {reason}")
+    print(_lengths())
     return 0
 
 

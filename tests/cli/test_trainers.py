@@ -9,6 +9,7 @@ import torch
 from support.plans_file import write_plans
 
 from nnunet_xattnres.cli.main import main
+from nnunet_xattnres.training import names
 from nnunet_xattnres.training.names import parse, trainer_names
 from nnunet_xattnres.training.trainer_classes import trainer_class
 
@@ -57,8 +58,8 @@ def test_text_has_a_line_for_each(capsys):
     head, first, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "network", "routing", "recipe", "dims"]
     assert first.split()[:2] == ["nnUNetTrainer_PaperMulticlass", "planned"]
-    names = [line.split()[0] for line in [first, *lines] if line.startswith("nnUNetTrainer")]
-    assert sorted(names) == sorted(trainer_names())
+    printed = [line.split()[0] for line in [first, *lines] if line.startswith("nnUNetTrainer")]
+    assert sorted(printed) == sorted(trainer_names())
 
 
 def test_parameters_of_plans(capsys, tmp_path):
@@ -69,8 +70,8 @@ def test_parameters_of_plans(capsys, tmp_path):
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(str(plans))
-    names = "nnUNetTrainerXAttnRes", "nnUNetTrainerPaperUNetNoSkip", "nnUNetTrainerEMCAD", "nnUNetTrainer_PaperBinary"
-    for name in names:
+    some = "nnUNetTrainerXAttnRes", "nnUNetTrainerPaperUNetNoSkip", "nnUNetTrainerEMCAD", "nnUNetTrainer_PaperBinary"
+    for name in some:
         cls = trainer_class(name)
         for configuration in ("2d", "3d_fullres"):
             planned = manager.get_configuration(configuration)
@@ -116,7 +117,8 @@ def test_plans_of_another_network(capsys, tmp_path):
     assert reason.startswith(f"{len(without)} trainers")
 
 
-def test_a_number_of_classes_instead_of_the_labels(capsys, tmp_path):
+def test_a_number_of_classes_instead_of_the_labels(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(names, "trainer_names", lambda: ["nnUNetTrainerEMCAD"])  # the others take seconds
     plans = write_plans(tmp_path)
     dataset = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "CT"}}
     (tmp_path / "dataset.json").write_text(json.dumps(dataset))
