@@ -1,5 +1,8 @@
 """The cascade: a low-resolution XAttnRes model feeds a full-resolution one."""
 
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
 from support.workspace import TRAINER
 
 
@@ -17,6 +20,21 @@ def add_cascade(plans):
     configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
 
 
+def test_the_network_takes_the_labels_of_the_previous_stage(workspace, monkeypatch):
+    for variable, value in workspace.env.items():
+        monkeypatch.setenv(variable, value)
+    workspace.edit_plans(4, add_cascade)
+    trainer = get_trainer_from_args("4", "3d_cascade_fullres", 0, TRAINER, "nnUNetPlans", device=torch.device("cpu"))
+    trainer.initialize()
+    size, channels = trainer.configuration_manager.patch_size, 1 + len(trainer.label_manager.foreground_labels)
+    assert channels == 3
+    scales = trainer._get_deep_supervision_scales()
+    target = [torch.ones(2, 1, *(round(s * f) for s, f in zip(size, scale, strict=True))) for scale in scales]
+    loss = trainer.train_step({"data": torch.randn(2, channels, *size), "target": target})["loss"]
+    assert torch.isfinite(torch.as_tensor(loss))
+
+
+@pytest.mark.slow  # two trainings and two predictions; the test above takes seconds
 def test_cascade(workspace):
     workspace.edit_plans(4, add_cascade)
     workspace.run("nnUNetv2_preprocess -d 4 -c 3d_lowres -np 1")

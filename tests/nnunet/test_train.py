@@ -98,10 +98,7 @@ def test_weights_of_a_stock_network_are_refused(in_workspace, tmp_path):
 
 @pytest.mark.parametrize(
     "planner",
-    [
-        "nnUNetPlannerResEncM",
-        *(pytest.param(f"nnUNetPlannerResEnc{size}", marks=pytest.mark.slow) for size in ("L", "XL")),
-    ],
+    [pytest.param(f"nnUNetPlannerResEnc{size}", marks=pytest.mark.slow) for size in ("M", "L", "XL")],
 )
 def test_resenc_presets_take_a_training_step(workspace, in_workspace, planner):
     """Every ResEnc preset at its planned width, 2d and 3d_fullres, through nnU-Net's own training step."""
