@@ -2,10 +2,8 @@
 
 import contextlib
 import gzip
-import os
 import shutil
 import tempfile
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..utils.nifti import check_nifti
+from ..utils.nifti import check_nifti, find_shadowing_file, is_compressed
+from ..utils.quiet import silence_libraries
 from .problems import ProblemCode, UnusableError
 from .sources import SourceFile
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813
 
 NOT_FINITE = "values are not finite (NaN or infinity); replace them first"
-_GZIP_START = b"\x1f\x8b"
 _ORTHONORMAL_TOLERANCE = 1e-4  # of direction cosines, as ITK has it
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -60,7 +58,7 @@ def read_volume(file: SourceFile) -> tuple[Volume, list[str]]:
         UnusableError: if it is damaged, truncated, or not such a volume.
     """
     try:
-        with file.on_disk() as path, _rightly_named(path, file) as (named, changes), quiet():
+        with file.on_disk() as path, _rightly_named(path, file) as (named, changes), silence_libraries():
             if file.ending in (".nii", ".nii.gz", ".mgz"):
                 volume, more = _read_with_nibabel(named, file)
             else:
@@ -85,42 +83,17 @@ def read_volume(file: SourceFile) -> tuple[Volume, list[str]]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep messages of ITK and nibabel about headers from the terminal; what matters is checked and reported.
-
-    Some of ITK's libraries write to the standard error stream of the process directly.
-    """
-    import logging
-
-    import SimpleITK as sitk  # noqa: N813
-
-    logger = logging.getLogger("nibabel.global")
-    shown, level = sitk.ProcessObject.GetGlobalWarningDisplay(), logger.level
-    with contextlib.ExitStack() as stack, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        stack.callback(sitk.ProcessObject.SetGlobalWarningDisplay, shown)
-        stack.callback(logger.setLevel, level)
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
-        logger.setLevel(logging.CRITICAL + 1)
-        with contextlib.suppress(OSError):  # no standard error stream
-            saved = os.dup(2)
-            stack.callback(os.close, saved)
-            stack.callback(os.dup2, saved, 2)
-            with open(os.devnull, "wb") as null:
-                os.dup2(null.fileno(), 2)
-        yield
-
-
-@contextlib.contextmanager
 def _rightly_named(path: Path, file: SourceFile) -> Iterator[tuple[Path, list[str]]]:
-    """The path of a file whose ending says what it contains, for libraries that trust the ending; and the changes."""
-    with path.open("rb") as opened:
-        compressed = opened.read(2) == _GZIP_START
+    """The path of a file whose ending says what it contains, for libraries that trust the ending; and the changes.
+
+    It is a copy where the ending is wrong, or where ITK would read another file of the folder instead.
+    """
+    compressed = is_compressed(path)
     endings = {".nii": ".nii.gz" if compressed else ".nii", ".nii.gz": ".nii.gz" if compressed else ".nii"}
     ending = endings.get(file.ending, file.ending)
     text = ".nii.gz" if compressed else ".nii"
     changes = [] if ending == file.ending else [f"read as {text}, because the ending contradicts the content"]
-    if path.name.endswith(ending):
+    if path.name.endswith(ending) and not find_shadowing_file(path):
         yield path, changes
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..utils.nifti import check_nifti
+from ..utils.quiet import silence_libraries
 from .case import CaseData, SourceCase
 from .labels import MaskLabels, count_labels
 from .problems import ProblemCode, UnusableError, format_size
 from .sources import SourceFile
-from .volume_files import Volume, last_line, quiet, read_volume, shorten_numbers
+from .volume_files import Volume, last_line, read_volume, shorten_numbers
 
 if TYPE_CHECKING:
     from .case import Reader
@@ -47,7 +48,7 @@ class NiftiWriter:
     def load_preview(self, image: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
         import nibabel
 
-        with quiet():
+        with silence_libraries():
             volume, label_map = (np.asarray(nibabel.load(path).dataobj).T for path in (image, labels))  # type: ignore[attr-defined]
         fullest = int(np.count_nonzero(label_map, axis=(1, 2)).argmax())
         return volume[fullest], label_map[fullest]

@@ -46,7 +46,7 @@ def check_nifti(path: Path) -> list[str]:
     if not is_nifti(path):
         return []
     try:
-        with (gzip.open if _is_compressed(path) else open)(path, "rb") as file:
+        with (gzip.open if is_compressed(path) else open)(path, "rb") as file:
             start = file.read(_HEADER_BYTES)
             header = _parse_header(start)
             num_bytes = len(start) + sum(map(len, iter(lambda: file.read(_CHUNK_BYTES), b"")))
@@ -64,7 +64,7 @@ def check_nifti(path: Path) -> list[str]:
 
 def explain_compression(path: Path) -> str | None:
     """Say that the ending of a NIfTI file contradicts its compression, and what to do; None if it does not."""
-    if not is_nifti(path) or _is_compressed(path) == path.name.endswith(".gz"):
+    if not is_nifti(path) or is_compressed(path) == path.name.endswith(".gz"):
         return None
     if path.name.endswith(".gz"):
         return f"it is not compressed, in spite of its name: rename it to {path.stem}, or compress it with gzip"
@@ -77,7 +77,8 @@ def find_shadowing_file(path: Path) -> Path | None:
     return shadowing if path.name.endswith(".nii.gz") and shadowing.is_file() else None
 
 
-def _is_compressed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
+    """Whether the content of a file is gzip, whatever its name says."""
     with path.open("rb") as file:
         return file.read(2) == _GZIP_MAGIC
 

@@ -58,6 +58,15 @@ def test_endings_and_compression(tmp_path, name, compressed):
     assert bool(changes) == (compressed != name.lower().endswith("gz"))
 
 
+def test_another_file_of_the_folder_is_not_read_instead(tmp_path):
+    """ITK reads the voxels of v.nii where v.nii.gz is asked for, if both are in one folder."""
+    file = save(tmp_path / "v.nii.gz")
+    save(tmp_path / "v.nii", ARRAY + 1)
+    assert (sitk.GetArrayFromImage(sitk.ReadImage(file.path)).T == ARRAY + 1).all()
+    assert check(file) == []
+    assert check(SourceFile("v.nii", tmp_path / "v.nii"), array=ARRAY + 1) == []
+
+
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("affine", [AFFINE, SHEARED], ids=["orthogonal", "sheared"])
 def test_nifti(tmp_path, kind, affine):
