@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.errors import last_line
 from ..utils.nifti import check_nifti, find_shadowing_file, is_compressed
 from ..utils.quiet import silence_libraries
 from .problems import ProblemCode, UnusableError
@@ -218,8 +219,3 @@ def _array_view(image: "sitk.Image") -> np.ndarray:
     import SimpleITK as sitk  # noqa: N813
 
     return sitk.GetArrayViewFromImage(image)
-
-
-def last_line(error: Exception) -> str:
-    """The last line of an exception's text, where ITK says what happened."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..utils.errors import last_line
 from ..utils.nifti import check_nifti
 from ..utils.quiet import silence_libraries
 from .case import CaseData, SourceCase
 from .labels import MaskLabels, count_labels
 from .problems import ProblemCode, UnusableError, format_size
 from .sources import SourceFile
-from .volume_files import Volume, last_line, read_volume, shorten_numbers
+from .volume_files import Volume, read_volume, shorten_numbers
 
 if TYPE_CHECKING:
     from .case import Reader

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.errors import last_line
 from ..utils.label_values import format_values, snap_to_integers
 from ..utils.nifti import check_nifti, explain_compression, find_shadowing_file
 from ..utils.quiet import silence_libraries
@@ -98,14 +99,13 @@ def read_label_map(path: Path, reader: type["BaseReaderWriter"], labels: Labels)
 
 def _explain(path: Path, reader: type["BaseReaderWriter"], ending: str, error: Exception) -> str:
     """One line: why a file cannot be read, and what to do where this is known."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     hint = ""
     if compression := explain_compression(path):
         hint = f": {compression}"
     elif other := find_other_reader(ending, path, reader):
         entry = f'"overwrite_image_reader_writer": "{other}"'
         hint = f": nnU-Net's {other} can read it, which {entry} in dataset.json chooses for all files"
-    return f"{path} cannot be read by nnU-Net's {reader.__name__} ({reason}){hint}"
+    return f"{path} cannot be read by nnU-Net's {reader.__name__} ({last_line(error)}){hint}"
 
 
 def _affine(header: dict[str, Any]) -> np.ndarray | None:

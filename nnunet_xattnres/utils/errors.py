@@ -11,3 +11,12 @@ class StepFailedError(UserError):
     """A command or a worker process failed. The message says where to look or what to do."""
 
     exit_code = 1
+
+
+def last_line(error: Exception) -> str:
+    """The last line of an exception's text, where ITK says what happened; the class where there is no text.
+
+    >>> last_line(RuntimeError("Exception thrown in ReadImage:\\nunknown file type \\n")), last_line(EOFError())
+    ('unknown file type', 'EOFError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
