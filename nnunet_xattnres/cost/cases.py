@@ -8,7 +8,7 @@ from typing import Any
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from ..networks.plans import xattnres_class_name
+from ..networks.plans import replacement
 from ..utils.errors import UserError
 from ..utils.plans_file import count_input_channels, get_configuration, read_plans
 
@@ -47,9 +47,12 @@ class Case:
             backend: the backend of XAttnRes, or None for the stock network.
             checkpoint: the option of the network with XAttnRes (activation checkpointing).
         """
-        name, options = self.network_class_name, {}
+        name = self.network_class_name
+        options: dict[str, Any] = {}
         if backend is not None:
-            name, options = xattnres_class_name(name), {"backend": backend, "checkpoint": checkpoint}
+            network = replacement(name)
+            name = f"{network.__module__}.{network.__qualname__}"
+            options = {"backend": backend, "checkpoint": checkpoint}
         return get_network_from_plans(
             name, {**self.arch_kwargs, **options}, list(self.requires_import), self.input_channels, self.num_classes,
             allow_init=True, deep_supervision=True,
@@ -157,7 +160,7 @@ def from_plans(path: Path, configuration: str, num_classes: int = 3) -> Case:
     plans = read_plans(path)
     planned = get_configuration(plans, configuration, path)
     try:
-        xattnres_class_name(planned.network_arch_class_name)
+        replacement(planned.network_arch_class_name)
     except ValueError as error:
         raise UserError(str(error)) from None
     return Case(

@@ -71,9 +71,7 @@ class Connections:
         Raises:
             ValueError: if an option is not allowed or has an unknown value.
         """
-        allowed = OPTIONS if allowed is None else allowed
-        if unknown := set(options) - set(allowed):
-            raise ValueError(f"unknown network option {', '.join(sorted(unknown))}: expected {', '.join(allowed)}")
+        refuse_unknown_options(options, OPTIONS if allowed is None else allowed)
         return cls(**options)
 
     def __post_init__(self) -> None:
@@ -150,3 +148,13 @@ class Connections:
 
 OPTIONS = tuple(field.name for field in fields(Connections))
 """Names of the options, as networks, trainers and plans files have them."""
+
+
+def refuse_unknown_options(options: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """Check the names of the options of a network.
+
+    Raises:
+        ValueError: if one of them is not allowed.
+    """
+    if unknown := set(options) - set(allowed):
+        raise ValueError(f"unknown network option {', '.join(sorted(unknown))}: expected {', '.join(allowed)}")

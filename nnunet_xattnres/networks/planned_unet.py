@@ -4,8 +4,8 @@ The stock class builds the stock network, so every stock parameter keeps its nam
 adds the XAttnRes layers under `xattnres` and runs the stages with the history.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
@@ -48,6 +48,9 @@ class XAttnResUNetMixin(nn.Module):
         encoder stages make the pooled copies that all layers share.
     """
 
+    allowed_options: ClassVar[tuple[str, ...]] = OPTIONS
+    """Names of the options that the network takes besides the arguments of the stock network."""
+
     # built by dynamic_network_architectures, which has no type annotations
     encoder: Any
     decoder: Any
@@ -84,23 +87,31 @@ class XAttnResUNetMixin(nn.Module):
 
     def _encode(self, x: Tensor) -> History:
         """(B, input_channels, *spatial) -> the history [e_1, ..., e_S]."""
-        x = run_stage(self._run_first_stage, x, modules=[self.encoder], checkpointed=self.checkpoint)
-        history = History([x])
-        for stage in self.encoder.stages[1:]:
-            down, *rest = _blocks(stage)
-            x = self.xattnres(history, down(x))
-            for block in rest:
-                x = block(x)
+        history = History()
+        for s in range(len(self.encoder.stages)):
+            checkpointed = self.checkpoint and s == 0
+            x = run_stage(self._run_encoder_stage, s, history, x, modules=[self.encoder], checkpointed=checkpointed)
             history.append(x)
         return history
 
-    def _run_first_stage(self, x: Tensor) -> Tensor:
-        """(B, input_channels, *spatial) -> e_1."""
-        stem = getattr(self.encoder, "stem", None)
-        return self.encoder.stages[0](x if stem is None else stem(x))
+    def _run_encoder_stage(self, s: int, history: History, x: Tensor) -> Tensor:
+        """The output of encoder stage s, from the history and the output x of the stage before it, or the image."""
+        if s == 0:  # no layer, as there is no history; when the stage runs again, the history is longer
+            stem = getattr(self.encoder, "stem", None)
+            return self.encoder.stages[0](x if stem is None else stem(x))
+        down, *rest = _blocks(self.encoder.stages[s])
+        x = self.xattnres(history, down(x))
+        for block in rest:
+            x = block(x)
+        return x
 
-    def _decode(self, history: History) -> Tensor | list[Tensor]:
-        """The history [e_1, ..., e_S] -> logits, with deep supervision one tensor per stage."""
+    def _decode(self, history: History, *extra: Tensor) -> Tensor | list[Tensor]:
+        """The history [e_1, ..., e_S] -> logits, with deep supervision one tensor per stage.
+
+        Args:
+            history: the outputs of the encoder stages.
+            *extra: what a subclass passes to every call of `_run_decoder_stage`.
+        """
         # a history of its own, because the decoder may run again, under activation checkpointing
         history = history.first(len(self.encoder.stages))
         decoder, outputs = self.decoder, []
@@ -108,7 +119,9 @@ class XAttnResUNetMixin(nn.Module):
         for s, head in enumerate(decoder.seg_layers):
             modules = [decoder.transpconvs[s], decoder.stages[s]]
             checkpointed = self.checkpoint and s != last
-            x = run_stage(self._run_decoder_stage, s, history, history[-1], modules=modules, checkpointed=checkpointed)
+            x = run_stage(
+                self._run_decoder_stage, s, history, history[-1], *extra, modules=modules, checkpointed=checkpointed
+            )
             history.append(x)
             if decoder.deep_supervision or s == last:
                 outputs.append(head(x))
@@ -147,6 +160,13 @@ class XAttnResUNet(XAttnResUNetMixin, PlainConvUNet):
 
 class XAttnResResidualEncoderUNet(XAttnResUNetMixin, ResidualEncoderUNet):
     """nnU-Net's ResidualEncoderUNet (all ResEnc presets) with XAttnRes in its stages; as `XAttnResUNetMixin`."""
+
+
+XATTNRES_UNETS: Mapping[str, type[XAttnResUNetMixin]] = {
+    "PlainConvUNet": XAttnResUNet,
+    "ResidualEncoderUNet": XAttnResResidualEncoderUNet,
+}
+"""The networks with XAttnRes, by the name of the stock class that they derive from."""
 
 
 def _blocks(stage: Any) -> nn.Sequential:

@@ -1,43 +1,51 @@
-"""The network of an nnU-Net plans file with cross-stage attention residuals."""
+"""A network of this package in place of the one in an nnU-Net plans file."""
 
 import pydoc
+from collections.abc import Mapping
 from typing import Any
 
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
-from .connections import Connections
-from .planned_unet import XAttnResResidualEncoderUNet, XAttnResUNet, XAttnResUNetMixin
+from .connections import refuse_unknown_options
+from .planned_unet import XATTNRES_UNETS, XAttnResUNetMixin
 
 _STOCK_PACKAGE = "dynamic_network_architectures."
-_COUNTERPARTS = {"PlainConvUNet": XAttnResUNet, "ResidualEncoderUNet": XAttnResResidualEncoderUNet}
 
 
-def xattnres_class_name(network_class_name: str) -> str:
-    """Import path of the XAttnRes network that replaces a planned network.
+def replacement(
+    network_class_name: str, networks: Mapping[str, type[XAttnResUNetMixin]] = XATTNRES_UNETS
+) -> type[XAttnResUNetMixin]:
+    """The network that replaces a planned network.
 
     Args:
-        network_class_name: import path in the plans file; that of an XAttnRes network is returned as it is.
+        network_class_name: the import path in the plans file, that of a stock network or of one of this package.
+        networks: the possible networks, by the name of the stock class that they derive from.
+
+    Returns:
+        The network with the same stock class; the planned network itself if it derives from that.
 
     Raises:
-        ValueError: if there is no XAttnRes network for it.
+        ValueError: if there is none.
 
     Example:
-        >>> xattnres_class_name("dynamic_network_architectures.architectures.unet.PlainConvUNet")
-        'nnunet_xattnres.networks.planned_unet.XAttnResUNet'
+        >>> replacement("dynamic_network_architectures.architectures.unet.PlainConvUNet")
+        <class 'nnunet_xattnres.networks.planned_unet.XAttnResUNet'>
     """
     # the module is not compared: nnU-Net finds a stock network by its class name if a release has moved it
     name = network_class_name.rpartition(".")[2]
-    if network_class_name.startswith(_STOCK_PACKAGE) and name in _COUNTERPARTS:
-        counterpart = _COUNTERPARTS[name]
-        return f"{counterpart.__module__}.{counterpart.__qualname__}"
+    if network_class_name.startswith(_STOCK_PACKAGE) and name in networks:
+        return networks[name]
     planned = pydoc.locate(network_class_name)
     if isinstance(planned, type) and issubclass(planned, XAttnResUNetMixin):
-        return network_class_name
+        for base in planned.__mro__:
+            if base.__name__ in networks:
+                network = networks[base.__name__]
+                return planned if issubclass(planned, network) else network
     raise ValueError(
-        f"XAttnRes can replace {' and '.join(_COUNTERPARTS)}, but these plans name the network '{network_class_name}': "
-        "plan with nnU-Net's default planner or a ResEnc preset"
+        f"this trainer can replace {' and '.join(networks)}, but these plans name the network "
+        f"'{network_class_name}': plan with nnU-Net's default planner or a ResEnc preset"
     )
 
 
@@ -46,24 +54,27 @@ def build_from_plans(
     num_input_channels: int,
     num_output_channels: int,
     deep_supervision: bool,
+    networks: Mapping[str, type[XAttnResUNetMixin]] = XATTNRES_UNETS,
     **options: Any,
 ) -> nn.Module:
-    """Build the planned network with XAttnRes in its stages, initialised as nnU-Net initialises it.
+    """Build the network that replaces the planned one, initialised as nnU-Net initialises it.
 
     Args:
         configuration: a configuration of nnU-Net's plans.
         num_input_channels: channels of the image.
         num_output_channels: channels of the logits.
         deep_supervision: return the logits of every decoder stage.
-        options: options of `Connections` (skip, encoder, decoder, decoder_input, init, backend, gate, checkpoint);
-            they take precedence over those in the plans.
+        networks: the possible networks, see `replacement`.
+        options: options of the network, such as those of `Connections` (skip, encoder, decoder, decoder_input, init,
+            backend, gate, checkpoint); they take precedence over those in the plans.
 
     Raises:
-        ValueError: if there is no XAttnRes network for the planned one, or an option is unknown.
+        ValueError: if there is no network for the planned one, or an option is unknown.
     """
-    Connections.from_options(options)  # raises for an unknown option before anything is built
+    network = replacement(configuration.network_arch_class_name, networks)
+    refuse_unknown_options(options, network.allowed_options)  # before anything is built
     return get_network_from_plans(
-        xattnres_class_name(configuration.network_arch_class_name),
+        f"{network.__module__}.{network.__qualname__}",
         {**configuration.network_arch_init_kwargs, **options},
         configuration.network_arch_init_kwargs_req_import,
         num_input_channels,

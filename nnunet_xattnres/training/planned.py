@@ -1,13 +1,47 @@
 """Trainers of the network that nnU-Net planned, PlainConvUNet or ResidualEncoderUNet, with XAttnRes in its stages."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from ..networks import build_from_plans
-from ..networks.plans import xattnres_class_name
+from ..networks.planned_unet import XATTNRES_UNETS, XAttnResUNetMixin
+from ..networks.plans import replacement
 from .names import NETWORKS, ROUTINGS
 from .trainer import XAttnResTrainer
 from .trainer_classes import module_attribute, module_names
 
 
-class nnUNetTrainerXAttnRes(XAttnResTrainer):
+class PlannedNetworkTrainer(XAttnResTrainer):
+    """Base class of the trainers whose network derives from the planned one.
+
+    Attributes:
+        networks: the networks, by the name of the stock class that they derive from.
+        network_options: options of these networks.
+
+    Raises:
+        ValueError: if there is no network for the planned one.
+    """
+
+    networks: ClassVar[Mapping[str, type[XAttnResUNetMixin]]]
+
+    @classmethod
+    def check_patches(cls, configuration):
+        replacement(configuration.network_arch_class_name, cls.networks)  # raises for another network
+        super().check_patches(configuration)
+
+    @classmethod
+    def norm_name(cls, configuration):
+        return str(configuration.network_arch_init_kwargs.get("norm_op")).rpartition(".")[2]
+
+    @classmethod
+    def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):
+        options: dict[str, Any] = cls.network_options
+        return build_from_plans(
+            configuration, num_input_channels, num_output_channels, deep_supervision, cls.networks, **options
+        )
+
+
+class nnUNetTrainerXAttnRes(PlannedNetworkTrainer):
     """Trains the planned network with XAttnRes in every stage and skip connections (arXiv 2604.03297).
 
     Attributes:
@@ -21,21 +55,7 @@ class nnUNetTrainerXAttnRes(XAttnResTrainer):
     network_name = NETWORKS[""].label
     routing = ROUTINGS["XAttnRes"].label
     dims = NETWORKS[""].dims
-
-    @classmethod
-    def check_patches(cls, configuration):
-        xattnres_class_name(configuration.network_arch_class_name)  # raises for another network
-        super().check_patches(configuration)
-
-    @classmethod
-    def norm_name(cls, configuration):
-        return str(configuration.network_arch_init_kwargs.get("norm_op")).rpartition(".")[2]
-
-    @classmethod
-    def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):
-        return build_from_plans(
-            configuration, num_input_channels, num_output_channels, deep_supervision, **cls.network_options
-        )
+    networks = XATTNRES_UNETS
 
 
 def __getattr__(name: str) -> type[XAttnResTrainer]:
