@@ -76,15 +76,19 @@ def test_imports_make_no_class_and_other_names_are_absent():
     """nnU-Net looks up any name in the file, also those of its own trainers."""
     program = """
 import sys
-from nnunet_xattnres.training import emcad, paper_unet, planned, trainer_classes
+from importlib import import_module
+from nnunet_xattnres.training import emcad, planned, trainer_classes
+from nnunet_xattnres.training.names import NETWORKS
 from nnunet_xattnres.training.trainer import XAttnResTrainer
 import nnUNetTrainerXAttnRes as file
 def classes(cls):
     return {cls.__name__}.union(*map(classes, cls.__subclasses__()))
+networks = [import_module(f"nnunet_xattnres.training.{network.module}") for network in NETWORKS.values()]
 before, modules = classes(XAttnResTrainer), set(sys.modules)
-assert before == {"XAttnResTrainer", *(f"nnUNetTrainer{n}XAttnRes" for n in ("", "PaperUNet", "EMCAD"))}, before
+written = {network.trainer for network in NETWORKS.values()}
+assert before == {"XAttnResTrainer", "PlannedNetworkTrainer", *written}, before
 for name in ("nnUNetTrainer", "nnUNetTrainer_5epochs", "nnUNetTrainerNoMirroring", "nnUNetTrainerXAttnRess", "__x__"):
-    for module in (file, planned, paper_unet, emcad):
+    for module in (file, *networks):
         assert not hasattr(module, name), (module, name)
 assert classes(XAttnResTrainer) == before and set(sys.modules) == modules
 assert "nnUNetTrainerXAttnResReplace" in dir(file) and "nnUNetTrainerEMCAD" in dir(emcad)
