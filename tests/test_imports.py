@@ -15,7 +15,7 @@ LAYERS = (
     {"history", "layer", "stages"},
     {"networks"},
     {"training"},
-    {"benchmark", "convert", "cost", "demo", "evaluation", "paper"},
+    {"benchmark", "convert", "cost", "demo", "evaluation", "paper", "planning"},
     {"cli"},
     {"__main__"},
 )

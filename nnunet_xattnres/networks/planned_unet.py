@@ -135,11 +135,12 @@ class XAttnResUNetMixin(nn.Module):
         return self.decoder.stages[s](self.connections.merge_skip(self.xattnres, history, up(x), skip))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Feature-map elements that training keeps per sample, from which nnU-Net's planner estimates GPU memory.
+        """Feature-map elements per sample, from which nnU-Net's planner estimates GPU memory.
 
-        They are those of the stock network, the output of every XAttnRes layer and the pooled copies that it reads.
-        As in nnU-Net's own count, temporary tensors are left out. A planner uses it if its `UNet_class` is this class;
-        the planners of nnU-Net itself count the stock network.
+        nnU-Net counts the output of every convolution once, although training keeps it twice, before and after its
+        normalisation. What XAttnRes keeps, the output of every layer and the pooled copies that it reads, is kept once,
+        so it counts half. As in nnU-Net's own count, temporary tensors are left out. A planner uses it if its
+        `UNet_class` is this class; the planners of nnU-Net itself count the stock network.
 
         Args:
             input_size: patch size in voxels, one number per spatial axis.
@@ -151,7 +152,7 @@ class XAttnResUNetMixin(nn.Module):
             sizes.append(size)
         layers = self.xattnres.count_kept_elements(sizes + sizes[-2::-1])
         stock: Any = super()  # the U-Net that this class is mixed into
-        return stock.compute_conv_feature_map_size(input_size) + layers
+        return stock.compute_conv_feature_map_size(input_size) + layers // 2
 
 
 class XAttnResUNet(XAttnResUNetMixin, PlainConvUNet):

@@ -49,6 +49,17 @@ def replacement(
     )
 
 
+def class_name(network: type[nn.Module]) -> str:
+    """The import path of a network for a plans file: from `nnunet_xattnres.networks` where it is public.
+
+    Example:
+        >>> class_name(XATTNRES_UNETS["PlainConvUNet"])
+        'nnunet_xattnres.networks.XAttnResUNet'
+    """
+    public = f"{__package__}.{network.__qualname__}"
+    return public if pydoc.locate(public) is network else f"{network.__module__}.{network.__qualname__}"
+
+
 def build_from_plans(
     configuration: ConfigurationManager,
     num_input_channels: int,
@@ -74,7 +85,7 @@ def build_from_plans(
     network = replacement(configuration.network_arch_class_name, networks)
     refuse_unknown_options(options, network.allowed_options)  # before anything is built
     return get_network_from_plans(
-        f"{network.__module__}.{network.__qualname__}",
+        class_name(network),
         {**configuration.network_arch_init_kwargs, **options},
         configuration.network_arch_init_kwargs_req_import,
         num_input_channels,
