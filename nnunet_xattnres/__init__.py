@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 # resolved on first use, so that the command line starts without torch
 _PUBLIC = {
     "History": ".history",
+    "SEMA": ".attention",
     "XAttnRes": ".layer",
     "XAttnResStages": ".stages",
     "XAttnResUNet": ".networks",

@@ -11,7 +11,7 @@ import nnunet_xattnres
 ROOT = Path(nnunet_xattnres.__file__).parent
 LAYERS = (
     {"", "utils"},  # the package itself has the version and resolves public names on first use
-    {"ops"},
+    {"attention", "ops"},
     {"history", "layer", "stages"},
     {"networks"},
     {"training"},

@@ -1,0 +1,6 @@
+"""Attention layers of other systems, as modules of PyTorch alone, in 2-D and 3-D."""
+
+from .mlla_block import MLLABlock
+from .sema import SEMA
+
+__all__ = ["SEMA", "MLLABlock"]
