@@ -1,18 +1,24 @@
-"""xattnres cost: measure the time and memory of XAttnRes, of stock nnU-Net and of the reference equations.
+"""xattnres cost: measure the time and memory of networks: stock nnU-Net, XAttnRes and the others of this package.
 
-For networks as nnU-Net plans them, the table shows the parameters, the FLOPs of a forward pass (convolutions and
-projections), the bytes that it keeps for backward, and the median seconds of the forward pass, the backward pass, the
-whole training step (loss at all scales, clipping, optimiser) and inference; on CUDA also the peak memory. The networks
+Without --trainer and --all-networks, the networks are that of stock nnU-Net, that with XAttnRes, and the reference
+equations taken literally. The table shows the parameters, the FLOPs of a forward pass (convolutions, matrix products
+and attention), the bytes that it keeps for backward, and the median seconds of the forward pass, the backward pass, the
+whole training step (the trainer's loss, clipping, optimiser) and inference; on CUDA also the peak memory. The networks
 are measured in turns, so that other work on the machine slows all of them down. A second table has the first training
 step of each network in a process of its own, with compilation and empty caches. --layers adds a table of every call of
 the operator: its time, the bytes that it reads and writes at least, and the time that a copy of them takes.
 
 Before this, the logits and the gradients of XAttnRes are compared with the reference equations, in float64 and in the
 precision that is measured; in the latter, at most twice the error that the reference itself has there is accepted. If
-they differ, nothing is measured and the exit code is 1.
+they differ, nothing is measured and the exit code is 1. Networks that do not follow the plans are not compared.
+
+A trainer that cannot train a case is left out of it, with one line. If a trainer that --trainer names is measured in no
+case, the exit code is 1.
 
 examples:
   xattnres cost                                       2d, 256x256, batch size 2: some minutes on two CPU cores
+  xattnres cost --all-networks                        every network of this package beside stock nnU-Net
+  xattnres cost --trainer nnUNetTrainerEMCAD nnUNetTrainerEMCADXAttnRes
   xattnres cost --device cuda                         mixed precision and torch.compile, as nnU-Net trains
   xattnres cost --case 2d-512 3d-128 --no-reference   other typical plans, without the slow reference equations
   xattnres cost --device cuda --case 2d-512 --no-reference --layers --out 2d-512.json
@@ -23,7 +29,7 @@ examples:
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +43,31 @@ if TYPE_CHECKING:
     from ..cost.check import Comparison
     from ..cost.layers import LayerMeasurement
     from ..cost.measure import FirstStep, Measurement, MeasureOptions
+    from ..cost.networks import MeasuredNetwork
 
 _CASES = ("2d-256", "2d-512", "3d-128", "resencm-2d-512", "resencm-3d-128")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    networks = parser.add_argument_group("networks")
+    measured = parser.add_argument_group("networks, beside stock nnU-Net")
+    trainers = measured.add_mutually_exclusive_group()
+    trainers.add_argument(
+        "--trainer", nargs="+", metavar="NAME",
+        help="measure the networks of these trainers, any that nnUNetv2_train -tr finds",
+    )  # fmt: skip
+    trainers.add_argument(
+        "--all-networks", action="store_true",
+        help="measure every network of this package without XAttnRes and with it",
+    )  # fmt: skip
+    measured.add_argument(
+        "--backend", nargs="+", default=["auto"], choices=["auto", "torch", "triton"],
+        help="one or several backends of XAttnRes (default: auto)",
+    )  # fmt: skip
+    measured.add_argument(
+        "--no-reference", action="store_true",
+        help="do not measure the reference equations, which are slow; they are not with --trainer and --all-networks",
+    )  # fmt: skip
+    networks = parser.add_argument_group("plans")
     source = networks.add_mutually_exclusive_group()
     source.add_argument(
         "--case", nargs="+", choices=_CASES, metavar="CASE",
@@ -67,13 +92,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measurement = parser.add_argument_group("measurement")
     measurement.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     measurement.add_argument(
-        "--backend", nargs="+", default=["auto"], choices=["auto", "torch", "triton"],
-        help="one or several backends of XAttnRes (default: auto)",
-    )  # fmt: skip
-    measurement.add_argument(
-        "--no-reference", action="store_true", help="do not measure the reference equations, which are slow"
-    )
-    measurement.add_argument(
         "--amp", action=argparse.BooleanOptionalAction, help="use mixed precision (default: only on CUDA)"
     )
     measurement.add_argument(
@@ -81,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     measurement.add_argument(
         "--checkpoint", action="store_true",
-        help="let the networks with XAttnRes compute some stages again in the backward pass, to keep less for it",
+        help="let the networks of this package compute some stages again in the backward pass, to keep less for it",
     )  # fmt: skip
     measurement.add_argument(
         "--first-step", action=argparse.BooleanOptionalAction,
@@ -126,20 +144,43 @@ def run(arguments: argparse.Namespace) -> int:
         first_step=cuda if arguments.first_step is None else arguments.first_step,
         checkpoint=arguments.checkpoint,
     )
-    backends: dict[str, str | None] = {"stock": None}
-    if not arguments.no_reference:
-        backends["reference"] = "reference"
-    backends |= {"XAttnRes" if b == "auto" else f"XAttnRes {b}": b for b in arguments.backend}
+    trainers = _find_trainers(arguments)
     # kept until all is measured, because compiled code is loaded from it
     with tempfile.TemporaryDirectory(prefix="xattnres-cost-", ignore_cleanup_errors=True) as folder:
         measure_all = _measure_scaling if arguments.scaling else _measure_cases
-        measured = measure_all(arguments, options, backends, Path(folder))
-    if measured is None or not _triton_was_used(backends, device):
+        measured = measure_all(arguments, options, trainers, Path(folder))
+    if measured is None or not _triton_was_used(arguments.backend, device):
         return 1
     if arguments.out:
         report.save_json(arguments.out, options, measured)
         print(f"\nwritten: {arguments.out}")
-    return 0
+    succeeded = {result["trainer"] for case in measured for result in case["results"] if not result["failure"]}
+    return int(not set(arguments.trainer or []) <= succeeded)
+
+
+def _find_trainers(arguments: argparse.Namespace) -> list[str]:
+    """The trainers to measure beside stock nnU-Net. What is wrong with a name goes to stderr, and it is left out.
+
+    Raises:
+        UserError: if no trainer is left.
+    """
+    from ..cost.networks import STOCK, XATTNRES, all_trainers, trainer_class_of
+
+    if arguments.all_networks:
+        return all_trainers()
+    found = []
+    problems = []
+    for name in dict.fromkeys(arguments.trainer or [XATTNRES]):
+        try:
+            trainer_class_of(name)
+            found.append(name)
+        except UserError as error:
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    for problem in problems:
+        print(f"xattnres cost: {problem}", file=sys.stderr)
+    return [name for name in found if name != STOCK.trainer]
 
 
 def _find_device(name: str) -> "torch.device":
@@ -160,7 +201,7 @@ def _show_progress(message: str) -> None:
 
 
 def _measure_cases(
-    arguments: argparse.Namespace, options: "MeasureOptions", backends: Mapping[str, str | None], folder: Path
+    arguments: argparse.Namespace, options: "MeasureOptions", trainers: Sequence[str], folder: Path
 ) -> list[dict[str, Any]] | None:
     """Measure the cases of --case or --plans; returns what --out writes, None on an error."""
     from dataclasses import replace
@@ -177,7 +218,7 @@ def _measure_cases(
     for case in chosen:
         patch = "x".join(map(str, case.patch_size))
         title = f"{case.name}: patch {patch}, batch size {case.batch_size}"
-        result = _measure_case(case, title, options, backends, arguments.layers, folder)
+        result = _measure_case(case, title, arguments, options, trainers, folder)
         if result is None:
             return None
         measured.append(result[1])
@@ -185,7 +226,7 @@ def _measure_cases(
 
 
 def _measure_scaling(
-    arguments: argparse.Namespace, options: "MeasureOptions", backends: Mapping[str, str | None], folder: Path
+    arguments: argparse.Namespace, options: "MeasureOptions", trainers: Sequence[str], folder: Path
 ) -> list[dict[str, Any]] | None:
     """Measure the series of --scaling and draw them; returns what --out writes, None on an error."""
     from ..cost import cases, report
@@ -195,7 +236,7 @@ def _measure_scaling(
     for quantity, points in cases.scaling_cases().items():
         series[quantity] = []
         for value, case in points:
-            result = _measure_case(case, case.name, options, backends, arguments.layers, folder)
+            result = _measure_case(case, case.name, arguments, options, trainers, folder)
             if result is None:
                 return None
             series[quantity].append((value, result[0]))
@@ -209,35 +250,42 @@ def _measure_scaling(
 def _measure_case(
     case: "Case",
     title: str,
+    arguments: argparse.Namespace,
     options: "MeasureOptions",
-    backends: Mapping[str, str | None],
-    with_layers: bool,
+    trainers: Sequence[str],
     folder: Path,
 ) -> "tuple[list[Measurement], dict[str, Any]] | None":
     """Check and measure one case and print its table; returns the results, also for JSON, or None on an error."""
     from ..cost import report
     from ..cost.first_step import compiled_code_from
     from ..cost.measure import measure
+    from ..cost.networks import STOCK, XATTNRES, MeasuredNetwork, networks_of
 
-    comparisons = _compare_with_reference(case, backends, options)
+    networks, left_out = networks_of(trainers, arguments.backend, case)
+    comparisons = _compare_with_reference(case, networks, options)
     if comparisons is None:
         return None
+    networks = [STOCK, *networks]
+    if not (arguments.trainer or arguments.all_networks or arguments.no_reference):
+        networks.insert(1, MeasuredNetwork("reference", XATTNRES, "reference"))
     folder = Path(tempfile.mkdtemp(dir=folder))
-    first_steps = _measure_first_steps(case, backends, options, folder) if options.first_step else {}
+    first_steps = _measure_first_steps(case, networks, options, folder) if options.first_step else {}
     with compiled_code_from([folder / name for name in first_steps], folder / "merged"):
-        results = measure(case, backends, options, _show_progress)
+        results = measure(case, networks, options, _show_progress)
     for result in results:
         result.first_step = first_steps.get(result.name)
     _show_progress("")
     print(f"\n{title}\n{report.format_results(results)}", flush=True)
     if first_steps:
         print(f"\n{report.format_first_steps(results)}", flush=True)
-    layers = _measure_layers(case, backends, options) if with_layers else {}
-    return results, report.to_dict(case, results, comparisons, layers)
+    for line in report.format_left_out(left_out):
+        print(line, flush=True)
+    layers = _measure_layers(case, networks, options) if arguments.layers else {}
+    return results, report.to_dict(case, results, comparisons, layers, left_out)
 
 
 def _measure_first_steps(
-    case: "Case", backends: Mapping[str, str | None], options: "MeasureOptions", folder: Path
+    case: "Case", networks: "Sequence[MeasuredNetwork]", options: "MeasureOptions", folder: Path
 ) -> "dict[str, FirstStep]":
     """The first training step of every network but the reference, each with empty caches in a folder of its name."""
     from ..cost.first_step import measure_first_step
@@ -245,16 +293,16 @@ def _measure_first_steps(
 
     first_steps = {}
     free_memory()
-    for name, backend in backends.items():
-        if backend != "reference":
-            _show_progress(f"{case.name}: {name}: first step, with empty caches")
-            (folder / name).mkdir()
-            first_steps[name] = measure_first_step(case, backend, options, folder / name)
+    for network in networks:
+        if network.backend != "reference":
+            _show_progress(f"{case.name}: {network.name}: first step, with empty caches")
+            (folder / network.name).mkdir()
+            first_steps[network.name] = measure_first_step(case, network, options, folder / network.name)
     return first_steps
 
 
 def _measure_layers(
-    case: "Case", backends: Mapping[str, str | None], options: "MeasureOptions"
+    case: "Case", networks: "Sequence[MeasuredNetwork]", options: "MeasureOptions"
 ) -> "dict[str, LayerMeasurement]":
     """Measure and print every call of the operator in one training step; returns them by network."""
     from ..cost import report
@@ -262,11 +310,12 @@ def _measure_layers(
     from ..cost.measure import is_out_of_memory
 
     layers = {}
-    for name, backend in backends.items():
-        if backend is None or backend == "reference":
+    for network in networks:
+        name = network.name
+        if network.backend in (None, "reference"):
             continue
         try:
-            layers[name] = measure_layers(case, backend, options, _show_progress)
+            layers[name] = measure_layers(case, network, options, _show_progress)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -278,13 +327,13 @@ def _measure_layers(
     return layers
 
 
-def _triton_was_used(backends: Mapping[str, str | None], device: "torch.device") -> bool:
+def _triton_was_used(backends: Sequence[str], device: "torch.device") -> bool:
     """Whether Triton computed XAttnRes wherever it was chosen. If PyTorch replaced it, the reason goes to stderr."""
     from ..ops import custom_op
     from ..ops.dispatch import resolve_backend
 
     reasons = sorted(custom_op.triton_refusals)
-    if "triton" in backends.values() and resolve_backend("triton", device.type) != "triton":
+    if "triton" in backends and resolve_backend("triton", device.type) != "triton":
         reasons.append("it cannot be used here")
     for reason in reasons:
         print(
@@ -296,15 +345,18 @@ def _triton_was_used(backends: Mapping[str, str | None], device: "torch.device")
 
 
 def _compare_with_reference(
-    case: "Case", backends: Mapping[str, str | None], options: "MeasureOptions"
+    case: "Case", networks: "Sequence[MeasuredNetwork]", options: "MeasureOptions"
 ) -> "dict[str, list[Comparison]] | None":
     """The comparisons with the reference by network; None, with the errors on stderr, if one is not accepted."""
     from ..cost import report
     from ..cost.check import compare_with_reference
+    from ..cost.networks import follows_plans
 
-    _show_progress(f"{case.name}: comparing with the reference equations")
-    compared = {name: backend for name, backend in backends.items() if backend not in (None, "reference")}
-    comparisons = compare_with_reference(case, compared, options.device, options.amp)
+    comparisons: dict[str, list[Comparison]] = {}
+    for trainer in dict.fromkeys(n.trainer for n in networks if n.backend and follows_plans(n.trainer)):
+        _show_progress(f"{case.name}: {trainer}: comparing with the reference equations")
+        same = [network for network in networks if network.trainer == trainer]
+        comparisons |= compare_with_reference(case, same, options.device, options.amp)
     _show_progress("")
     accepted = True
     for name, pair in comparisons.items():

@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from torch import nn
-
 from ..networks.plans import replacement
 from ..utils.errors import UserError
 from ..utils.plans_file import count_input_channels, get_configuration, read_plans
@@ -40,23 +37,43 @@ class Case:
     num_classes: int = 3
     requires_import: tuple[str, ...] = _REQUIRES_IMPORT
 
-    def build(self, backend: str | None = None, checkpoint: bool = False) -> nn.Module:
-        """Build the network by nnU-Net's own function: the stock network, or with XAttnRes if `backend` is given.
+    @property
+    def configuration_name(self) -> str:
+        """The name of the configuration in `plans`."""
+        return "2d" if len(self.patch_size) == 2 else "3d_fullres"
 
-        Args:
-            backend: the backend of XAttnRes, or None for the stock network.
-            checkpoint: the option of the network with XAttnRes (activation checkpointing).
-        """
-        name = self.network_class_name
-        options: dict[str, Any] = {}
-        if backend is not None:
-            network = replacement(name)
-            name = f"{network.__module__}.{network.__qualname__}"
-            options = {"backend": backend, "checkpoint": checkpoint}
-        return get_network_from_plans(
-            name, {**self.arch_kwargs, **options}, list(self.requires_import), self.input_channels, self.num_classes,
-            allow_init=True, deep_supervision=True,
-        )  # fmt: skip
+    def plans(self) -> dict[str, Any]:
+        """The content of a plans file with this network, as a trainer gets it."""
+        configuration = {
+            "data_identifier": f"nnUNetPlans_{self.configuration_name}",
+            "batch_size": self.batch_size,
+            "batch_dice": True,
+            "patch_size": list(self.patch_size),
+            "spacing": [1.0] * len(self.patch_size),
+            "normalization_schemes": ["ZScoreNormalization"] * self.input_channels,
+            "architecture": {
+                "network_class_name": self.network_class_name,
+                "arch_kwargs": self.arch_kwargs,
+                "_kw_requires_import": list(self.requires_import),
+            },
+        }
+        return {
+            "dataset_name": "Dataset000_Cost",
+            "plans_name": "nnUNetPlans",
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": {str(n): {} for n in range(self.input_channels)},
+            "configurations": {self.configuration_name: configuration},
+            "continue_training": False,
+        }
+
+    def dataset_json(self) -> dict[str, Any]:
+        """The content of a dataset.json with as many channels and labels; one class is a region."""
+        labels: dict[str, Any] = {f"label {n}": n for n in range(1, self.num_classes)}
+        regions = {}
+        if self.num_classes == 1:
+            labels, regions = {"region": [1, 2]}, {"regions_class_order": [1]}
+        channels = {str(n): f"channel {n}" for n in range(self.input_channels)}
+        return {"labels": {"background": 0, **labels}, **regions, "channel_names": channels, "file_ending": ".nii.gz"}
 
     def small(self) -> "Case":
         """A case to compare results: an eighth of the channels, a small patch, batch size 1, SiLU.

@@ -7,13 +7,14 @@ are compared with the reference in float64, and the error of the backend is held
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from .cases import Case
+from .networks import MeasuredNetwork, start_training
 
 FLOAT64_BOUND = 1e-8
 """The largest accepted error in float64."""
@@ -86,29 +87,33 @@ class Comparison:
 
 
 def compare_with_reference(
-    case: Case, backends: Mapping[str, str], device: torch.device, amp: bool
+    case: Case, networks: Sequence[MeasuredNetwork], device: torch.device, amp: bool
 ) -> dict[str, list[Comparison]]:
-    """Compare backends with the reference equations in float64, and in float32 or mixed precision.
+    """Compare backends of one network with the reference equations in float64, and in float32 or mixed precision.
 
     The networks are `case.small()`. Their pseudo-queries are random: with the initial value of zero, all attention
     weights would be equal, and wrong weights would not be noticed. Gates are half open for the same reason.
 
     Args:
-        case: the network.
-        backends: the backends by name.
+        case: plans.
+        networks: the networks, of one trainer, which differ in the backend of XAttnRes.
         device: where they are computed.
         amp: whether mixed precision takes the place of float32.
 
     Returns:
-        The two comparisons of every backend by name.
+        The two comparisons of every network by its name.
+
+    Raises:
+        Exception: of any type, if the trainer cannot train the small case.
     """
-    small = case.small()
+    small, (trainer, *_) = case.small(), networks
+    backends = {network.name: network.backend for network in networks}
     precision = "mixed precision" if amp else "float32"
     float64: dict[str, list[TensorError]] = {}
     errors: dict[str, list[dict[str, float]]] = {name: [] for name in ("reference", *backends)}
     with _without_cudnn_benchmark():
         for seed in range(_SEEDS):
-            sample = _Sample(small, seed, device, amp)
+            sample = _Sample(small, trainer, seed, device, amp)
             exact = sample.compute("reference", torch.float64)
             errors["reference"].append(_errors(sample.compute("reference", torch.float32), exact))
             for name, backend in backends.items():
@@ -135,10 +140,10 @@ def compare_with_reference(
 class _Sample:
     """Random weights, a random image and a random loss, on which all backends and precisions are computed."""
 
-    def __init__(self, case: Case, seed: int, device: torch.device, amp: bool):
-        self.case, self.seed, self.device, self.amp = case, seed, device, amp
+    def __init__(self, case: Case, measured: MeasuredNetwork, seed: int, device: torch.device, amp: bool):
+        self.case, self.measured, self.seed, self.device, self.amp = case, measured, seed, device, amp
         torch.manual_seed(seed)
-        network = case.build("reference")
+        network = self._build("reference")
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 if name.endswith("pseudo_query"):
@@ -149,13 +154,16 @@ class _Sample:
         self.state = network.state_dict()
         self.loss_scale = _LOSS_SCALE
 
-    def compute(self, backend: str, dtype: torch.dtype) -> dict[str, list[Tensor]]:
+    def _build(self, backend: str | None) -> nn.Module:
+        return start_training(replace(self.measured, backend=backend), self.case, torch.device("cpu")).network
+
+    def compute(self, backend: str | None, dtype: torch.dtype) -> dict[str, list[Tensor]]:
         """The logits of every scale, and the gradients of the parameters of every stage and layer.
 
         The reference in mixed precision lowers the loss scale until no gradient overflows, as nnU-Net's gradient
         scaler does.
         """
-        network = self.case.build(backend)
+        network = self._build(backend)
         network.load_state_dict(self.state)
         network.to(self.device, dtype)
         amp = self.amp and dtype != torch.float64
@@ -169,8 +177,10 @@ class _Sample:
     def _compute(self, network: nn.Module, dtype: torch.dtype, amp: bool) -> dict[str, list[Tensor]]:
         scale = self.loss_scale if amp else 1.0
         network.zero_grad(set_to_none=True)
+        torch.manual_seed(self.seed)  # of dropout
         with torch.autocast(self.device.type) if amp else contextlib.nullcontext():
             logits = network(self.image.to(self.device, dtype))
+        logits = [logits] if isinstance(logits, Tensor) else logits
         # A loss that is linear in the logits: its gradient has no rounding errors. The mean square would hardly depend
         # on what comes before the last normalisation.
         generator = torch.Generator().manual_seed(self.seed)

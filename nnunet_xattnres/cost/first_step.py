@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 
 from .cases import Case
 from .measure import FirstStep, MeasureOptions, NetworkRunner, is_out_of_memory
+from .networks import MeasuredNetwork, environment
 
 TIMEOUT = 900
 """The seconds after which a process is ended."""
@@ -25,18 +26,18 @@ _LOG = "first_step.log"
 
 
 def measure_first_step(
-    case: Case, backend: str | None, options: MeasureOptions, folder: Path, timeout: float = TIMEOUT
+    case: Case, network: MeasuredNetwork, options: MeasureOptions, folder: Path, timeout: float = TIMEOUT
 ) -> FirstStep:
     """Start a process that makes a network and runs one training step.
 
     Args:
-        case: the network.
-        backend: the backend of XAttnRes, or None for the stock network.
+        case: plans, patch size and batch size.
+        network: the network.
         options: how it is run.
         folder: an existing empty folder, in which the compilers keep their results.
         timeout: seconds.
     """
-    job = pickle.dumps((case, backend, options, torch.get_num_threads(), str(folder / _RESULT)))
+    job = pickle.dumps((case, network, options, torch.get_num_threads(), str(folder / _RESULT)))
     environment = {**os.environ, **_cache_variables(folder)}
     # a file, not a pipe: the processes in which PyTorch compiles would keep a pipe open
     with (folder / _LOG).open("wb") as log:
@@ -61,36 +62,23 @@ def compiled_code_from(folders: Sequence[Path], merged: Path) -> Iterator[None]:
     """
     for folder in folders:
         shutil.copytree(folder, merged, dirs_exist_ok=True)
-    changes = _cache_variables(merged) if folders else {}
-    before = {name: os.environ.get(name) for name in changes}
-    _set_variables(changes)
-    try:
+    with environment(_cache_variables(merged)) if folders else contextlib.nullcontext():
         yield
-    finally:
-        _set_variables(before)
 
 
 def _cache_variables(folder: Path) -> dict[str, str]:
     return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
 
 
-def _set_variables(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
 def _main() -> None:
     """Measure the network that comes from standard input, and write the result into the file that comes with it."""
-    case, backend, options, threads, result = pickle.load(sys.stdin.buffer)
+    case, network, options, threads, result = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True  # as nnU-Net trains
     cuda = options.device.type == "cuda"
     step = FirstStep()
     try:
-        runner = NetworkRunner(case, backend, options)
+        runner = NetworkRunner(case, network, options)
         if cuda:
             torch.cuda.synchronize(options.device)
         start = time.perf_counter()

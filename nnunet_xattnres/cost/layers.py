@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..ops import custom_op
 from .cases import Case
 from .measure import MeasureOptions, NetworkRunner, free_memory, is_out_of_memory
+from .networks import MeasuredNetwork
 
 _COPY_BYTES = {"cpu": 2**27, "cuda": 2**30}
 """The size of the copy that measures the bandwidth; larger than all caches."""
@@ -75,7 +76,7 @@ class LayerMeasurement:
 
 def measure_layers(
     case: Case,
-    backend: str,
+    network: MeasuredNetwork,
     options: MeasureOptions,
     show_progress: Callable[[str], None] = lambda message: None,
 ) -> LayerMeasurement:
@@ -85,14 +86,14 @@ def measure_layers(
     the same code there.
 
     Args:
-        case: the network.
-        backend: the backend of XAttnRes.
+        case: plans, patch size and batch size.
+        network: a network with XAttnRes.
         options: how the network is run, and the number of replays.
         show_progress: called with one line before each replay.
     """
     free_memory()
     measurement = LayerMeasurement(_measure_bandwidth(options.device), options.device.type == "cuda")
-    runner = NetworkRunner(case, backend, replace(options, compile=False))
+    runner = NetworkRunner(case, network, replace(options, compile=False))
     runner.warm_up(1)
     current = ""
     names: dict[tuple, str] = {}  # of the layers, by the shapes of what they compute on

@@ -2,24 +2,22 @@
 
 import contextlib
 import gc
-import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch._dynamo
-from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..utils.errors import last_line
 from .cases import Case
+from .networks import STOCK, MeasuredNetwork, plain, start_training
 
 _REFERENCE_MEMORY_FACTOR = 30
 """The memory of the reference equations, relative to what the stock network keeps for backward (an estimate)."""
@@ -41,7 +39,7 @@ class MeasureOptions:
         repeats: the number of measured steps.
         reference_repeats: the number of measured steps of the reference equations, which are slow.
         first_step: whether the first step of every network is measured in a process of its own.
-        checkpoint: whether the networks with XAttnRes compute some stages again in the backward pass.
+        checkpoint: whether the networks of this package compute some stages again in the backward pass.
     """
 
     device: torch.device
@@ -75,8 +73,9 @@ class Measurement:
 
     Attributes:
         name: name of the network, for tables.
+        trainer: name of its trainer.
         parameters: the number of parameters.
-        flops: floating point operations of a forward pass.
+        flops: floating point operations of a forward pass: convolutions, matrix products, attention.
         saved_bytes: bytes that a forward pass keeps for backward, without the parameters.
         seconds: the seconds of every repeat by phase.
         peak_allocated, peak_reserved: the largest memory of a training step in bytes, on CUDA only.
@@ -85,6 +84,7 @@ class Measurement:
     """
 
     name: str
+    trainer: str = ""
     parameters: int = 0
     flops: int = 0
     saved_bytes: int = 0
@@ -140,58 +140,49 @@ class _Stopwatch:
 
 
 class NetworkRunner:
-    """A network with what nnU-Net's training step has: loss at all scales, optimiser, gradient scaler, clipping.
+    """A network with what its trainer's training step has: loss at all scales, optimiser, gradient scaler, clipping.
 
     Nothing is computed before the first call of a method.
 
     Args:
-        case: the network.
-        backend: the backend of XAttnRes, or None for the stock network.
+        case: plans, patch size and batch size.
+        network: the network.
         options: how it is run.
+
+    Raises:
+        Exception: of any type, if its trainer cannot train the case.
     """
 
-    def __init__(self, case: Case, backend: str | None, options: MeasureOptions):
-        self.backend = backend
+    def __init__(self, case: Case, network: MeasuredNetwork, options: MeasureOptions):
+        self.backend = network.backend
         self.options = options
         device = options.device
         torch.manual_seed(0)
-        network = case.build(backend, options.checkpoint).to(device)
-        self.plain = network
-        self.network: Callable[[torch.Tensor], list[torch.Tensor]] = network
-        if options.compile:
-            self.network = torch.compile(network)
-        self.optimizer = torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
+        self.trainer = start_training(network, case, device, options.compile, options.checkpoint)
+        self.network, self.plain = self.trainer.network, plain(self.trainer)
         self.scaler = torch.amp.GradScaler(device.type) if options.amp and device.type == "cuda" else None
         self.image = torch.randn(case.batch_size, case.input_channels, *case.patch_size, device=device)
-        self.target = [
-            torch.randint(case.num_classes, (case.batch_size, 1, *size), device=device).float()
-            for size in output_sizes(case)
+        scales = self.trainer._get_deep_supervision_scales()
+        targets = [
+            torch.randint(max(case.num_classes, 2), (case.batch_size, 1, *size), device=device).float()
+            for size in target_sizes(case.patch_size, scales)
         ]
-        loss = DC_and_CE_loss(
-            {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {},
-            dice_class=MemoryEfficientSoftDiceLoss,
-        )  # fmt: skip
-        if options.compile:
-            loss.dc = torch.compile(loss.dc)
-        weights = np.array([1 / 2**i for i in range(len(self.target))])
-        weights[-1] = 0 if len(self.target) > 1 else 1
-        self.loss = DeepSupervisionWrapper(loss, weights / weights.sum())
+        self.target = targets[0] if scales is None else targets
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.options.device.type) if self.options.amp else contextlib.nullcontext()
 
     def _set_mode(self, training: bool) -> None:
         self.plain.train(training)
-        decoder: Any = self.plain.decoder
-        decoder.deep_supervision = training
+        self.trainer.set_deep_supervision_enabled(training and self.trainer.enable_deep_supervision)
 
     def train_step(self) -> dict[str, float]:
         """Run one training step; returns its seconds by phase."""
         self._set_mode(training=True)
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer = self.trainer.optimizer
         stopwatch = _Stopwatch(self.options.device)
         with self._autocast():
-            loss = self.loss(self.network(self.image), self.target)
+            loss = self.trainer.loss(self.network(self.image), self.target)
         stopwatch.mark()
         if self.scaler:
             self.scaler.scale(loss).backward()
@@ -199,14 +190,15 @@ class NetworkRunner:
             loss.backward()
         stopwatch.mark()
         if self.scaler:
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(self.plain.parameters(), 12)
         if self.scaler:
-            self.scaler.step(self.optimizer)
+            self.scaler.step(optimizer)
             self.scaler.update()
         else:
-            self.optimizer.step()
+            optimizer.step()
         step = stopwatch.stop()
+        optimizer.zero_grad(set_to_none=True)  # the other networks may need the memory
         forward, backward = stopwatch.parts()
         return {"forward": forward, "backward": backward, "step": step}
 
@@ -244,62 +236,69 @@ class NetworkRunner:
             return tensor
 
         self._set_mode(training=True)
-        counter = FlopCounterMode(display=False)
-        with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), self._autocast():
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), self._autocast():
+            self.plain(self.image)
+        measurement.saved_bytes = sum(saved.values())
+        alive.clear()
+        # of PyTorch's implementations of attention, this is the one whose operations are counted on every device
+        counter, attention = FlopCounterMode(display=False), sdpa_kernel(SDPBackend.MATH)
+        with counter, attention, torch.no_grad(), self._autocast():
             self.plain(self.image)
         measurement.flops = counter.get_total_flops()
-        measurement.saved_bytes = sum(saved.values())
 
 
-def output_sizes(case: Case) -> list[tuple[int, ...]]:
-    """The spatial sizes of the network's outputs, the largest first: those of all its stages but the last."""
-    sizes, size = [], case.patch_size
-    for stride in case.arch_kwargs["strides"][:-1]:
-        size = tuple(math.ceil(s / t) for s, t in zip(size, stride, strict=True))
-        sizes.append(size)
-    return sizes
+def target_sizes(patch_size: Sequence[int], scales: Sequence[Sequence[float]] | None) -> list[tuple[int, ...]]:
+    """The spatial sizes of the label maps that nnU-Net makes for a trainer's `_get_deep_supervision_scales`."""
+    if scales is None:
+        return [tuple(patch_size)]
+    return [tuple(round(side * factor) for side, factor in zip(patch_size, scale, strict=True)) for scale in scales]
 
 
 def measure(
     case: Case,
-    backends: Mapping[str, str | None],
+    networks: Sequence[MeasuredNetwork],
     options: MeasureOptions,
     show_progress: Callable[[str], None] = lambda message: None,
 ) -> list[Measurement]:
     """Measure several networks of one case in turns.
 
-    A network that does not fit into the memory is recorded as such, and the others are still measured.
+    A network whose trainer cannot train the case, or that does not fit into the memory, is recorded as such, and the
+    others are still measured.
 
     Args:
-        case: the planned network.
-        backends: the backend by the name of each network; None for the stock network, which has no XAttnRes.
+        case: plans, patch size and batch size.
+        networks: the networks, with different names.
         options: how the networks are run.
         show_progress: called with one line before each part of the work.
 
     Returns:
-        One measurement per network, in the order of `backends`.
+        One measurement per network, in their order.
     """
     torch.backends.cudnn.benchmark = True  # as nnU-Net trains
     torch.compiler.reset()  # otherwise the shapes of an earlier case make the compiled graphs dynamic
     # the networks share the code that is compiled, and each has two modes
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(backends))
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(networks))
     runners: dict[str, NetworkRunner] = {}
-    results = {name: Measurement(name) for name in backends}
-    for name, backend in backends.items():
-        show_progress(f"{case.name}: {name}: sizes and warm-up")
-        if backend == "reference" and _exceeds_cpu_memory(results.get("stock"), options.device):
-            results[name].failure = "not tried: it would take most of this machine's memory"
+    results = {network.name: Measurement(network.name, network.trainer) for network in networks}
+    for network in networks:
+        result = results[network.name]
+        show_progress(f"{case.name}: {network.name}: sizes and warm-up")
+        if network.backend == "reference" and _exceeds_cpu_memory(results.get(STOCK.name), options.device):
+            result.failure = "not tried: it would take most of this machine's memory"
             continue
-        with _record_out_of_memory(results[name], runners):
-            before = _memory_in_use(options.device)
-            runners[name] = NetworkRunner(case, backend, options)
-            runners[name].record_sizes(results[name])
-            runners[name].warm_up(1 if backend == "reference" else 2)
-            _record_peak_memory(results[name], runners[name], before)
+        before = _memory_in_use(options.device)
+        with _record_out_of_memory(result, runners), _record_what_a_trainer_raises(result, runners):
+            runners[network.name] = NetworkRunner(case, network, options)
+            runners[network.name].record_sizes(result)
+        if result.failure:
+            continue
+        with _record_out_of_memory(result, runners):
+            runners[network.name].warm_up(1 if network.backend == "reference" else 2)
+            _record_peak_memory(result, runners[network.name], before)
     for repeat in range(options.repeats):
         for name in list(runners):
             result = results[name]
-            if backends[name] == "reference" and repeat >= options.reference_repeats:
+            if runners[name].backend == "reference" and repeat >= options.reference_repeats:
                 continue
             show_progress(f"{case.name}: {name}: {repeat + 1}/{options.repeats}")
             with _record_out_of_memory(result, runners):
@@ -318,7 +317,7 @@ def _exceeds_cpu_memory(stock: Measurement | None, device: torch.device) -> bool
     return _REFERENCE_MEMORY_FACTOR * stock.saved_bytes > available
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory could not be allocated.
 
     Only PyTorch's allocator on CUDA has an error class of its own. The CPU's allocator, CUDA's libraries, Triton and
@@ -337,6 +336,20 @@ def _record_out_of_memory(measurement: Measurement, runners: dict[str, NetworkRu
         if not is_out_of_memory(error):
             raise
         measurement.failure = "out of memory"
+    if measurement.failure:
+        runners.pop(measurement.name, None)
+        free_memory()
+
+
+@contextlib.contextmanager
+def _record_what_a_trainer_raises(measurement: Measurement, runners: dict[str, NetworkRunner]) -> Iterator[None]:
+    """Record any error but a lack of memory as the failure of a network: its trainer cannot train the case."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        measurement.failure = last_line(error)
     if measurement.failure:
         runners.pop(measurement.name, None)
         free_memory()

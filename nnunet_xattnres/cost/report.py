@@ -1,5 +1,6 @@
 """The results of a measurement as a table, as JSON, and as a figure of a scaling series."""
 
+import itertools
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ from .cases import Case
 from .check import Comparison
 from .layers import LayerCall, LayerMeasurement
 from .measure import PHASES, Measurement, MeasureOptions
+from .networks import short_name
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def format_results(results: Sequence[Measurement]) -> str:
@@ -70,6 +72,14 @@ def format_first_steps(results: Sequence[Measurement]) -> str:
                 cells.append(_cell(peak, stock_peak, "{:.2f} GB", 1e9))
         rows.append([name, *cells])
     return format_table(rows)
+
+
+def format_left_out(left_out: Mapping[str, str]) -> list[str]:
+    """One line for every reason why trainers cannot train a case."""
+    return [
+        f"left out: {', '.join(short_name(name) for name, why in left_out.items() if why == reason)}: {reason}"
+        for reason in dict.fromkeys(left_out.values())
+    ]
 
 
 def format_layers(measurement: LayerMeasurement) -> str:
@@ -146,6 +156,7 @@ def to_dict(
     results: Sequence[Measurement],
     comparisons: Mapping[str, Sequence[Comparison]],
     layers: Mapping[str, LayerMeasurement] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """One case for JSON, with the seconds of every repeat.
 
@@ -154,6 +165,7 @@ def to_dict(
         results: one measurement per network.
         comparisons: the comparisons with the reference equations by network; the worst tensor of each is kept.
         layers: the calls of the operator by network, if they were measured.
+        left_out: the reasons why trainers cannot train the case, by their names.
     """
     return {
         "case": {**asdict(case), "network_class_name": case.network_class_name.rpartition(".")[2]},
@@ -163,6 +175,7 @@ def to_dict(
         },
         "results": [asdict(result) for result in results],
         **({"layers": {name: asdict(measurement) for name, measurement in layers.items()}} if layers else {}),
+        **({"left_out": dict(left_out)} if left_out else {}),
     }
 
 
@@ -182,7 +195,7 @@ def draw_scaling(path: Path, series: Mapping[str, Sequence[tuple[float, Sequence
     figure = new_figure(3.4 * len(series), 6)
     axes = figure.subplots(2, len(series), squeeze=False)
     names = [result.name for result in next(iter(series.values()))[0][1]]
-    colours = dict(zip(names, _COLOURS, strict=False))
+    colours = dict(zip(names, itertools.cycle(_COLOURS), strict=False))
     for column, (quantity, points) in enumerate(series.items()):
         for name in names:
             measured = [(x, r) for x, results in points for r in results if r.name == name and r.seconds["step"]]

@@ -11,6 +11,7 @@ from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.cost.cases import TYPICAL_CASES
 from nnunet_xattnres.cost.measure import FirstStep
 from nnunet_xattnres.ops import custom_op, torch_backend
+from nnunet_xattnres.training.names import NETWORKS, parse
 
 
 @pytest.fixture
@@ -44,6 +45,61 @@ def test_two_backends_without_the_reference_equations(plans, capsys):
     assert rows == ["stock", "XAttnRes", "XAttnRes torch"]
 
 
+def measured(arguments, tmp_path):
+    """The exit code, and the cases that --out writes."""
+    out = tmp_path / "figures.json"
+    code = main(["cost", *arguments, "--repeats", "1", "--out", str(out)])
+    return code, json.loads(out.read_text())["cases"] if out.exists() else None
+
+
+def test_trainers(plans, tmp_path, capsys):
+    """Any that nnU-Net finds; in the 3-D configuration the 2-D one is left out."""
+    trainers = ["nnUNetTrainerPaperUNet", "nnUNetTrainer", "nnUNetTrainerNoDeepSupervision"]
+    code, cases = measured(["--plans", plans, "-c", "2d", "3d_fullres", "--trainer", *trainers], tmp_path)
+    assert code == 0
+    two, three = ({r["name"]: r for r in case["results"]} for case in cases)
+    assert list(two) == ["stock", "PaperUNet", "NoDeepSupervision"]
+    assert list(three) == ["stock", "NoDeepSupervision"]
+    assert [r["trainer"] for r in two.values()] == [trainers[1], trainers[0], trainers[2]]
+    assert two["stock"]["parameters"] == two["NoDeepSupervision"]["parameters"]
+    assert two["PaperUNet"]["parameters"] > 1e6 > two["stock"]["parameters"]
+    assert "left_out" not in cases[0]
+    assert list(cases[1]["left_out"]) == ["nnUNetTrainerPaperUNet"]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert "PaperUNet" in line and "2-D" in line
+
+
+def test_a_trainer_that_is_measured_nowhere(plans, tmp_path):
+    """Stock is measured."""
+    code, cases = measured(["--plans", plans, "-c", "3d_fullres", "--trainer", "nnUNetTrainerPaperUNet"], tmp_path)
+    assert code == 1
+    assert [r["name"] for r in cases[0]["results"]] == ["stock"]
+
+
+def test_a_trainer_that_does_not_exist(plans, tmp_path, capsys):
+    """The others are measured; if there are none, nothing is."""
+    arguments = ["--plans", plans, "--trainer", "nnUNetTrainerXAtnRes"]
+    assert measured(arguments, tmp_path) == (2, None)
+    code, cases = measured([*arguments, "nnUNetTrainerPaperUNet"], tmp_path)
+    assert code == 1
+    assert [r["name"] for r in cases[0]["results"]] == ["stock", "PaperUNet"]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second
+    assert "did you mean nnUNetTrainerXAttnRes?" in first
+
+
+def test_all_networks(plans, tmp_path, monkeypatch):
+    """Every network without XAttnRes and with it; those with XAttnRes once for every backend."""
+    code, (case,) = measured(
+        ["--plans", plans, "-c", "3d_fullres", "--all-networks", "--backend", "auto", "torch"], tmp_path
+    )
+    assert code == 0
+    names = {result["name"] for result in case["results"]} | set(case["left_out"])
+    assert {"stock", "XAttnRes", "XAttnRes torch", "nnUNetTrainerEMCAD", "nnUNetTrainerEMCADXAttnRes"} <= names
+    assert {"XAttnRes", "XAttnRes torch"} <= set(case["comparison_with_reference"])
+    assert {NETWORKS[parse(name).network].dims for name in case["left_out"]} == {(2,)}
+
+
 def test_activation_checkpointing(plans, tmp_path):
     results = []
     for options in ([], ["--checkpoint"]):
@@ -59,9 +115,9 @@ def test_activation_checkpointing(plans, tmp_path):
 
 
 def test_first_steps_and_layers(plans, tmp_path, capsys, monkeypatch):
-    def measure_first_step(case, backend, options, folder):
+    def measure_first_step(case, network, options, folder):
         assert folder.is_dir() and not list(folder.iterdir())
-        return FirstStep(seconds={None: 1.0, "auto": 3.5}[backend])
+        return FirstStep(seconds={None: 1.0, "auto": 3.5}[network.backend])
 
     monkeypatch.setattr("nnunet_xattnres.cost.first_step.measure_first_step", measure_first_step)
     out = tmp_path / "figures.json"

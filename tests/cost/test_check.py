@@ -8,11 +8,13 @@ from support.plans_file import write_plans
 
 from nnunet_xattnres.cost.cases import from_plans
 from nnunet_xattnres.cost.check import FLOAT64_BOUND, Comparison, TensorError, compare_with_reference
+from nnunet_xattnres.cost.networks import XATTNRES, MeasuredNetwork
 from nnunet_xattnres.ops import custom_op, torch_backend
 from nnunet_xattnres.ops.reference import conv1x1
 from nnunet_xattnres.ops.resize import resize
 
 CPU = torch.device("cpu")
+OURS = [MeasuredNetwork("XAttnRes", XATTNRES, "torch")]
 CONFIGURATIONS = ["2d", "3d_fullres"]
 MIXED_PRECISIONS = [torch.float16, torch.bfloat16]
 # layers by the length of their history
@@ -31,7 +33,7 @@ def amp(request):
 
 def compare(tmp_path, configuration, amp):
     case = from_plans(write_plans(tmp_path), configuration)
-    (comparisons,) = compare_with_reference(case, {"XAttnRes": "torch"}, CPU, amp).values()
+    (comparisons,) = compare_with_reference(case, OURS, CPU, amp).values()
     assert [c.precision for c in comparisons] == ["float64", "mixed precision" if amp else "float32"]
     return comparisons
 
@@ -143,7 +145,8 @@ def test_gradients_that_overflow_in_float16_are_scaled_down(tmp_path, monkeypatc
 
 def test_several_backends_are_compared_with_one_reference(tmp_path):
     case = from_plans(write_plans(tmp_path), "2d")
-    first, second = compare_with_reference(case, {"a": "torch", "b": "torch"}, CPU, amp=False).values()
+    networks = [replace(*OURS, name=name) for name in "ab"]
+    first, second = compare_with_reference(case, networks, CPU, amp=False).values()
     assert first == second
 
 
@@ -160,8 +163,8 @@ def test_the_worst_tensor():
 def test_a_gated_network_is_accepted_and_a_wrong_gate_is_not(tmp_path, configuration, monkeypatch):
     case = from_plans(write_plans(tmp_path), configuration)
     gated = replace(case, arch_kwargs={**case.arch_kwargs, "gate": True})
-    (comparisons,) = compare_with_reference(gated, {"XAttnRes": "torch"}, CPU, amp=False).values()
+    (comparisons,) = compare_with_reference(gated, OURS, CPU, amp=False).values()
     assert all(comparison.accepted for comparison in comparisons)
     monkeypatch.setattr(torch_backend, "_apply_gate_", lambda alpha, gate: alpha)
-    (comparisons,) = compare_with_reference(gated, {"XAttnRes": "torch"}, CPU, amp=False).values()
+    (comparisons,) = compare_with_reference(gated, OURS, CPU, amp=False).values()
     assert not any(comparison.accepted for comparison in comparisons)

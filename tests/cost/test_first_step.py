@@ -9,8 +9,10 @@ from support.plans_file import write_plans
 from nnunet_xattnres.cost.cases import from_plans
 from nnunet_xattnres.cost.first_step import compiled_code_from, measure_first_step
 from nnunet_xattnres.cost.measure import MeasureOptions
+from nnunet_xattnres.cost.networks import STOCK, XATTNRES, MeasuredNetwork
 
 OPTIONS = MeasureOptions(torch.device("cpu"), amp=False, compile=False, repeats=1, reference_repeats=1)
+OURS = MeasuredNetwork("XAttnRes", XATTNRES, "torch")
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
@@ -27,27 +29,31 @@ def folder(tmp_path):
 
 
 def test_a_first_step(case, folder):
-    step = measure_first_step(case, "torch", OPTIONS, folder)
+    step = measure_first_step(case, OURS, OPTIONS, folder)
     assert step.failure is None
     assert 0 < step.seconds < 300
     assert step.peak_allocated is None
 
 
-def test_a_process_that_fails_says_why(case, folder):
-    step = measure_first_step(case, "no backend", OPTIONS, folder)
+def test_a_process_that_fails_says_why(case, folder, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\ncat > /dev/null\necho warning\necho no such backend >&2\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    step = measure_first_step(case, OURS, OPTIONS, folder)
     assert step.seconds is None
-    assert "no backend" in step.failure
+    assert step.failure == "exit code 3: no such backend"
 
 
 def test_a_process_that_takes_too_long(case, folder):
-    step = measure_first_step(case, "torch", OPTIONS, folder, timeout=0.1)
+    step = measure_first_step(case, OURS, OPTIONS, folder, timeout=0.1)
     assert step.seconds is None
     assert "0 s" in step.failure
 
 
 @pytest.mark.slow
 def test_what_a_process_compiles_is_used_here(case, tmp_path, folder):
-    step = measure_first_step(case, None, MeasureOptions(torch.device("cpu"), False, True, 1, 1), folder)
+    step = measure_first_step(case, STOCK, MeasureOptions(torch.device("cpu"), False, True, 1, 1), folder)
     assert step.seconds > 1
     compiled = list((folder / "inductor").rglob("*.so"))
     assert compiled

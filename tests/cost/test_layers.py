@@ -7,8 +7,10 @@ from support.plans_file import write_plans
 from nnunet_xattnres.cost.cases import from_plans
 from nnunet_xattnres.cost.layers import _count_bytes, _intercept, _tensor_lists, measure_layers
 from nnunet_xattnres.cost.measure import MeasureOptions
+from nnunet_xattnres.cost.networks import XATTNRES, MeasuredNetwork
 from nnunet_xattnres.ops import custom_op
 
+OURS = MeasuredNetwork("XAttnRes", XATTNRES, "torch")
 OPTIONS = MeasureOptions(torch.device("cpu"), amp=False, compile=False, repeats=3, reference_repeats=1)
 
 
@@ -20,7 +22,7 @@ def options(request):
 @pytest.fixture(scope="module")
 def measurement(tmp_path_factory, options):
     case = from_plans(write_plans(tmp_path_factory.mktemp("plans")), "2d")
-    return measure_layers(case, "torch", options)
+    return measure_layers(case, OURS, options)
 
 
 def test_every_layer_is_called_forward_and_backward(measurement):
@@ -78,7 +80,7 @@ def test_the_step_computes_what_it_computes_without_replays(tmp_path, monkeypatc
         return result
 
     monkeypatch.setattr(custom_op, "_compute", remember)
-    measure_layers(from_plans(write_plans(tmp_path), "2d"), "torch", OPTIONS)
+    measure_layers(from_plans(write_plans(tmp_path), "2d"), OURS, OPTIONS)
     assert custom_op._compute is remember
     # warm-up of training and prediction, then 4 layers: the call, 1 + 3 replays, and one to count operators
     assert len(results["forward"]) == 8 + 4 * 6

@@ -17,7 +17,7 @@ OPTIONS = MeasureOptions(torch.device("cpu"), amp=False, compile=False, repeats=
 
 def measurement(name, factor, cuda=False):
     return Measurement(
-        name, round(2e6 * factor), round(3e9 * factor), round(4e9 * factor),
+        name, f"nnUNetTrainer{name}", round(2e6 * factor), round(3e9 * factor), round(4e9 * factor),
         {phase: [9.0, factor, factor / 2] for phase in PHASES},
         *((round(5e9 * factor), round(6e9 * factor)) if cuda else ()),
     )  # fmt: skip
