@@ -14,6 +14,7 @@ _PUBLIC = {
     "XAttnResResidualEncoderUNet": ".networks",
     "PaperUNet": ".networks.paper_unet",
     "EMCAD": ".networks.emcad",
+    "CSAP": ".networks.csap",
 }
 __all__ = ["__version__", *_PUBLIC]
 

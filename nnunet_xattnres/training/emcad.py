@@ -1,19 +1,17 @@
 """Trainers of EMCAD."""
 
-import os
 from typing import ClassVar
 
-import torch.distributed as dist
 from torch import nn
 
-from ..utils.paths import WEIGHTS_VARIABLE
 from .losses import SubsetsLoss
 from .names import NETWORKS, ROUTINGS
+from .pretrained_encoder import PretrainedEncoderTrainer
 from .trainer import XAttnResTrainer
 from .trainer_classes import module_attribute, module_names
 
 
-class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
+class nnUNetTrainerEMCADXAttnRes(PretrainedEncoderTrainer):
     """Trains EMCAD with XAttnRes in every decoder stage and skip connections; 2-D.
 
     A new training initialises the encoder with ImageNet weights, from the first of these sources: `encoder_weights`,
@@ -35,7 +33,8 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
     routing = ROUTINGS["XAttnRes"].label
     dims = NETWORKS["EMCAD"].dims
     any_size = True
-    encoder_weights: ClassVar[str | None] = None
+    published_file = "pvt_v2_b2.pth"
+    downloads = True
     subsets: ClassVar[str] = "all"
     # the step of SGD would grow with the sum of the 15 losses
     subset_reduction: ClassVar[str] = "mean"
@@ -54,40 +53,11 @@ class nnUNetTrainerEMCADXAttnRes(XAttnResTrainer):
     def norm_name(cls, configuration):
         return "BatchNorm2d"
 
-    def on_train_start(self) -> None:
-        """Load the encoder's ImageNet weights if the training is new, then start as nnU-Net does."""
-        # if the network is initialised, it has the weights of a checkpoint or of -pretrained_weights
-        if not self.was_initialized:
-            self.initialize()
-            self._load_encoder_weights()
-        super().on_train_start()
+    @staticmethod
+    def load_encoder_weights(encoder, file):
+        from ..networks.imagenet import load_imagenet
 
-    def _load_encoder_weights(self) -> None:
-        from ..networks.imagenet import NotAvailableError, load_imagenet
-
-        network = self.network.module if self.is_ddp else self.network
-        encoder = getattr(network, "_orig_mod", network).encoder
-        source = self.encoder_weights or os.environ.get(WEIGHTS_VARIABLE) or None
-        if source == "random":
-            self.print_to_log_file("EMCAD's encoder starts from random weights, as requested")
-        elif self.local_rank == 0:
-            if source is None:
-                self.print_to_log_file(
-                    "EMCAD's encoder: downloading ImageNet weights. Without internet access this fails after a minute; "
-                    f"to use a local file, export {WEIGHTS_VARIABLE}=/path/to/pvt_v2_b2.pth"
-                )
-            try:
-                origin = load_imagenet(encoder, source)
-                self.print_to_log_file(f"EMCAD's encoder starts from ImageNet weights: {origin}")
-            except NotAvailableError as reason:
-                self.print_to_log_file(
-                    "WARNING: EMCAD's encoder starts from RANDOM weights, because the ImageNet weights cannot be "
-                    f"downloaded ({reason}). To use a local file, export {WEIGHTS_VARIABLE}=/path/to/pvt_v2_b2.pth; to "
-                    f"train from random weights without this warning, export {WEIGHTS_VARIABLE}=random"
-                )
-        if self.is_ddp:
-            for tensor in encoder.state_dict().values():
-                dist.broadcast(tensor, 0)
+        return load_imagenet(encoder, file)
 
     def _get_deep_supervision_scales(self):
         """One scale, full resolution, whose target is used for all heads."""

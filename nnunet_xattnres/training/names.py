@@ -98,6 +98,23 @@ NETWORKS: dict[str, Network] = {
         note="The encoder is pretrained and has no XAttnRes; EMCAD's attention gates and additions are the skip "
         "connections.",
     ),
+    "CSAP": Network(
+        "CSAP",
+        "CSAP (arXiv 2604.05431), an MSCAN-T encoder and a decoder that propagates the attention of the deepest stage",
+        trainer="nnUNetTrainerCSAP",
+        module="csap",
+        dims=(2,),
+        options=("decoder", "init", "gate"),
+        routings=("", "XAttnRes", "XAttnResGated"),
+        note="The encoder is pretrained and has no XAttnRes; there are no skip connections that could be removed.",
+    ),
+    "CSAPPlanned": Network(
+        "planned + CSAP (ours)",
+        "the planned network, with the attention of its bottleneck propagated to the decoder stages, as in CSAP; ours",
+        trainer="nnUNetTrainerCSAPPlanned",
+        module="csap_planned",
+        dims=(2, 3),
+    ),
 }
 """The networks, by their part of a trainer's name."""
 

@@ -6,7 +6,7 @@ PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 """nnU-Net's environment variables for its folders."""
 
 WEIGHTS_VARIABLE = "XATTNRES_ENCODER_WEIGHTS"
-"""The environment variable for EMCAD's encoder: a file of ImageNet weights, or `random` for random weights."""
+"""The environment variable for the encoders of EMCAD and CSAP: a file of ImageNet weights, or `random`."""
 
 
 def trainers_path() -> Path:

@@ -10,7 +10,8 @@ from support.plans_file import write_plans
 
 from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.training import names
-from nnunet_xattnres.training.names import parse, trainer_names
+from nnunet_xattnres.training.names import trainer_names
+from nnunet_xattnres.training.planned import PlannedNetworkTrainer
 from nnunet_xattnres.training.trainer_classes import trainer_class
 
 
@@ -113,7 +114,7 @@ def test_plans_of_another_network(capsys, tmp_path):
     *rows, _, reason, _, _ = capsys.readouterr().out.splitlines()
     assert all(name in reason for name in ("2d", "PlainConvUNet", "ResidualEncoderUNet", "primus.Primus"))
     without = [row.split()[0] for row in rows[1:] if not row.endswith(" M")]
-    assert without == [name for name in trainer_names() if parse(name).network == ""]
+    assert without == [name for name in trainer_names() if issubclass(trainer_class(name), PlannedNetworkTrainer)]
     assert reason.startswith(f"{len(without)} trainers")
 
 

@@ -6,10 +6,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from support import csap
 from support.emcad import small_encoder
 
 from nnunet_xattnres.networks import imagenet
-from nnunet_xattnres.networks.imagenet import NotAvailableError, load_imagenet
+from nnunet_xattnres.networks.imagenet import NotAvailableError, load_imagenet, load_mscan
+from nnunet_xattnres.networks.mscan import MSCAN
 
 
 @pytest.fixture(scope="module", params=["small", pytest.param("full size", marks=pytest.mark.slow)], autouse=True)
@@ -112,4 +114,52 @@ def test_a_download_that_fails(encoder, monkeypatch, error):
     with pytest.raises(NotAvailableError, match=f"^{type(error).__name__}: ") as raised:
         load_imagenet(encoder)
     assert "\n" not in str(raised.value)
+    assert_loaded(encoder, before)
+
+
+def make_mscan(channels):
+    torch.manual_seed(0)
+    with csap.small_encoder():
+        return MSCAN(channels)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_mscan(tmp_path, channels):
+    """The first kernel is summed, or repeated and scaled, for other numbers of channels; the rest is as published."""
+    file = tmp_path / "mscan_t.pth"
+    published = csap.published_weights(make_mscan(3))
+    torch.save({"state_dict": published}, file)
+    rgb, encoder = make_mscan(3), make_mscan(channels)
+    assert load_mscan(rgb, file) == load_mscan(encoder, file) == str(file)
+    for name, tensor in rgb.state_dict().items():
+        assert torch.equal(tensor.flatten(), published[csap.published_name(name)].flatten()), name
+    first = published["patch_embed1.proj.0.weight"]
+    if channels == 1:
+        expected = first.sum(1, keepdim=True)
+    else:
+        expected = torch.stack([first[:, c % 3] for c in range(channels)], 1) * 3 / channels
+    torch.testing.assert_close(encoder.state_dict()["stages.0.embed.0.weight"], expected)
+    assert all(
+        torch.equal(t, rgb.state_dict()[n]) for n, t in encoder.state_dict().items() if n != "stages.0.embed.0.weight"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("missing", r"not exist"), ("part of it", r"\d+ of \d+ tensors .*'stages\.\d.*'"),
+     ("extra", r"\b1 of \d+ tensors .*'new'"), ("bytes", r"\(\w+\)")],
+)  # fmt: skip
+def test_other_files_for_mscan(tmp_path, content, reason):
+    file, encoder = tmp_path / "weights.pth", make_mscan(2)
+    if content == "bytes":
+        file.write_bytes(b"hello")
+    elif content != "missing":
+        published = csap.published_weights(make_mscan(3))
+        torch.save(
+            published | {"new": torch.zeros(1)} if content == "extra" else dict(list(published.items())[9:]), file
+        )
+    before = {n: t.clone() for n, t in encoder.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"weights\.pth.*{reason}.*MSCAN-T") as error:
+        load_mscan(encoder, file)
+    assert "\n" not in str(error.value)
     assert_loaded(encoder, before)

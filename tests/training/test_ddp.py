@@ -62,9 +62,10 @@ def encoder_after_start(rank):
     encoder = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
     trainer = SimpleNamespace(
         is_ddp=True, local_rank=rank, encoder_weights="random", print_to_log_file=lambda *_: None,
-        network=SimpleNamespace(module=SimpleNamespace(encoder=encoder)),
+        network=SimpleNamespace(module=SimpleNamespace(encoder=encoder)), network_name="EMCAD",
+        published_file="pvt_v2_b2.pth",
     )  # fmt: skip
-    nnUNetTrainerEMCAD._load_encoder_weights(trainer)
+    nnUNetTrainerEMCAD._initialize_encoder(trainer)
     return encoder.state_dict()
 
 

@@ -58,7 +58,7 @@ def test_every_name_has_the_form_of_the_grammar():
     [
         "nnUNetTrainer", "nnUNetTrainer_5epochs", "nnUNetTrainerXAttnRess", "nnUNetTrainerXAttnRes_3epochs",
         "nnUNetTrainerEMCADXAttnResEncoder", "nnUNetTrainerXAttnRes_5epochs_PaperBinary", "nnUNetTrainerXAttnRes_",
-        "XAttnRes", "", "_1epoch", "__path__",
+        "nnUNetTrainerCSAPNoSkip", "XAttnRes", "", "_1epoch", "__path__",
     ],
 )  # fmt: skip
 def test_other_names(name):
@@ -76,6 +76,8 @@ def test_other_names(name):
         ("nnUNetTrainer_PaperBinary", (2,)),
         ("nnUNetTrainerPaperUNet", (2,)),
         ("nnUNetTrainerEMCAD_5epochs", (2,)),
+        ("nnUNetTrainerCSAPXAttnRes_PaperMulticlass", (2,)),
+        ("nnUNetTrainerCSAPPlannedXAttnResReplace_1epoch", (2, 3)),
     ],
 )
 def test_dims(name, dims):
@@ -92,6 +94,8 @@ def test_dims(name, dims):
         ("nnUNetTrainerEMCADXAttnResGated", {"gate": True}),
         # EMCAD has no option `encoder`
         ("nnUNetTrainerEMCADNoSkip", {"skip": False, "decoder": False}),
+        ("nnUNetTrainerCSAP", {"decoder": False}),
+        ("nnUNetTrainerCSAPPlanned", {"encoder": False, "decoder": False}),
     ],
 )
 def test_network_options(name, options):

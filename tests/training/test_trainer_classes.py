@@ -17,7 +17,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from support.emcad import small_encoder
 
 from nnunet_xattnres import XAttnRes, XAttnResStages
-from nnunet_xattnres.training import emcad, lengths, names, paper_unet, planned, with_lengths
+from nnunet_xattnres.training import csap, csap_planned, emcad, lengths, names, paper_unet, planned, with_lengths
 from nnunet_xattnres.training.names import parse, trainer_names
 from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 from nnunet_xattnres.training.trainer_classes import trainer_class
@@ -43,7 +43,7 @@ def make(cls, plans, configuration="2d"):
 # --- look-up ---
 
 
-@pytest.mark.parametrize("module", [planned, paper_unet, emcad])
+@pytest.mark.parametrize("module", [planned, paper_unet, emcad, csap, csap_planned])
 def test_every_import_gives_the_same_class(module):
     (network,) = (key for key, entry in names.NETWORKS.items() if module.__name__.endswith(f".{entry.module}"))
     for name in trainer_names(lengths=True):
@@ -86,7 +86,7 @@ def classes(cls):
 networks = [import_module(f"nnunet_xattnres.training.{network.module}") for network in NETWORKS.values()]
 before, modules = classes(XAttnResTrainer), set(sys.modules)
 written = {network.trainer for network in NETWORKS.values()}
-assert before == {"XAttnResTrainer", "PlannedNetworkTrainer", *written}, before
+assert before == {"XAttnResTrainer", "PlannedNetworkTrainer", "PretrainedEncoderTrainer", *written}, before
 for name in ("nnUNetTrainer", "nnUNetTrainer_5epochs", "nnUNetTrainerNoMirroring", "nnUNetTrainerXAttnRess", "__x__"):
     for module in (file, *networks):
         assert not hasattr(module, name), (module, name)
@@ -162,11 +162,12 @@ def layers(name, plans):
     return network, {int(n): layer for n, layer in stages.items()}
 
 
-# the plans have three encoder stages, the paper's U-Net five, EMCAD four in encoder and decoder
+# the plans have three encoder stages, the paper's U-Net five, EMCAD and CSAP four, of which CSAP decodes three
 @pytest.mark.parametrize(
     ("prefix", "encoder", "decoder"),
     [("nnUNetTrainer", {1, 2}, {3, 4}), ("nnUNetTrainerPaperUNet", {1, 2, 3, 4}, {5, 6, 7, 8}),
-     ("nnUNetTrainerEMCAD", set(), {4, 5, 6, 7})],
+     ("nnUNetTrainerEMCAD", set(), {4, 5, 6, 7}), ("nnUNetTrainerCSAP", set(), {4, 5, 6}),
+     ("nnUNetTrainerCSAPPlanned", {1, 2}, {3, 4})],
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("routing", "where"),
@@ -176,21 +177,22 @@ def layers(name, plans):
 )  # fmt: skip
 def test_layers_of_a_routing(prepared_plans, prefix, encoder, decoder, routing, where):
     name = prefix + routing
+    with_skips = "NoSkip" not in routing and "Replace" not in routing
     if name not in trainer_names():
         absent = where in ("e", "d") or routing == "XAttnResUpsampled"
-        assert name == "nnUNetTrainer" or (prefix == "nnUNetTrainerEMCAD" and absent)
+        absent |= prefix == "nnUNetTrainerCSAP" and not with_skips
+        assert name == "nnUNetTrainer" or (prefix in ("nnUNetTrainerEMCAD", "nnUNetTrainerCSAP") and absent)
         return
     network, actual = layers(name, prepared_plans)
     assert set(actual) == (encoder if "e" in where else set()) | (decoder if "d" in where else set())
     assert {layer.gate is not None for layer in actual.values()} <= {routing == "XAttnResGated"}
-    # a decoder with skip connections has input channels for them, or EMCAD's gates
-    with_skips = "NoSkip" not in routing and "Replace" not in routing
+    # a decoder with skip connections has input channels for them, or EMCAD's gates; that of CSAP has none
     if prefix == "nnUNetTrainerEMCAD":
         assert (network.decoder.gates is not None) == with_skips
-    else:
-        stages = network.decoder.stages if prefix == "nnUNetTrainer" else network.decoder["stages"]
+    elif prefix != "nnUNetTrainerCSAP":
+        stages = network.decoder["stages"] if prefix == "nnUNetTrainerPaperUNet" else network.decoder.stages
         first = next(m for m in stages.modules() if isinstance(m, torch.nn.Conv2d))
-        assert first.in_channels == {"nnUNetTrainer": 8, "nnUNetTrainerPaperUNet": 144}[prefix] * (1 + with_skips)
+        assert first.in_channels == (144 if prefix == "nnUNetTrainerPaperUNet" else 8) * (1 + with_skips)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +234,14 @@ def test_every_trainer_builds_a_network(prepared_plans, dim):
 
 def runs():
     """All trainers and dimensions; the default run has one of each network, recipe and dimension, and one gated."""
+    others = {"nnUNetTrainerXAttnResGated-2", "nnUNetTrainerCSAP-2", "nnUNetTrainerCSAPXAttnRes_PaperBinary-2"}
+    others |= {"nnUNetTrainerCSAPPlanned-2", "nnUNetTrainerCSAPPlannedXAttnRes-3"}
     for name in trainer_names():
         parts = parse(name)
         for dim in parts.dims:
-            slow = parts.routing != "XAttnRes" and (name, dim) != ("nnUNetTrainerXAttnResGated", 2)
+            slow = f"{name}-{dim}" not in others
+            if parts.network in ("", "PaperUNet", "EMCAD"):
+                slow &= parts.routing != "XAttnRes"
             yield pytest.param(name, dim, id=f"{name}-{dim}d", marks=[pytest.mark.slow] if slow else [])
 
 
