@@ -1,10 +1,13 @@
-"""xattnres table: print the sizes of the paper's networks beside the published figures.
+"""xattnres table: print the sizes of the paper's networks beside the published figures, or of all networks.
 
 It prints the parameters and the multiply-adds at 256x256 of every network of the paper as implemented here, the
-published figures and the difference. With --published it prints the accuracy tables of the paper instead.
+published figures and the difference. With --networks it prints those of stock nnU-Net and of every network of this
+package, without XAttnRes and with it, for typical plans: patches of 256x256 pixels, seven stages, three classes. With
+--published it prints the accuracy tables of the paper instead.
 
 examples:
   xattnres table                      sizes as text, with remarks on how they are counted
+  xattnres table --networks           every network of this package beside stock nnU-Net
   xattnres table --csv > sizes.csv    for a spreadsheet
   xattnres table --published --json   Tables 1 to 5 of the paper, one entry per figure
 """
@@ -15,37 +18,57 @@ import json
 import sys
 import textwrap
 from dataclasses import asdict
+from typing import Any
 
 from ..utils.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--published", action="store_true", help="print the accuracy tables of the paper instead")
+    content = parser.add_mutually_exclusive_group()
+    content.add_argument("--networks", action="store_true", help="print the sizes of all networks of this package")
+    content.add_argument("--published", action="store_true", help="print the accuracy tables of the paper instead")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON")
     output.add_argument("--csv", action="store_true", help="print comma-separated values")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.published:
-        from ..paper.accuracy import published
-
-        records = [asdict(figure) for figure in published()]
-    else:
-        from ..paper.sizes import REMARKS, sizes
-
-        counted = sizes()
-        differences = ("parameters_difference_m", "gmacs_difference")
-        records = [asdict(size) | {name: getattr(size, name) for name in differences} for size in counted]
+    read = _read_published if arguments.published else _count_networks if arguments.networks else _count_sizes
+    records, document, text = read()
     if arguments.json:
-        print(json.dumps(records if arguments.published else {"networks": records, "remarks": REMARKS}, indent=1))
+        print(json.dumps(document, indent=1))
     elif arguments.csv:
         writer = csv.DictWriter(sys.stdout, list(records[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
     else:
-        print(_format_published() if arguments.published else _format_sizes(counted))
+        print(text)
     return 0
+
+
+def _read_published() -> tuple[list[dict], Any, str]:
+    """The rows for CSV, what --json prints, and the text."""
+    from ..paper.accuracy import published
+
+    records = [asdict(figure) for figure in published()]
+    return records, records, _format_published()
+
+
+def _count_networks() -> tuple[list[dict], Any, str]:
+    from ..cost.counts import count_all
+
+    counts = count_all()
+    records = [asdict(count) for count in counts]
+    return records, records, _format_counts(counts)
+
+
+def _count_sizes() -> tuple[list[dict], Any, str]:
+    from ..paper.sizes import REMARKS, sizes
+
+    counted = sizes()
+    differences = ("parameters_difference_m", "gmacs_difference")
+    records = [asdict(size) | {name: getattr(size, name) for name in differences} for size in counted]
+    return records, {"networks": records, "remarks": REMARKS}, _format_sizes(counted)
 
 
 def _format_sizes(counted) -> str:
@@ -66,6 +89,29 @@ def _format_sizes(counted) -> str:
         for s in counted
     ]
     return "\n".join([format_table([head, *rows]), "", *(textwrap.fill(r, 116) for r in REMARKS)])
+
+
+def _format_counts(counts) -> str:
+    from ..cost.counts import CASE
+
+    stock = counts[0]
+    head = ["", "parameters", "", f"GMACs, {CASE}", "", "of them attention"]
+    rows = [
+        [
+            c.network,
+            f"{c.parameters / 1e6:.2f} M",
+            f"{c.parameters / stock.parameters:.2f}x",
+            f"{c.all_macs / 1e9:.2f}",
+            f"{c.all_macs / stock.all_macs:.2f}x",
+            f"{c.attention_macs / 1e9:.3f}",
+        ]
+        for c in counts
+    ]
+    remark = (
+        "For one image with one channel and three classes, in inference. GMACs: 1e9 multiply-adds of convolutions, "
+        "linear layers and the products inside attention. The trainer is nnUNetTrainer and the name in the table."
+    )
+    return "\n".join([format_table([head, *rows]), "", textwrap.fill(remark, 116)])
 
 
 def _format_published() -> str:

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..utils.errors import last_line
+from ..utils.multiply_adds import count_multiply_adds
 from .cases import Case
 from .networks import STOCK, MeasuredNetwork, plain, start_training
 
@@ -240,11 +239,8 @@ class NetworkRunner:
             self.plain(self.image)
         measurement.saved_bytes = sum(saved.values())
         alive.clear()
-        # of PyTorch's implementations of attention, this is the one whose operations are counted on every device
-        counter, attention = FlopCounterMode(display=False), sdpa_kernel(SDPBackend.MATH)
-        with counter, attention, torch.no_grad(), self._autocast():
-            self.plain(self.image)
-        measurement.flops = counter.get_total_flops()
+        with self._autocast():
+            measurement.flops = 2 * sum(count_multiply_adds(self.plain, self.image))
 
 
 def target_sizes(patch_size: Sequence[int], scales: Sequence[Sequence[float]] | None) -> list[tuple[int, ...]]:

@@ -6,11 +6,10 @@ from functools import cache
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..networks.emcad import EMCAD
 from ..networks.paper_unet import PaperUNet
+from ..utils.multiply_adds import count_multiply_adds
 from .accuracy import published
 
 SIDE = 256
@@ -85,17 +84,11 @@ def _count(name: str) -> Size:
     channels, build = _NETWORKS[name]
     with torch.device("meta"):  # shapes without values: nothing is computed
         network, image = build().eval(), torch.zeros(1, channels, SIDE, SIDE)
-    # some versions of PyTorch count the operations of this attention backend only
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image)
-    flops = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
-    attention = sum(count for operation, count in flops.items() if "attention" in operation or "bmm" in operation)
     printed = {p.metric: p.value for p in published(2) if p.method == _PRINTED_AS.get(name)}
     return Size(
         name,
         sum(p.numel() for p in network.parameters()),
-        (sum(flops.values()) - attention) // 2,
-        attention // 2,
+        *count_multiply_adds(network, image),
         printed.get("parameters (M)"),
         printed.get("GFLOPs"),
     )

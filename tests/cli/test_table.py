@@ -39,6 +39,17 @@ def test_sizes(capsys):
     assert [{k: "" if v is None else str(v) for k, v in record.items()} for record in records] == rows
 
 
+def test_networks(capsys, monkeypatch):
+    monkeypatch.setattr("nnunet_xattnres.cost.counts.all_trainers", lambda: ["nnUNetTrainerPaperUNet"])
+    records = json.loads(printed(capsys, "--networks", "--json"))
+    assert [record["network"] for record in records] == ["stock", "PaperUNet"]
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "--networks", "--csv"))))
+    assert [{k: str(v) for k, v in record.items()} for record in records] == rows
+    _, stock, paper, *_ = printed(capsys, "--networks").splitlines()
+    assert stock.split() == ["stock", "33.47", "M", "1.00x", "14.76", "1.00x", "0.000"]
+    assert paper.split()[1:4] == [f"{records[1]['parameters'] / 1e6:.2f}", "M", "0.03x"]
+
+
 def test_published(capsys):
     records = json.loads(printed(capsys, "--published", "--json"))
     assert [(r["table"], r["method"], r["metric"], r["value"]) for r in records] == [

@@ -12,7 +12,6 @@ from support.plans_file import write_plans
 from nnunet_xattnres.cost.cases import from_plans
 from nnunet_xattnres.cost.measure import (
     PHASES,
-    Measurement,
     MeasureOptions,
     NetworkRunner,
     is_out_of_memory,
@@ -192,22 +191,6 @@ def test_a_trainer_that_cannot_train_the_case_is_recorded(case):
     assert stock.failure is None
     assert "foreground" in failed.failure
     assert "\n" not in failed.failure
-
-
-def test_attention_is_counted(case):
-    """PyTorch's own attention, which has other implementations on other devices."""
-    batch, tokens, channels = 2, 16, 4
-
-    def attend(image):
-        query = torch.ones(batch, 1, tokens, channels)
-        return torch.nn.functional.scaled_dot_product_attention(query, query, query)
-
-    runner = NetworkRunner(case, STOCK, OPTIONS)
-    runner.plain.forward = attend
-    result = Measurement("stock")
-    runner.record_sizes(result)
-    multiply_adds = 2 * batch * tokens**2 * channels  # of the products with the keys and with the values
-    assert result.flops == 2 * multiply_adds
 
 
 def test_reference_equations_beyond_the_memory_are_not_tried(case, monkeypatch):
