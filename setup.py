@@ -11,6 +11,7 @@ setup(
     package_dir={"nnunet_xattnres.trainers": "trainers"},
     package_data={
         "nnunet_xattnres": ["py.typed"],
+        "nnunet_xattnres.maps": ["page.html"],
         "nnunet_xattnres.paper": ["tables/*.csv"],
         "nnunet_xattnres.convert": ["lists/*.csv"],
     },

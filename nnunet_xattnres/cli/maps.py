@@ -1,0 +1,211 @@
+"""xattnres maps: show which stage every pixel reads, in every XAttnRes layer of a trained network, over whole images.
+
+The maps are predicted as nnU-Net predicts the segmentation: the same preprocessing, sliding window, Gaussian weights,
+mirroring and folds, one layer after the other, and resampled to the image. For every case the command writes a folder
+with the weight of each source (LAYER_from_SOURCE), the number of the source with the largest weight (LAYER_strongest,
+sources in the order of maps.json), the entropy of the weights (LAYER_entropy, from 0 to 1), and page.html, which shows
+all of them in a browser. Stages are e1, e2, ... of the encoder and d1, d2, ... of the decoder; x is the layer's input.
+mean_weights.csv has the mean weights by layer, source and label.
+
+examples:
+  xattnres maps -i imagesTs -o maps -m $nnUNet_results/Dataset004_Hippocampus/nnUNetTrainerXAttnRes__nnUNetPlans__2d
+  xattnres maps -i imagesTs -o maps -m MODEL -f 0 --layers d3 d4 --save entropy    only the page, entropy and figures
+  xattnres maps -i imagesTr -o maps -m MODEL --labels labelsTr                     means by the reference's labels
+"""
+
+import argparse
+import csv
+import glob
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..utils.errors import UserError
+from ..utils.files import write_atomic
+
+if TYPE_CHECKING:
+    from ..maps.predictor import AttentionPredictor
+    from ..maps.summary import MeanWeight
+
+_KINDS = ("weights", "strongest", "entropy")
+_COLUMNS = ("case", "layer", "source", "label", "pixels", "weight")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--images", type=Path, required=True, metavar="DIR", help="images, named as for nnU-Net")
+    parser.add_argument("-m", "--model", type=Path, required=True, metavar="DIR", help="the folder of a trained model")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder for the maps")
+    parser.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="folds (default: all that are trained)")
+    parser.add_argument(
+        "-chk", "--checkpoint", default="checkpoint_final.pth", metavar="NAME", help="(default: %(default)s)"
+    )
+    parser.add_argument("--layers", nargs="+", metavar="LAYER", help="only these layers, such as e2 d1 (default: all)")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases (default: all)")
+    parser.add_argument(
+        "--labels", type=Path, metavar="DIR", help="label maps for the means (default: the network's own segmentation)"
+    )
+    parser.add_argument(
+        "--save", nargs="*", choices=_KINDS, default=list(_KINDS), metavar="KIND",
+        help=f"the maps to write, of {', '.join(_KINDS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--step-size", type=float, default=0.5, metavar="S", help="as nnU-Net's (default: %(default)s)")
+    parser.add_argument("--disable-tta", action="store_true", help="do not mirror: faster, less accurate")
+    parser.add_argument("--previous-stage", type=Path, metavar="DIR", help="for a cascade: predictions of 3d_lowres")
+    parser.add_argument(
+        "--device", default="cuda", choices=["cpu", "cuda", "mps"], help="as nnU-Net's (default: %(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    _check_folders(arguments)
+    predictor = _load(arguments)
+    layers = _choose_layers(predictor, arguments.layers)
+    cases = _find_cases(arguments, predictor)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for case, files in cases.items():
+        rows += [{"case": case} | asdict(mean) for mean in _map_case(case, files, layers, predictor, arguments)]
+        print(f"written: {arguments.out / case / 'page.html'}", flush=True)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(arguments.out / "mean_weights.csv", buffer.getvalue())
+    print(f"written: {arguments.out / 'mean_weights.csv'}")
+    return 0
+
+
+def _check_folders(arguments: argparse.Namespace) -> None:
+    for option, folder in (("-i", arguments.images), ("--labels", arguments.labels)):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{option} {folder} is no folder")
+    missing = [name for name in ("dataset.json", "plans.json") if not (arguments.model / name).is_file()]
+    if missing:
+        raise UserError(
+            f"-m {arguments.model} has no {' and no '.join(missing)}: expected the folder of a trained model, such as "
+            "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
+        )
+    if not 0 < arguments.step_size <= 1:
+        raise UserError(f"--step-size must be above 0 and at most 1, got {arguments.step_size:g}")
+
+
+def _load(arguments: argparse.Namespace) -> "AttentionPredictor":
+    """The predictor of the model."""
+    import torch
+
+    from ..maps.predictor import AttentionPredictor
+    from ..utils.quiet import silence_libraries
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[arguments.device]:
+        raise UserError(f"--device {arguments.device}: PyTorch finds no such device on this machine: use --device cpu")
+    folds = arguments.folds or sorted(
+        path.parent.name.removeprefix("fold_") for path in arguments.model.glob(f"fold_*/{arguments.checkpoint}")
+    )
+    missing = [fold for fold in folds if not (arguments.model / f"fold_{fold}" / arguments.checkpoint).is_file()]
+    if not folds or missing:
+        what = f"fold_{missing[0]}/{arguments.checkpoint}" if missing else f"fold with {arguments.checkpoint}"
+        raise UserError(f"-m {arguments.model} has no {what}: finish the training, or choose folds with -f")
+    with silence_libraries():
+        predictor = AttentionPredictor(
+            arguments.step_size, use_mirroring=not arguments.disable_tta, device=torch.device(arguments.device),
+            allow_tqdm=False,
+        )  # fmt: skip
+        try:
+            predictor.initialize_from_trained_model_folder(str(arguments.model), folds, arguments.checkpoint)
+        except (RuntimeError, ImportError, AttributeError) as error:
+            raise UserError(f"-m {arguments.model} cannot be loaded ({str(error).splitlines()[0]})") from None
+    return predictor
+
+
+def _choose_layers(predictor: "AttentionPredictor", chosen: list[str] | None) -> list[str]:
+    try:
+        layers = predictor.layers()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    unknown = [layer for layer in chosen or [] if layer not in layers]
+    if unknown:
+        raise UserError(f"--layers {unknown[0]}: the network has the layers {', '.join(layers)}")
+    return [layer for layer in layers if not chosen or layer in chosen]
+
+
+def _find_cases(arguments: argparse.Namespace, predictor: "AttentionPredictor") -> dict[str, list[str]]:
+    """The files of every case, by its name."""
+    from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+
+    ending = predictor.dataset_json["file_ending"]
+    channels = len(predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {})))
+    if not glob.glob(f"{glob.escape(str(arguments.images))}/*_[0-9][0-9][0-9][0-9]{ending}"):
+        raise UserError(f"-i {arguments.images} has no images: expected names such as CASE_0000{ending}")
+    lists = create_lists_from_splitted_dataset_folder(str(arguments.images), ending)
+    cases = {Path(files[0]).name.removesuffix(ending)[:-5]: files for files in lists}
+    unknown = [case for case in arguments.cases or [] if case not in cases]
+    if unknown:
+        raise UserError(f"--cases {unknown[0]}: {arguments.images} has no image of this case")
+    cases = {case: files for case, files in cases.items() if not arguments.cases or case in arguments.cases}
+    for case, files in cases.items():
+        # colour images have all channels in one file
+        if len(files) not in (1, channels):
+            raise UserError(f"{case} has {len(files)} files of channels, but the model was trained on {channels}")
+        for folder in filter(None, (arguments.labels, arguments.previous_stage)):
+            if not (folder / f"{case}{ending}").is_file():
+                raise UserError(f"{folder} has no {case}{ending}")
+    return cases
+
+
+def _map_case(
+    case: str, files: list[str], layers: list[str], predictor: "AttentionPredictor", arguments: argparse.Namespace
+) -> Iterator["MeanWeight"]:
+    """Write the maps of a case, one layer after the other; yields the mean weights."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from ..maps.files import map_ending, write_map
+    from ..maps.page import MapsPage
+    from ..maps.summary import entropy, mean_weights, strongest_source
+
+    folder, ending = arguments.out / case, predictor.dataset_json["file_ending"]
+    folder.mkdir(exist_ok=True)
+    previous = None if arguments.previous_stage is None else arguments.previous_stage / f"{case}{ending}"
+    data, properties = predictor.preprocess(files, previous)
+    reader = predictor.plans_manager.image_reader_writer_class()
+    if arguments.labels is not None:
+        label_map = reader.read_seg(str(arguments.labels / f"{case}{ending}"))[0][0].astype(np.int64)
+    else:
+        label_map = predictor.segment(data, properties)
+    image = reader.read_images(files)[0][0]
+    if label_map.shape != image.shape:
+        raise UserError(f"the label map of {case} has the shape {label_map.shape}, its image {image.shape}")
+    page = MapsPage(case, image, label_map, _label_names(predictor.dataset_json["labels"]))
+    sources_by_layer = {}
+    for layer in tqdm(layers, desc=case, unit="layer", leave=False):
+        sources = sources_by_layer[layer] = predictor.sources(layer)
+        weights = predictor.to_image(predictor.predict_attention(data, layer), properties)
+        uncertainty = entropy(weights)
+        means = list(mean_weights(weights, label_map, layer, sources))
+        page.add_layer(layer, sources, weights, uncertainty, means)
+        maps: dict[str, np.ndarray] = {}
+        if "weights" in arguments.save:
+            maps |= {f"{layer}_from_{source}": weight for source, weight in zip(sources, weights, strict=True)}
+        if "strongest" in arguments.save:
+            maps[f"{layer}_strongest"] = strongest_source(weights)
+        if "entropy" in arguments.save:
+            maps[f"{layer}_entropy"] = uncertainty
+        for name, values in maps.items():
+            write_map(values, folder / f"{name}{map_ending(ending)}", properties)
+        yield from means
+    write_atomic(folder / "maps.json", json.dumps({"case": case, "sources": sources_by_layer}, indent=1) + "\n")
+    write_atomic(folder / "page.html", page.html())
+
+
+def _label_names(labels: dict[str, Any]) -> dict[int, str]:
+    """The names of the labels by their value; regions share values, so a region of one value gives its name."""
+    names = {}
+    for name, value in labels.items():
+        values = value if isinstance(value, list) else [value]
+        if len(values) == 1:
+            names[int(values[0])] = name
+    return names
