@@ -6,8 +6,8 @@ preprocessed data are shared, so nothing is preprocessed again. A model that is 
 package where it is used, but no environment variable.
 
 The networks take more memory than the planned ones. So batches, and then patches, become as much smaller as nnU-Net's
-own estimate of the memory says; the table shows what changes. --keep-sizes keeps them, as for a comparison with stock
-nnU-Net at equal sizes.
+own estimate of the memory says; the table shows what changes. --measure takes the memory that training steps of both
+networks really take on a GPU instead. --keep-sizes keeps them, as for a comparison with stock nnU-Net at equal sizes.
 
 examples:
   xattnres plan -d 4
@@ -27,7 +27,7 @@ from ..utils.files import write_atomic
 from ..utils.tables import format_table
 
 if TYPE_CHECKING:
-    from ..planning.plans import Change
+    from ..planning.plans import Change, PeakMemory
 
 _DEFAULT_PLANS = "nnUNetPlans"
 
@@ -44,6 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "trainers --list",
     )  # fmt: skip
     parser.add_argument("--name", metavar="NAME", help="the name of the new plans, without .json")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the memory on a GPU: some minutes for each configuration"
+    )
+    parser.add_argument("--device", default="cuda", help="the GPU of --measure (default: %(default)s)")
     parser.add_argument(
         "--keep-sizes", action="store_true", help="keep patch and batch sizes, and take more memory than planned"
     )
@@ -69,9 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     if target == path:
         raise UserError(f"--name {name} is the name of the plans that are read: choose another name")
     channels, classes = count_input_channels(plans), plans.get_label_manager(dataset).num_segmentation_heads
-    made, changes = make_plans(plans.plans, trainer, name, channels, classes, arguments.keep_sizes)
+    peak_memory = _measure_on(arguments.device, channels, classes) if arguments.measure else None
+    made, changes = make_plans(plans.plans, trainer, name, channels, classes, arguments.keep_sizes, peak_memory)
     text = json.dumps(made, indent=4, sort_keys=False)
-    print(_format_changes(changes))
+    print(_format_changes(changes, "measured" if arguments.measure else "estimated"))
     if arguments.dry_run:
         print(f"\nnot written: {target}")
         return 0
@@ -103,6 +108,22 @@ def _find_plans(arguments: argparse.Namespace) -> Path:
     return path
 
 
+def _measure_on(name: str, channels: int, classes: int) -> "PeakMemory":
+    """The function that measures memory on a device."""
+    import torch
+
+    from ..planning.measure import measure_on
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name}: PyTorch finds no such device on this machine, leave out --measure") from None
+    if device.type != "cuda":
+        raise UserError(f"--measure needs a CUDA device, got --device {name}")
+    return measure_on(device, channels, classes, print)
+
+
 def _refuse_other_plans(target: Path, made: dict[str, Any], overwrite: bool) -> None:
     """Raise an error instead of replacing plans that are not those to be written."""
     if overwrite or not target.exists():
@@ -119,8 +140,8 @@ def _dataset(plans: dict[str, Any]) -> str:
     return plans.get("dataset_name", "DATASET")
 
 
-def _format_changes(changes: "list[Change]") -> str:
-    head = ["configuration", "patch size", "batch size", "parameters", "estimated memory"]
+def _format_changes(changes: "list[Change]", how: str) -> str:
+    head = ["configuration", "patch size", "batch size", "parameters", f"{how} memory"]
     rows = [
         [
             change.configuration,

@@ -1,9 +1,11 @@
 """New plans from existing ones: the same data, the network of one of this package's trainers."""
 
 import math
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeAlias
 
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -16,6 +18,10 @@ from ..training.planned import PlannedNetworkTrainer
 from ..training.trainer_classes import trainer_class
 from ..utils.errors import UserError
 from .sizes import fit_sizes
+
+PeakMemory: TypeAlias = Callable[[ConfigurationManager, str, Sequence[int], int], int | None]
+"""Measures the bytes that a training takes at most, by planned configuration, trainer, patch size and batch size; None
+if they cannot be allocated."""
 
 REPLACED = ("architecture", "patch_size", "batch_size")
 """The entries of a configuration that change."""
@@ -30,7 +36,7 @@ class Change:
         patch_size: the patch size in voxels, as planned and as it is now.
         batch_size: the batch size, as planned and as it is now.
         parameters: the number of parameters of the planned network and of the new one.
-        memory_ratio: nnU-Net's estimate of the memory of a batch, relative to that of the planned network.
+        memory_ratio: the memory of a batch, estimated or measured, relative to that of the planned network.
     """
 
     configuration: str
@@ -82,12 +88,13 @@ def make_plans(
     input_channels: int,
     num_classes: int,
     keep_sizes: bool = False,
+    peak_memory: PeakMemory | None = None,
 ) -> tuple[dict[str, Any], list[Change]]:
     """Make plans with the network of a trainer from other plans.
 
     Everything but the networks, patch sizes and batch sizes is the same, also the identifiers of the preprocessed data,
     so both plans share that data. Patches and batches are as large as planned where the network then takes no more
-    memory than the planned one, by nnU-Net's own estimate, else smaller.
+    memory than the planned one, by measurement or else by nnU-Net's own estimate, and smaller elsewhere.
 
     Args:
         plans: the content of the plans file; it is not changed.
@@ -96,6 +103,7 @@ def make_plans(
         input_channels: the channels of the images.
         num_classes: the channels of the logits.
         keep_sizes: keep patch and batch sizes, whatever memory the network takes.
+        peak_memory: measures the memory; None for the estimate.
 
     Returns:
         The new plans, and what has changed in them, by configuration.
@@ -111,7 +119,7 @@ def make_plans(
             continue  # it inherits what is new
         planned = manager.get_configuration(name)
         try:
-            change, replaced = _replace(name, planned, trainer, input_channels, num_classes, keep_sizes)
+            change, replaced = _replace(name, planned, trainer, input_channels, num_classes, keep_sizes, peak_memory)
             own |= replaced
             trainer.check_configuration(ConfigurationManager(planned.configuration | replaced))
         except ValueError as error:
@@ -128,6 +136,7 @@ def _replace(
     input_channels: int,
     num_classes: int,
     keep_sizes: bool,
+    peak_memory: PeakMemory | None,
 ) -> tuple[Change, dict[str, Any]]:
     """What changes in a configuration, and its new entries."""
     network = replacement(planned.network_arch_class_name, trainer.networks)
@@ -139,11 +148,26 @@ def _replace(
     old = _build(planned.configuration["architecture"], input_channels, num_classes)
     new = _build(architecture, input_channels, num_classes)
     patch_size, batch_size = list(planned.patch_size), planned.batch_size
-    budget = old.compute_conv_feature_map_size(patch_size) * batch_size
+
+    @cache
+    def memory(patch: tuple[int, ...], batch: int) -> float:
+        """The memory of the new network relative to that of the planned one at the planned sizes."""
+        if peak_memory is None:
+            budget = old.compute_conv_feature_map_size(patch_size) * batch_size
+            return float(new.compute_conv_feature_map_size(patch) * batch / budget)
+        peak = peak_memory(planned, trainer.__name__, patch, batch)
+        return math.inf if peak is None else peak / planned_peak
+
+    planned_peak = 0
+    if peak_memory is not None:
+        measured = peak_memory(planned, PREFIX, patch_size, batch_size)
+        if measured is None:
+            raise ValueError("the planned network does not fit into the memory of this GPU, so nothing can be measured")
+        planned_peak = measured
     patch, batch = patch_size, batch_size
     if not keep_sizes:
         fitted = fit_sizes(
-            patch_size, batch_size, new.compute_conv_feature_map_size, budget, planned_strides(planned),
+            patch_size, batch_size, lambda patch, batch: memory(tuple(patch), batch) <= 1, planned_strides(planned),
             planned.median_image_size_in_voxels[-len(patch_size):],
         )  # fmt: skip
         if fitted is None:
@@ -157,7 +181,7 @@ def _replace(
         (patch_size, patch),
         (batch_size, batch),
         (_count_parameters(old), _count_parameters(new)),
-        float(new.compute_conv_feature_map_size(patch) * batch / budget),
+        memory(tuple(patch), batch),
     )
     return change, {"architecture": architecture, "patch_size": patch, "batch_size": batch}
 

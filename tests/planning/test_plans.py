@@ -1,5 +1,6 @@
 """New plans hold the network of a trainer, and what nnU-Net makes of them is that network."""
 
+import math
 from copy import deepcopy
 
 import pytest
@@ -148,3 +149,27 @@ def test_trainers_whose_network_plans_cannot_have(name):
 def test_the_default_name_is_that_of_plans_and_network():
     for name in (XATTNRES, "nnUNetTrainerXAttnResGated"):
         assert default_plans_name("P", network_trainer(name)[0]) == "P" + name.removeprefix("nnUNetTrainer")
+
+
+def test_measured_memory_takes_the_place_of_the_estimate():
+    """Measurements that say 1 MB for a planned patch and 1.5 MB for a new one: two thirds of the batch fit."""
+    plans, asked = cascade(), []
+    plans["configurations"]["2d"]["batch_size"] = 40
+
+    def peak(configuration, trainer, patch, batch):
+        asked.append((id(configuration), trainer, tuple(patch), batch))
+        assert len(asked) == len(set(asked))  # none is measured twice
+        share = math.prod(patch) / math.prod(configuration.patch_size)
+        return None if batch * share > 60 else int(1e6 * batch * share * (1 if trainer == "nnUNetTrainer" else 1.5))
+
+    _, changes = make(plans, peak_memory=peak)
+    assert changes[0].batch_size == (40, 26) and changes[0].memory_ratio == pytest.approx(26 * 1.5 / 40)
+    assert len([a for a in asked if a[1] == XATTNRES and len(a[2]) == 2]) < 16  # bisection, in two configurations
+    for change in changes:
+        assert change.memory_ratio <= 1
+
+
+def test_planned_networks_that_do_not_fit_the_gpu_are_one_line():
+    with pytest.raises(UserError) as error:
+        make(cascade(), peak_memory=lambda *_: None)
+    assert "2d" in str(error.value) and "\n" not in str(error.value)
