@@ -1,6 +1,6 @@
 """xattnres table: print the sizes of the paper's networks beside the published figures, or of all networks.
 
-It prints the parameters and the multiply-adds at 256x256 of every network of the paper as implemented here, the
+It prints the parameters and the multiply-adds of every network of the paper, and of CSAP, as implemented here, the
 published figures and the difference. With --networks it prints those of stock nnU-Net and of every network of this
 package, without XAttnRes and with it, for typical plans: patches of 256x256 pixels, seven stages, three classes. With
 --published it prints the accuracy tables of the paper instead.
@@ -72,15 +72,16 @@ def _count_sizes() -> tuple[list[dict], Any, str]:
 
 
 def _format_sizes(counted) -> str:
-    from ..paper.sizes import REMARKS, SIDE
+    from ..paper.sizes import REMARKS
 
-    head = ["", "parameters", "paper", "difference", f"GMACs at {SIDE}x{SIDE}", "paper", "difference", "attention"]
+    head = ["", "parameters", "paper", "difference", "pixels", "GMACs", "paper", "difference", "attention"]
     rows = [
         [
             s.network,
             f"{s.parameters / 1e6:.4f} M",
             _format(s.paper_parameters_m, "{:.2f} M"),
             _format(s.parameters_difference_m, "{:+.4f} M"),
+            f"{s.side}x{s.side}",
             f"{s.macs / 1e9:.3f}",
             _format(s.paper_gmacs, "{:.2f}"),
             _format(s.gmacs_difference, "{:+.3f}"),

@@ -106,9 +106,11 @@ class CSAPDecoder(nn.Module):
             nn.ReLU(inplace=True), nn.Dropout2d(0.1),
         )  # fmt: skip
         # nnU-Net's -pretrained_weights leaves out parameters of this name
-        self.seg_layers = nn.ModuleList([nn.Conv2d(FUSED_CHANNELS, num_classes, 1)])
+        head = nn.Conv2d(FUSED_CHANNELS, num_classes, 1)
+        self.seg_layers = nn.ModuleList([head])
         init_weights(self)
-        self.xattnres = xattnres  # after the loop: the layers have an initialisation of their own
+        nn.init.normal_(head.weight, std=0.01)  # a fan-out of two or three classes would give large logits
+        self.xattnres = xattnres  # after init_weights: the layers have an initialisation of their own
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         history = History(features)

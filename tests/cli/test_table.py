@@ -24,8 +24,21 @@ def few(monkeypatch):
 
 def test_sizes(capsys):
     text = printed(capsys).splitlines()
-    assert text[1].split() == ["U-Net", "1.0624", "M", "1.06", "M", "+0.0024", "M", "2.470", "2.50", "-0.030", "0.000"]
-    assert text[2].split() == ["U-Net", "(no", "skip)", "0.9370", "M", "1.992", "0.000"]
+    assert text[1].split() == [
+        "U-Net",
+        "1.0624",
+        "M",
+        "1.06",
+        "M",
+        "+0.0024",
+        "M",
+        "256x256",
+        "2.470",
+        "2.50",
+        "-0.030",
+        "0.000",
+    ]
+    assert text[2].split() == ["U-Net", "(no", "skip)", "0.9370", "M", "256x256", "1.992", "0.000"]
     assert "thop" in " ".join(text)
     document = json.loads(printed(capsys, "--json"))
     records = document["networks"]

@@ -4,12 +4,13 @@ import contextlib
 
 import pytest
 import torch
-from support import emcad, plans
+from support import csap, emcad, plans
 from torch import nn
 
 from nnunet_xattnres import PaperUNet
 from nnunet_xattnres.networks.checkpointing import CHECKPOINT_VARIABLE, run_stage
 from nnunet_xattnres.networks.connections import Connections
+from nnunet_xattnres.networks.csap_planned import CSAP_PLANNED_UNETS
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,13 @@ def build(name, **options):
             network, image = emcad.build(2, 2, **options).train(), torch.randn(2, 2, 64, 64)
     elif name == "PaperUNet":
         network, image = PaperUNet(2, 3, **options), torch.randn(2, 2, 32, 32)
+    elif name == "CSAP":
+        with csap.small_encoder():
+            network, image = csap.build(2, 2, **options).train(), torch.randn(2, 2, 64, 64)
+    elif name.startswith("CSAP"):
+        kind = name.removeprefix("CSAP ")
+        network = plans.build(kind, CSAP_PLANNED_UNETS, **options)
+        image = torch.randn(2, 2, *(16,) * plans.PLANS[kind][1])
     else:
         network, image = plans.build(name, **options), torch.randn(2, 2, *(16,) * plans.PLANS[name][1])
     for parameter_name, parameter in network.named_parameters():
@@ -63,7 +71,7 @@ def check_same(actual, expected):
 DROPOUT = {"dropout_op": "torch.nn.Dropout2d", "dropout_op_kwargs": {"p": 0.5}}
 BATCH_NORM = {"norm_op": "torch.nn.BatchNorm2d"}
 VARIANTS = {
-    **{name: (name, {}) for name in (*plans.PLANS, "PaperUNet", "EMCAD")},
+    **{name: (name, {}) for name in (*plans.PLANS, "PaperUNet", "EMCAD", "CSAP", "CSAP plain 2d")},
     "without deep supervision": ("plain 2d", {"deep_supervision": False}),
     "without skips": ("plain 2d", {"skip": False, "encoder": False}),
     "upsampled": ("plain 2d", {"decoder_input": "upsampled"}),

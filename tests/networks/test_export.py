@@ -5,11 +5,12 @@ import io
 import onnxruntime
 import pytest
 import torch
-from support import emcad, plans
+from support import csap, emcad, plans
 from torch import nn
 from torch.export import Dim
 
 from nnunet_xattnres import XAttnRes
+from nnunet_xattnres.networks.csap_planned import CSAP_PLANNED_UNETS
 from nnunet_xattnres.networks.paper_unet import PaperUNet
 
 torchscript = pytest.mark.filterwarnings(
@@ -31,6 +32,15 @@ def build_emcad(**options):
         return emcad.build(2, 3, deep_supervision=False, **options)
 
 
+def build_csap(**options):
+    with csap.small_encoder():
+        return csap.build(2, 3, **options)
+
+
+def build_csap_planned(kind, **options):
+    return plans.build(kind, CSAP_PLANNED_UNETS, deep_supervision=False, **options)
+
+
 NETWORKS = {
     # name: what builds it, a size and the sizes to which the graph is applied then
     "plain 2d": (lambda: build_planned("plain 2d"), (16, 24), [(16, 24), (32, 40)]),
@@ -47,6 +57,10 @@ NETWORKS = {
     "PaperUNet": (lambda: PaperUNet(2, 3), (40, 48), [(40, 48), (50, 61)]),
     "EMCAD gated": (lambda: build_emcad(gate=True), (64, 90), [(64, 90), (50, 61)]),
     "EMCAD no skip": (lambda: build_emcad(skip=False), (64, 64), [(50, 61)]),
+    "CSAP": (lambda: build_csap(decoder=False), (70, 130), [(70, 130), (96, 161)]),
+    "CSAP XAttnRes": (build_csap, (70, 130), [(96, 161)]),
+    "planned CSAP 2d": (lambda: build_csap_planned("plain 2d"), (16, 24), [(32, 40)]),
+    "planned CSAP 3d": (lambda: build_csap_planned("plain 3d anisotropic"), (8, 16, 12), [(12, 8, 16)]),
 }
 DEFAULT = ["resenc 2d gated", "plain 3d gated", "PaperUNet"]
 """The default run has these; they have both numbers of axes, gates and padding."""
@@ -86,8 +100,10 @@ def in_onnxruntime(model: bytes):
 
 def dynamic_sides(name, image):
     """The sides of the image for torch.export: multiples of the strides of a planned network, any for the others."""
-    if name.startswith(("PaperUNet", "EMCAD")):
-        return ({axis: Dim(f"side{axis}", min=33, max=512) for axis in (2, 3)},)
+    if name.startswith(("PaperUNet", "EMCAD", "CSAP")):
+        # CSAP pools to a grid of stride 64, and torch.export makes a graph of its own for a grid of one pixel
+        smallest = 65 if name.startswith("CSAP") else 33
+        return ({axis: Dim(f"side{axis}", min=smallest, max=512) for axis in (2, 3)},)
     return ({axis: 4 * Dim(f"multiple{axis}", min=2, max=128) for axis in range(2, image.ndim)},)
 
 
@@ -114,7 +130,9 @@ def test_onnx_of_a_traced_network(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain 2d replace", "EMCAD gated", *DEFAULT])
+@pytest.mark.parametrize(
+    "name", ["plain 2d replace", "EMCAD gated", "CSAP", "CSAP XAttnRes", "planned CSAP 3d", *DEFAULT]
+)
 def test_torch_export_and_its_onnx(name):
     network, image, sizes = make(name)
     program = torch.export.export(network, (image,), dynamic_shapes=dynamic_sides(name, image))

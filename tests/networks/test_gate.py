@@ -3,7 +3,7 @@
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from support import emcad, plans
+from support import csap, emcad, plans
 
 from nnunet_xattnres import PaperUNet, XAttnRes
 
@@ -18,6 +18,9 @@ def build(name, **options):
     if name == "EMCAD":
         with emcad.small_encoder():
             return emcad.build(2, 3, **options)
+    if name == "CSAP":
+        with csap.small_encoder():
+            return csap.build(2, 3, **options)
     return plans.build(name, **options)
 
 
@@ -25,11 +28,11 @@ def without_layers(name):
     """The stock network where there is one."""
     if name in plans.PLANS:
         return plans.build(name, STOCK)
-    return build(name, decoder=False) if name == "EMCAD" else build(name, encoder=False, decoder=False)
+    return build(name, decoder=False) if name in ("EMCAD", "CSAP") else build(name, encoder=False, decoder=False)
 
 
 def image(name):
-    size = (64, 64) if name == "EMCAD" else (16,) * plans.PLANS[name][1] if name in plans.PLANS else (32, 32)
+    size = (64, 64) if name in ("EMCAD", "CSAP") else (16,) * plans.PLANS[name][1] if name in plans.PLANS else (32, 32)
     return torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(0))
 
 
@@ -42,7 +45,7 @@ def gates(network):
     return {n: p for n, p in network.named_parameters() if n.rpartition(".")[2] == "gate"}
 
 
-@pytest.fixture(params=[*plans.PLANS, "PaperUNet", "EMCAD"])
+@pytest.fixture(params=[*plans.PLANS, "PaperUNet", "EMCAD", "CSAP"])
 def name(request):
     return request.param
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunet_xattnres.paper.sizes import sizes
+from nnunet_xattnres.paper.sizes import REMARKS, sizes
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +50,14 @@ def test_attention_is_counted_apart(found):
     by_hand = sum(2 * d * n * 8**2 * c for d, c, n in zip(depths, widths, tokens, strict=True))
     assert {s.attention_macs for n, s in found.items() if n.startswith("EMCAD")} == {by_hand}
     assert {s.attention_macs for n, s in found.items() if n.startswith("U-Net")} == {0}
+
+
+def test_csap_with_projections_after_the_upsampling(found):
+    """The reading of the formula, Up(A V) W, that gives 5.31: projections of stages 3 and 2 at 32 x 32 and 64 x 64."""
+    size = found["CSAP"]
+    assert (size.side, size.paper_gmacs) == (512, 5.5)
+    # queries x keys and weights x values: 16 x 16 queries, 8 x 8 keys, whatever the stage
+    assert size.attention_macs == 16**2 * 8**2 * (256 + 256 + 160 + 64)
+    moved = 160**2 * (32**2 - 16**2) + 64**2 * (64**2 - 16**2)
+    assert round((size.macs + size.attention_macs + moved) / 1e9, 2) == 5.31
+    assert any("5.31" in remark for remark in REMARKS)

@@ -27,14 +27,16 @@ def build(input_channels: int, num_classes: int, **options) -> csap.CSAP:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.running_var, 5, 20)
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.3)
     for name, parameter in network.named_parameters():
-        if name.endswith(("pseudo_query", "norm.weight", "norm.bias")):
+        if name.endswith("pseudo_query"):
             nn.init.normal_(parameter)
+        if name.endswith(("norm.weight", "norm.bias")):
+            nn.init.uniform_(parameter, 0.5, 1.5)
         if name.endswith("_scale"):
-            nn.init.ones_(parameter)
+            nn.init.constant_(parameter, 0.1)
     return network.eval()
 
 

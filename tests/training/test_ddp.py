@@ -7,16 +7,33 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from support import plans
+from support import csap, plans
 from support.emcad import small_encoder
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_xattnres import EMCAD
+from nnunet_xattnres import CSAP, EMCAD
+from nnunet_xattnres.networks.csap_planned import CSAP_PLANNED_UNETS
 from nnunet_xattnres.training.emcad import nnUNetTrainerEMCAD
 from nnunet_xattnres.training.losses import SquaredDiceLoss
 
 RUNS = [("plain 2d", False), ("resenc 3d", False), ("EMCAD", False), ("resenc 2d, checkpointed", False)]
+RUNS += [("CSAP", False), ("plain 2d, CSAP", False)]
 COMPILED = [("plain 2d", True)]
+
+
+def build(kind):
+    """A network and the size of its images."""
+    if kind == "EMCAD":
+        with small_encoder():
+            return EMCAD(2, 2), (64, 64)
+    if kind == "CSAP":
+        with csap.small_encoder():
+            return CSAP(2, 2), (64, 64)
+    plan, _, option = kind.partition(", ")
+    size = (16,) * plans.PLANS[plan][1]
+    if option == "CSAP":
+        return plans.build(plan, CSAP_PLANNED_UNETS), size
+    return plans.build(plan, checkpoint=option == "checkpointed"), size
 
 
 def work(rank, port, folder, runs):
@@ -24,16 +41,13 @@ def work(rank, port, folder, runs):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for kind, compiled in runs:
-        with small_encoder():
-            plan, _, checkpointed = kind.partition(", ")
-            network = EMCAD(2, 2) if kind == "EMCAD" else plans.build(plan, checkpoint=bool(checkpointed))
+        network, size = build(kind)
         # nnU-Net compiles the network, then wraps it
         network = DistributedDataParallel(torch.compile(network, backend="aot_eager") if compiled else network)
         generator = torch.Generator().manual_seed(rank)
         # PyTorch reports an unused parameter in the next step
         for _ in range(2):
             network.zero_grad(set_to_none=True)
-            size = (64, 64) if kind == "EMCAD" else (16,) * plans.PLANS[plan][1]
             x = torch.randn(1, 2, *size, generator=generator)
             sum(o.square().mean() for o in network(x)).backward()
         torch.save({n: p.grad for n, p in network.module.named_parameters()}, f"{folder}/{kind}_{compiled}_{rank}.pt")

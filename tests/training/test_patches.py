@@ -73,6 +73,10 @@ def trains(cls, configuration) -> bool:
         ("nnUNetTrainerEMCAD", (20, 32), 1, {}),
         ("nnUNetTrainerEMCADXAttnRes", (20, 33), 1, {}),
         ("nnUNetTrainerEMCADXAttnResGated", (32, 32), 2, {}),
+        ("nnUNetTrainerCSAP", (20, 32), 1, {}),
+        ("nnUNetTrainerCSAPXAttnRes", (20, 33), 1, {}),
+        ("nnUNetTrainerCSAPPlanned", (4, 4), 2, {}),
+        ("nnUNetTrainerCSAPPlanned", (4, 8), 1, {}),
     ],
 )
 def test_what_the_network_cannot_train_is_refused(configuration, name, patch_size, batch_size, arch):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from support import csap as csap_support
 from support.emcad import small_encoder
 
 from nnunet_xattnres import XAttnRes, XAttnResStages
@@ -28,10 +29,10 @@ CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """nnU-Net finds our trainers, and EMCAD has a small encoder and needs no ImageNet weights."""
+    """nnU-Net finds our trainers, and EMCAD and CSAP have small encoders and need no ImageNet weights."""
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
     monkeypatch.setenv("XATTNRES_ENCODER_WEIGHTS", "random")
-    with small_encoder():
+    with small_encoder(), csap_support.small_encoder():
         yield
 
 
