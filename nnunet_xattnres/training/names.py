@@ -64,12 +64,23 @@ class Recipe:
         description: one line, for the documentation.
         epochs: number of epochs of a trainer without a length in its name.
         dims: numbers of spatial axes that it can train.
+        networks: the networks that it can train, None for all of them.
+        needs_layers: whether it trains networks with XAttnRes only.
     """
 
     label: str
     description: str
     epochs: int
     dims: tuple[int, ...] = (2, 3)
+    networks: tuple[str, ...] | None = None
+    needs_layers: bool = False
+
+    def trains(self, network: str, routing: str) -> bool:
+        """Whether there are trainers with this network, routing and recipe."""
+        options = ROUTINGS[routing].options
+        stages = [part for part in ("encoder", "decoder") if part in NETWORKS[network].options]
+        has_layers = any(options.get(part, True) for part in stages)
+        return (self.networks is None or network in self.networks) and (has_layers or not self.needs_layers)
 
 
 NETWORKS: dict[str, Network] = {
@@ -161,6 +172,14 @@ RECIPES: dict[str, Recipe] = {
         epochs=200,
         dims=(2,),
     ),
+    "LayersOnly": Recipe(
+        "layers only (ours)",
+        "nnU-Net's, but only the XAttnRes layers and the segmentation heads are trained, and all other weights stay: "
+        "for a start from a trained stock network (`xattnres warmstart`); ours",
+        epochs=1000,
+        networks=("",),
+        needs_layers=True,
+    ),
 }
 """The recipes, by their part of a trainer's name; the empty one is nnU-Net's own training."""
 
@@ -217,7 +236,8 @@ def _base_names() -> dict[str, TrainerName]:
         TrainerName(network, routing, recipe)
         for network, entry in NETWORKS.items()
         for routing in (ROUTINGS if entry.routings is None else entry.routings)
-        for recipe in RECIPES
+        for recipe, properties in RECIPES.items()
+        if properties.trains(network, routing)
     ]
     return {str(name): name for name in parts if str(name) != PREFIX}  # the prefix alone is nnU-Net's trainer
 
@@ -303,7 +323,8 @@ def markdown() -> str:
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]) + "\n")
         parts += [f"{entry.label}: {entry.note}\n" for entry in NETWORKS.values() if entry.note and title == "network"]
     parts.append(
-        "Every routing of a network can be combined with every recipe and every length, which gives "
+        "Every routing of a network can be combined with every recipe and every length, except that `LayersOnly` needs "
+        "the planned network and a routing with XAttnRes. This gives "
         f"{len(trainer_names())} trainers, each also in {len(EPOCHS)} lengths. `{PREFIX}` alone or with a length only "
         "is nnU-Net's own trainer.\n"
     )

@@ -1,11 +1,11 @@
-"""The paper's training recipes, as mix-ins for any trainer of this package, named as in `names.py`.
+"""The training recipes, as mix-ins for any trainer of this package, named as in `names.py`.
 
-Optimiser, schedule, loss and number of epochs are those of the paper (arXiv 2604.03297, Sec. 4.2, which follows EMCAD).
-Everything else is nnU-Net's: resampling; normalisation (the paper has ImageNet's); patch and batch size of the plans
-(the paper has 224 and 6, or 352 and 16); oversampling of the foreground; augmentation (the paper has rotations and
-flips); epochs of 250 batches, whatever the size of the data set; mixed precision on CUDA; clipping of the gradient's
-norm at 12; deep supervision of the planned networks; the final weights (the paper takes the best ones on the validation
-set); and prediction in overlapping patches with mirroring.
+In the paper's recipes, optimiser, schedule, loss and number of epochs are those of the paper (arXiv 2604.03297, Sec.
+4.2, which follows EMCAD). Everything else is nnU-Net's: resampling; normalisation (the paper has ImageNet's); patch
+and batch size of the plans (the paper has 224 and 6, or 352 and 16); oversampling of the foreground; augmentation (the
+paper has rotations and flips); epochs of 250 batches, whatever the size of the data set; mixed precision on CUDA; clipping of
+the gradient's norm at 12; deep supervision of the planned networks; the final weights (the paper takes the best ones on
+the validation set); and prediction in overlapping patches with mirroring.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ..layer import XAttnRes
 from .losses import SquaredDiceLoss, WeightedBCEIoULoss
 from .names import RECIPES
 from .patches import check_scales
@@ -42,6 +43,20 @@ class _AdamW(_Trainer):
         self.initial_lr = self.weight_decay = 1e-4
         optimizer = AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
+
+
+class LayersOnly(_Trainer):
+    """nnU-Net's training of the XAttnRes layers and the segmentation heads; all other weights are frozen. Ours."""
+
+    recipe = RECIPES["LayersOnly"].label
+
+    def configure_optimizers(self):
+        layers = (module for module in self.network.modules() if isinstance(module, XAttnRes))
+        trained = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        # before DistributedDataParallel is told which parameters have gradients
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(id(parameter) in trained or ".seg_layers." in name)
+        return super().configure_optimizers()
 
 
 class PaperMulticlass(_AdamW):

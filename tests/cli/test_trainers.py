@@ -37,9 +37,12 @@ def test_rows_agree_with_the_names(capsys):
     for name, row in listed(capsys).items():
         assert ("EMCAD" in name) == (row["network"] == "EMCAD")
         assert ("PaperUNet" in name) == (row["network"] == "paper's U-Net")
-        assert row["recipe"] == (
-            "paper, binary" if "_PaperBinary" in name else "paper, multi-class" if "_PaperM" in name else "nnU-Net"
-        )
+        labels = {
+            "PaperBinary": "paper, binary",
+            "PaperMulticlass": "paper, multi-class",
+            "LayersOnly": "layers only (ours)",
+        }
+        assert row["recipe"] == labels.get(name.rpartition("_")[2], "nnU-Net")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--list"], ["--list", "--json"]])

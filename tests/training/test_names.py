@@ -16,11 +16,15 @@ from nnunet_xattnres.training.names import TrainerName, parse, trainer_names
 def test_the_names_are_those_of_version_0_1():
     """Results folders and checkpoints have these names: none may be lost or renamed.
 
-    New networks and routings, such as XAttnResGated, add names.
+    New networks, routings and recipes, such as XAttnResGated, add names.
     """
     everything = {name: parse(name) for name in trainer_names(lengths=True)}
-    networks = ("", "PaperUNet", "EMCAD")
-    first = [n for n, parts in everything.items() if parts.network in networks and parts.routing != "XAttnResGated"]
+    networks, recipes = ("", "PaperUNet", "EMCAD"), ("", "PaperMulticlass", "PaperBinary")
+    first = [
+        name
+        for name, parts in everything.items()
+        if parts.network in networks and parts.recipe in recipes and parts.routing != "XAttnResGated"
+    ]
     assert len(first) == len(set(first)) == 1313
     digest = hashlib.sha256("\n".join(sorted(first)).encode()).hexdigest()
     assert digest == "ad080a80e22b645637f3031e130a5c4fd79fdc8db311cbe5d94b7527ce796375"
@@ -58,7 +62,8 @@ def test_every_name_has_the_form_of_the_grammar():
     [
         "nnUNetTrainer", "nnUNetTrainer_5epochs", "nnUNetTrainerXAttnRess", "nnUNetTrainerXAttnRes_3epochs",
         "nnUNetTrainerEMCADXAttnResEncoder", "nnUNetTrainerXAttnRes_5epochs_PaperBinary", "nnUNetTrainerXAttnRes_",
-        "nnUNetTrainerCSAPNoSkip", "XAttnRes", "", "_1epoch", "__path__",
+        "nnUNetTrainerCSAPNoSkip", "nnUNetTrainerNoSkip_LayersOnly", "nnUNetTrainerEMCADXAttnRes_LayersOnly",
+        "XAttnRes", "", "_1epoch", "__path__",
     ],
 )  # fmt: skip
 def test_other_names(name):

@@ -196,3 +196,18 @@ def test_three_dimensional_plans_for_a_two_dimensional_trainer(make, tmp_path, n
         make(name, configuration="3d_fullres")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "nnUNet_results").exists()
+
+
+def test_layers_only_trains_the_layers_and_the_heads(make):
+    """A step with nnU-Net's own code changes these weights and no others."""
+    trainer = make("nnUNetTrainerXAttnResGated_LayersOnly")
+    assert type(trainer.optimizer) is torch.optim.SGD and trainer.num_epochs == 1000
+    torch.nn.init.constant_(trainer.network.xattnres["1"].gate, 0.5)
+    before = {name: parameter.clone() for name, parameter in trainer.network.named_parameters()}
+    targets = [torch.randint(2, (2, 1, side, side)).float() for side in (16, 8)]
+    trainer.train_step({"data": torch.randn(2, 1, 16, 16), "target": targets})
+    changed = {name for name, p in trainer.network.named_parameters() if not torch.equal(p, before[name])}
+    assert {".".join(name.split(".")[:2]) for name in changed} >= {"xattnres.1", "decoder.seg_layers"}
+    assert all(name.startswith(("xattnres.", "decoder.seg_layers.")) for name in changed)
+    frozen = {name for name, p in trainer.network.named_parameters() if p.grad is None}
+    assert {name.split(".")[0] for name in frozen} == {"encoder", "decoder"}
