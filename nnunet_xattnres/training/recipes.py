@@ -3,9 +3,9 @@
 In the paper's recipes, optimiser, schedule, loss and number of epochs are those of the paper (arXiv 2604.03297, Sec.
 4.2, which follows EMCAD). Everything else is nnU-Net's: resampling; normalisation (the paper has ImageNet's); patch
 and batch size of the plans (the paper has 224 and 6, or 352 and 16); oversampling of the foreground; augmentation (the
-paper has rotations and flips); epochs of 250 batches, whatever the size of the data set; mixed precision on CUDA; clipping of
-the gradient's norm at 12; deep supervision of the planned networks; the final weights (the paper takes the best ones on
-the validation set); and prediction in overlapping patches with mirroring.
+paper has rotations and flips); epochs of 250 batches, whatever the size of the data set; mixed precision on CUDA;
+clipping of the gradient's norm at 12; deep supervision of the planned networks; the final weights (the paper takes the
+best ones on the validation set); and prediction in overlapping patches with mirroring.
 """
 
 from __future__ import annotations
