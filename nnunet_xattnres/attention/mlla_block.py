@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.regularization import DropPath
 from torch import Tensor, nn
 
-from .sema import CONV, SEMA
+from .sema import CONV, HEAD_WIDTH, SEMA, WINDOW
+from .windows import to_image, to_tokens
 
 
 class MLLABlock(nn.Module):
@@ -43,8 +44,8 @@ class MLLABlock(nn.Module):
         self,
         channels: int,
         dim: int,
-        window: int = 7,
-        head_width: int = 32,
+        window: int = WINDOW,
+        head_width: int = HEAD_WIDTH,
         scale: bool = False,
         mlp_ratio: float = 4,
         drop_path: float = 0.0,
@@ -88,7 +89,7 @@ class MLLABlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # one transposition; the convolutions read the same memory as images with channels last
-        x = x.movedim(1, -1).contiguous()
+        x = to_tokens(x).contiguous()
         x = x + _convolve(self.position1, x)
         y = self.norm1(x)
         gate = F.silu(self.gate(y))
@@ -96,9 +97,9 @@ class MLLABlock(nn.Module):
         x = x + self.drop_path(self.output(self.attention.attend(y) * gate))
         x = x + _convolve(self.position2, x)
         x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x.movedim(-1, 1)
+        return to_image(x)
 
 
 def _convolve(conv: nn.Module, tokens: Tensor) -> Tensor:
     """A convolution of an image of tokens, (B, *S, C) -> (B, *S, C)."""
-    return conv(tokens.movedim(-1, 1)).movedim(1, -1)
+    return to_tokens(conv(to_image(tokens)))

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ..ops.export_backend import is_exporting, static_shape
 from .rotary import rotate, rotation_table
-from .windows import from_windows, pad_tokens, real_keys, to_windows
+from .windows import from_windows, pad_tokens, real_keys, to_image, to_tokens, to_windows
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+WINDOW, HEAD_WIDTH = 7, 32
 
 
 class SEMA(nn.Module):
@@ -53,7 +54,9 @@ class SEMA(nn.Module):
         torch.Size([1, 64, 20, 30])
     """
 
-    def __init__(self, channels: int, dim: int, window: int = 7, head_width: int = 32, scale: bool = False):
+    def __init__(
+        self, channels: int, dim: int, window: int = WINDOW, head_width: int = HEAD_WIDTH, scale: bool = False
+    ):
         super().__init__()
         if dim not in CONV:
             raise ValueError(f"SEMA: dim must be 2 or 3 (spatial axes), got {dim!r}")
@@ -75,7 +78,7 @@ class SEMA(nn.Module):
         if len(shape) != self.dim + 2 or shape[1] != self.channels:
             expected = ", ".join(["B", str(self.channels), *"*" * self.dim])
             raise ValueError(f"SEMA: x must have shape ({expected}), got {shape}")
-        return self.attend(x.movedim(1, -1)).movedim(-1, 1)
+        return to_image(self.attend(to_tokens(x)))
 
     def attend(self, tokens: Tensor) -> Tensor:
         """The same for an image of tokens, (B, *S, C) -> (B, *S, C), which is not transposed."""
@@ -84,7 +87,7 @@ class SEMA(nn.Module):
         acc_dtype = torch.promote_types(v.dtype, torch.float32)
         mean = v.mean(tuple(range(1, v.ndim - 1)), keepdim=True, dtype=acc_dtype)
         attended = window_attention(q, k, v, self.window, self.heads, self.scale) + mean
-        return attended.to(v.dtype) + self.lepe(v.movedim(-1, 1)).movedim(1, -1)
+        return attended.to(v.dtype) + to_tokens(self.lepe(to_image(v)))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, dim={self.dim}, window={self.window}, heads={self.heads}, scale={self.scale}"
@@ -129,7 +132,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int, heads: int, s
     if padded:
         q, k, v = (pad_tokens(x, sides) for x in (q, k, v))
         mask = real_keys(size, sides, heads, v.shape[0], v.device)
-    table = rotation_table(sides, v.shape[-1], heads, dtype, v.device)
+    table = rotation_table(sides, static_shape(v)[-1], heads, dtype, v.device)
     with _without_autocast(v.device.type):
         q, k = (rotate(to_windows(x, sides, heads, dtype), *table) for x in (q, k))
         v = to_windows(v, sides, heads, dtype)

@@ -1,4 +1,4 @@
-"""Non-overlapping windows of an image of tokens, laid out for `scaled_dot_product_attention`.
+"""Images of tokens, (B, *S, C), and their non-overlapping windows, laid out for `scaled_dot_product_attention`.
 
 Sides that are no multiples of the window are padded at their end, so the last window along an axis holds at least one
 token of the image.
@@ -11,6 +11,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..ops.export_backend import is_exporting
+
+
+def to_tokens(image: Tensor) -> Tensor:
+    """(B, C, *S) -> (B, *S, C), a view."""
+    return image.permute(0, *range(2, image.ndim), 1)
+
+
+def to_image(tokens: Tensor) -> Tensor:
+    """(B, *S, C) -> (B, C, *S), a view."""
+    return tokens.permute(0, tokens.ndim - 1, *range(1, tokens.ndim - 1))
 
 
 def count_windows(size: Sequence[int], window: Sequence[int]) -> list[int]:
@@ -51,6 +63,11 @@ def from_windows(windows: Tensor, window: Sequence[int], size: Sequence[int], he
     batch = windows.shape[0] // math.prod(counts[:-1])
     view = windows.reshape(batch, *counts, heads, *window, windows.shape[-1]).permute(inverse)
     tokens = view.flatten(-2).reshape(batch, *(n * w for n, w in zip(counts, window, strict=True)), -1)
+    if is_exporting():
+        # a slice asks whether a side is not larger, which torch.export cannot prove for sizes that are not known
+        for axis, side in enumerate(size, start=1):
+            tokens = tokens.index_select(axis, torch.arange(side, device=tokens.device))
+        return tokens
     index: tuple[Any, ...] = (slice(None), *map(slice, size))
     return tokens[index]
 
@@ -59,7 +76,7 @@ def real_keys(size: Sequence[int], window: Sequence[int], heads: int, batch: int
     """Whether a key is a token of the image, not padding: (B * R, N * heads, 1, L), as in `to_windows`."""
     real = torch.ones(1, *size, 1, dtype=torch.bool, device=device)
     mask = to_windows(pad_tokens(real, window).expand(batch, *([-1] * len(size)), heads), window, heads)
-    return mask.mT
+    return mask.transpose(-1, -2)
 
 
 def _order(axes: int) -> list[int]:

@@ -126,6 +126,20 @@ NETWORKS: dict[str, Network] = {
         module="csap_planned",
         dims=(2, 3),
     ),
+    "USEMA": Network(
+        "USEMA",
+        "USEMA (arXiv 2605.11131): the planned network with SEMA blocks behind every second stage of the encoder",
+        trainer="nnUNetTrainerUSEMA",
+        module="usema",
+        dims=(2, 3),
+    ),
+    "USEMABot": Network(
+        "USEMA, bottleneck",
+        "the planned network with a SEMA block behind the deepest stage alone",
+        trainer="nnUNetTrainerUSEMABot",
+        module="usema",
+        dims=(2, 3),
+    ),
 }
 """The networks, by their part of a trainer's name."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..networks import build_from_plans
+from ..networks.connections import refuse_unknown_options
 from ..networks.planned_unet import XATTNRES_UNETS, XAttnResUNetMixin
 from ..networks.plans import replacement
 from .names import NETWORKS, ROUTINGS
@@ -19,14 +20,15 @@ class PlannedNetworkTrainer(XAttnResTrainer):
         network_options: options of these networks.
 
     Raises:
-        ValueError: if there is no network for the planned one.
+        ValueError: if there is no network for the planned one, or it does not have one of the options.
     """
 
     networks: ClassVar[Mapping[str, type[XAttnResUNetMixin]]]
 
     @classmethod
     def check_patches(cls, configuration):
-        replacement(configuration.network_arch_class_name, cls.networks)  # raises for another network
+        network = replacement(configuration.network_arch_class_name, cls.networks)  # raises for another network
+        refuse_unknown_options(cls.network_options, network.allowed_options)
         super().check_patches(configuration)
 
     @classmethod

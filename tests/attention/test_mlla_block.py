@@ -107,14 +107,6 @@ def test_autocast_of_large_activations_stays_finite(dtype):
     assert all(p.grad.isfinite().all() for p in block.parameters())
 
 
-def test_it_compiles_to_one_graph():
-    torch.compiler.reset()
-    block = MLLABlock(8, 2, window=3, head_width=4)
-    x = torch.randn(2, 8, 7, 9)
-    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), block(x), rtol=1e-5, atol=1e-5)
-
-
 def test_a_head_width_that_does_not_divide():
     with pytest.raises(ValueError, match="head_width 32 for 48 channels"):
         MLLABlock(48, 2)

@@ -11,6 +11,7 @@ from nnunet_xattnres import PaperUNet
 from nnunet_xattnres.networks.checkpointing import CHECKPOINT_VARIABLE, run_stage
 from nnunet_xattnres.networks.connections import Connections
 from nnunet_xattnres.networks.csap_planned import CSAP_PLANNED_UNETS
+from nnunet_xattnres.networks.usema import USEMA_UNETS
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,7 @@ VARIANTS = {
     "upsampled": ("plain 2d", {"decoder_input": "upsampled"}),
     "without layers": ("plain 2d", {"encoder": False, "decoder": False}),
     "with a gate": ("plain 2d", {"gate": True}),
+    "USEMA": ("resenc 3d", {"classes": USEMA_UNETS}),
     "with dropout": ("plain 2d", DROPOUT),
     "with batch normalisation": ("resenc 2d", BATCH_NORM),
 }

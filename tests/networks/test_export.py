@@ -12,6 +12,7 @@ from torch.export import Dim
 from nnunet_xattnres import XAttnRes
 from nnunet_xattnres.networks.csap_planned import CSAP_PLANNED_UNETS
 from nnunet_xattnres.networks.paper_unet import PaperUNet
+from nnunet_xattnres.networks.usema import USEMA_UNETS
 
 torchscript = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore:.*torch.jit:FutureWarning",
@@ -47,6 +48,8 @@ NETWORKS = {
     "plain 2d replace": (lambda: build_planned("plain 2d", skip=False), (16, 24), [(32, 40)]),
     "plain 2d upsampled": (lambda: build_planned("plain 2d", decoder_input="upsampled"), (16, 24), [(32, 40)]),
     "resenc 2d gated": (lambda: build_planned("resenc 2d", gate=True), (16, 24), [(32, 40)]),
+    "USEMA": (lambda: build_planned("plain 2d", classes=USEMA_UNETS, window=3), (16, 24), [(16, 24), (32, 40)]),
+    "USEMA 3d": (lambda: build_planned("resenc 3d", classes=USEMA_UNETS, window=3), (8, 16, 12), [(12, 8, 16)]),
     "plain 3d gated": (
         lambda: build_planned("plain 3d anisotropic", gate=True),
         (8, 16, 12),
@@ -108,7 +111,7 @@ def dynamic_sides(name, image):
 
 
 @torchscript
-@pytest.mark.parametrize("name", all_but(["resenc 2d gated"]))
+@pytest.mark.parametrize("name", all_but(["resenc 2d gated", "USEMA"]))
 def test_traced(name):
     network, image, sizes = make(name)
     buffer = io.BytesIO()
@@ -131,7 +134,7 @@ def test_onnx_of_a_traced_network(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["plain 2d replace", "EMCAD gated", "CSAP", "CSAP XAttnRes", "planned CSAP 3d", *DEFAULT]
+    "name", ["plain 2d replace", "EMCAD gated", "CSAP", "CSAP XAttnRes", "planned CSAP 3d", "USEMA", *DEFAULT]
 )
 def test_torch_export_and_its_onnx(name):
     network, image, sizes = make(name)

@@ -13,11 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_xattnres import CSAP, EMCAD
 from nnunet_xattnres.networks.csap_planned import CSAP_PLANNED_UNETS
+from nnunet_xattnres.networks.usema import USEMA_UNETS
 from nnunet_xattnres.training.emcad import nnUNetTrainerEMCAD
 from nnunet_xattnres.training.losses import SquaredDiceLoss
 
 RUNS = [("plain 2d", False), ("resenc 3d", False), ("EMCAD", False), ("resenc 2d, checkpointed", False)]
-RUNS += [("CSAP", False), ("plain 2d, CSAP", False)]
+RUNS += [("CSAP", False), ("plain 2d, CSAP", False), ("plain 2d, USEMA", False)]
 COMPILED = [("plain 2d", True)]
 
 
@@ -31,9 +32,8 @@ def build(kind):
             return CSAP(2, 2), (64, 64)
     plan, _, option = kind.partition(", ")
     size = (16,) * plans.PLANS[plan][1]
-    if option == "CSAP":
-        return plans.build(plan, CSAP_PLANNED_UNETS), size
-    return plans.build(plan, checkpoint=option == "checkpointed"), size
+    classes = {"CSAP": CSAP_PLANNED_UNETS, "USEMA": USEMA_UNETS}.get(option, plans.XATTNRES)
+    return plans.build(plan, classes, checkpoint=option == "checkpointed"), size
 
 
 def work(rank, port, folder, runs):

@@ -18,7 +18,7 @@ from support import csap as csap_support
 from support.emcad import small_encoder
 
 from nnunet_xattnres import XAttnRes, XAttnResStages
-from nnunet_xattnres.training import csap, csap_planned, emcad, lengths, names, paper_unet, planned, with_lengths
+from nnunet_xattnres.training import csap, csap_planned, emcad, lengths, names, paper_unet, planned, usema, with_lengths
 from nnunet_xattnres.training.names import parse, trainer_names
 from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 from nnunet_xattnres.training.trainer_classes import trainer_class
@@ -44,11 +44,11 @@ def make(cls, plans, configuration="2d"):
 # --- look-up ---
 
 
-@pytest.mark.parametrize("module", [planned, paper_unet, emcad, csap, csap_planned])
+@pytest.mark.parametrize("module", [planned, paper_unet, emcad, csap, csap_planned, usema])
 def test_every_import_gives_the_same_class(module):
-    (network,) = (key for key, entry in names.NETWORKS.items() if module.__name__.endswith(f".{entry.module}"))
+    networks = [key for key, entry in names.NETWORKS.items() if module.__name__.endswith(f".{entry.module}")]
     for name in trainer_names(lengths=True):
-        assert hasattr(module, name) == (parse(name).network == network)
+        assert hasattr(module, name) == (parse(name).network in networks)
         if hasattr(module, name):
             cls = getattr(module, name)
             assert cls is trainer_class(name)
@@ -168,7 +168,7 @@ def layers(name, plans):
     ("prefix", "encoder", "decoder"),
     [("nnUNetTrainer", {1, 2}, {3, 4}), ("nnUNetTrainerPaperUNet", {1, 2, 3, 4}, {5, 6, 7, 8}),
      ("nnUNetTrainerEMCAD", set(), {4, 5, 6, 7}), ("nnUNetTrainerCSAP", set(), {4, 5, 6}),
-     ("nnUNetTrainerCSAPPlanned", {1, 2}, {3, 4})],
+     ("nnUNetTrainerCSAPPlanned", {1, 2}, {3, 4}), ("nnUNetTrainerUSEMA", {1, 2}, {3, 4})],
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("routing", "where"),
@@ -237,6 +237,7 @@ def runs():
     """All trainers and dimensions; the default run has one of each network, recipe and dimension, and one gated."""
     others = {"nnUNetTrainerXAttnResGated-2", "nnUNetTrainerCSAP-2", "nnUNetTrainerCSAPXAttnRes_PaperBinary-2"}
     others |= {"nnUNetTrainerCSAPPlanned-2", "nnUNetTrainerCSAPPlannedXAttnRes-3"}
+    others |= {"nnUNetTrainerUSEMA-3", "nnUNetTrainerUSEMABotXAttnRes-2"}
     for name in trainer_names():
         parts = parse(name)
         for dim in parts.dims:
