@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from ..attention.sema import HEAD_WIDTH
 from ..networks.plans import build_from_plans
 from ..networks.usema import USEMA_UNETS, check_blocks
-from .names import NETWORKS, ROUTINGS
+from .names import NETWORKS, ROUTINGS, TrainerName
 from .planned import PlannedNetworkTrainer
 from .trainer import XAttnResTrainer
 from .trainer_classes import module_attribute, module_names
@@ -29,7 +29,7 @@ class nnUNetTrainerUSEMA(PlannedNetworkTrainer):
     dims = NETWORKS["USEMA"].dims
     networks = USEMA_UNETS
     blocks: ClassVar[str] = "encoder"
-    network_options: ClassVar[dict[str, Any]] = {"encoder": False, "decoder": False}
+    network_options = TrainerName("USEMA").network_options
 
     @classmethod
     def check_patches(cls, configuration):
