@@ -34,10 +34,10 @@ class CSAP(nn.Module):
     The queries come from the deepest stage, keys and values from features that are average-pooled to one grid, of
     stride 64. All d_i are upsampled to stride 8, concatenated and fused, and the logits are upsampled by 8.
 
-    From the paper: attention at the deepest stage alone, and stages that project values only. It has no public code,
-    and neither widths nor pooling are given in what is known of it. The block is therefore that of the MetaSeg head of
-    the same author. Ours: the grid, Up before which the projection is computed (`attention.propagation`), padding, and
-    XAttnRes, for which the history H holds the encoder's e_1, ..., e_4, then d_4 and d_3.
+    From the paper: attention at the deepest stage alone, and stages that project values only. Its code is not public.
+    The block (normalisation, pooling, MLP, drop path) and the fusion (ReLU, dropout) are therefore those of the public
+    MetaSeg head of the same author. Ours: one grid for the values of all stages, padding, and XAttnRes, for which the
+    history H holds the encoder's e_1, ..., e_4, then d_4 and d_3.
 
     Args:
         input_channels: channels of the image.
@@ -52,7 +52,7 @@ class CSAP(nn.Module):
 
     Shapes:
         input (B, input_channels, H, W) -> (B, num_classes, H, W). Images whose sides are not multiples of 32 are
-        padded, and the logits cropped.
+        padded, and the logits cropped. Features are padded likewise where the pooling does not divide their size.
 
     Raises:
         ValueError: if an option is unknown, `deep_supervision` is True, or an input is not (B, C, H, W).
