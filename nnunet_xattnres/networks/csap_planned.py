@@ -51,9 +51,9 @@ class CSAPPlannedMixin(XAttnResUNetMixin):
         x = super()._run_decoder_stage(s, history, x, *rest)
         return self.csap.propagate(s, attention, x, history[len(self.encoder.stages) - 1].shape[2:])
 
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """As `XAttnResUNetMixin`, with half the attention, values and outputs to which they have been added."""
-        return super().compute_conv_feature_map_size(input_size) + self.csap.count_kept_elements(input_size) // 2
+    def _count_added_elements(self, sizes: Sequence[tuple[int, ...]]) -> int:
+        """As in `XAttnResUNetMixin`, with the attention, the values and the outputs to which they have been added."""
+        return super()._count_added_elements(sizes) + self.csap.count_kept_elements(sizes)
 
 
 class PropagatedAttention(nn.Module):
@@ -86,14 +86,15 @@ class PropagatedAttention(nn.Module):
         tokens = self.tokens[s + 1](_average_blocks(x, ratio))
         return x + self.propagations[s + 1](attention, tokens, grid, x.shape[2:])
 
-    def count_kept_elements(self, input_size: Sequence[int]) -> int:
-        """Elements that training keeps per sample: the attention, the values and the outputs of the stages."""
-        sizes, size = [], tuple(input_size)
-        for stride in self.strides:
-            size = tuple(i // j for i, j in zip(size, stride, strict=True))
-            sizes.append(math.prod(size))
-        kept = sum(c * (n + sizes[-1]) for c, n in zip(self.channels, sizes, strict=True))
-        return kept + self.heads * sizes[-1] ** 2
+    def count_kept_elements(self, sizes: Sequence[tuple[int, ...]]) -> int:
+        """Elements that training keeps per sample: the attention, the values and the outputs of the stages.
+
+        Args:
+            sizes: the spatial size of every encoder stage's output.
+        """
+        pixels = [math.prod(size) for size in sizes]
+        kept = sum(c * (n + pixels[-1]) for c, n in zip(self.channels, pixels, strict=True))
+        return kept + self.heads * pixels[-1] ** 2
 
 
 class CSAPPlannedUNet(CSAPPlannedMixin, PlainConvUNet):

@@ -138,9 +138,9 @@ class XAttnResUNetMixin(nn.Module):
         """Feature-map elements per sample, from which nnU-Net's planner estimates GPU memory.
 
         nnU-Net counts the output of every convolution once, although training keeps it twice, before and after its
-        normalisation. What XAttnRes keeps, the output of every layer and the pooled copies that it reads, is kept once,
-        so it counts half. As in nnU-Net's own count, temporary tensors are left out. A planner uses it if its
-        `UNet_class` is this class; the planners of nnU-Net itself count the stock network.
+        normalisation. What is added to the stock network is kept once, so it counts half. As in nnU-Net's own count,
+        temporary tensors are left out. A planner uses it if its `UNet_class` is this class; the planners of nnU-Net
+        itself count the stock network.
 
         Args:
             input_size: patch size in voxels, one number per spatial axis.
@@ -150,9 +150,18 @@ class XAttnResUNetMixin(nn.Module):
         for stride in self.encoder.strides:
             size = tuple(i // j for i, j in zip(size, stride, strict=True))
             sizes.append(size)
-        layers = self.xattnres.count_kept_elements(sizes + sizes[-2::-1])
         stock: Any = super()  # the U-Net that this class is mixed into
-        return stock.compute_conv_feature_map_size(input_size) + layers // 2
+        return stock.compute_conv_feature_map_size(input_size) + self._count_added_elements(sizes) // 2
+
+    def _count_added_elements(self, sizes: Sequence[tuple[int, ...]]) -> int:
+        """Elements that training keeps per sample beside those of the stock network.
+
+        They are the output of every XAttnRes layer and the pooled copies that it reads.
+
+        Args:
+            sizes: the spatial size of every encoder stage's output; the decoder mirrors them.
+        """
+        return self.xattnres.count_kept_elements([*sizes, *sizes[-2::-1]])
 
 
 class XAttnResUNet(XAttnResUNetMixin, PlainConvUNet):

@@ -83,15 +83,11 @@ class USEMAMixin(XAttnResUNetMixin):
         x = run_stage(block, x, modules=[block], checkpointed=self.checkpoint)
         return x.contiguous()  # the block leaves the channels last in memory, but several layers read the feature
 
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+    def _count_added_elements(self, sizes: Sequence[tuple[int, ...]]) -> int:
         """As in `XAttnResUNetMixin`, with what the blocks write."""
-        size, blocks = tuple(input_size), 0
-        for s, stride in enumerate(self.encoder.strides):
-            size = tuple(i // j for i, j in zip(size, stride, strict=True))
-            if str(s) in self.sema:
-                block: Any = self.sema[str(s)]
-                blocks += block.count_kept_elements(size)
-        return super().compute_conv_feature_map_size(input_size) + blocks
+        blocks: Any = self.sema
+        written = sum(block.count_kept_elements(sizes[int(s)]) for s, block in blocks.items())
+        return super()._count_added_elements(sizes) + written
 
 
 class USEMAUNet(USEMAMixin, XAttnResUNet):

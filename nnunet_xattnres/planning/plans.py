@@ -142,7 +142,7 @@ def _replace(
     network = replacement(planned.network_arch_class_name, trainer.networks)
     architecture = {
         "network_class_name": class_name(network),
-        "arch_kwargs": {**planned.network_arch_init_kwargs, **trainer.network_options},
+        "arch_kwargs": {**planned.network_arch_init_kwargs, **trainer.options()},
         "_kw_requires_import": list(planned.network_arch_init_kwargs_req_import),
     }
     old = _build(planned.configuration["architecture"], input_channels, num_classes)

@@ -36,10 +36,14 @@ class PlannedNetworkTrainer(XAttnResTrainer):
         return str(configuration.network_arch_init_kwargs.get("norm_op")).rpartition(".")[2]
 
     @classmethod
+    def options(cls) -> dict[str, Any]:
+        """All options of the network: those that the routing does not choose, too."""
+        return dict(cls.network_options)
+
+    @classmethod
     def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):
-        options: dict[str, Any] = cls.network_options
         return build_from_plans(
-            configuration, num_input_channels, num_output_channels, deep_supervision, cls.networks, **options
+            configuration, num_input_channels, num_output_channels, deep_supervision, cls.networks, **cls.options()
         )
 
 

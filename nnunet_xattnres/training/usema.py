@@ -1,9 +1,8 @@
 """Trainers of USEMA."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..attention.sema import HEAD_WIDTH
-from ..networks.plans import build_from_plans
 from ..networks.usema import USEMA_UNETS, check_blocks
 from .names import NETWORKS, ROUTINGS, TrainerName
 from .planned import PlannedNetworkTrainer
@@ -41,11 +40,8 @@ class nnUNetTrainerUSEMA(PlannedNetworkTrainer):
         check_blocks(widths, cls.blocks, options.get("head_width", HEAD_WIDTH))
 
     @classmethod
-    def build_network(cls, configuration, num_input_channels, num_output_channels, deep_supervision):
-        options: dict[str, Any] = {"blocks": cls.blocks, **cls.network_options}
-        return build_from_plans(
-            configuration, num_input_channels, num_output_channels, deep_supervision, cls.networks, **options
-        )
+    def options(cls):
+        return {"blocks": cls.blocks, **super().options()}
 
 
 class nnUNetTrainerUSEMABot(nnUNetTrainerUSEMA):

@@ -98,7 +98,8 @@ def test_vram_estimate_counts_the_blocks(kind):
     network(image(kind))
     size = (16,) * plans.PLANS[kind][1]
     assert written
-    assert network.compute_conv_feature_map_size(size) - without.compute_conv_feature_map_size(size) == sum(written)
+    added = network.compute_conv_feature_map_size(size) - without.compute_conv_feature_map_size(size)
+    assert abs(2 * added - sum(written)) <= 1  # nnU-Net counts half of what training keeps
 
 
 def test_options_reach_the_blocks():
