@@ -24,6 +24,7 @@ examples:
   xattnres cost --device cuda --case 2d-512 --no-reference --layers --out 2d-512.json
   xattnres cost --plans $nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetPlans.json -c 2d
   xattnres cost --scaling scaling.png                 the cost against stages, width, batch size and patch size
+  xattnres cost --pixels pixels.png --out pixels.json the cost of USEMA and of a SEMA block against the pixels
 """
 
 import argparse
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from ..cost.measure import FirstStep, Measurement, MeasureOptions
     from ..cost.networks import MeasuredNetwork
 
-_CASES = ("2d-256", "2d-512", "3d-128", "resencm-2d-512", "resencm-3d-128")
+_CASES = ("2d-256", "2d-512", "3d-64", "3d-128", "resencm-2d-512", "resencm-3d-128")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +81,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PNG",
         help="measure series of small networks and draw them into this file",
     )
+    source.add_argument(
+        "--pixels", type=Path, metavar="PNG",
+        help="measure small 2-D networks (default: USEMA) and a SEMA block against the number of pixels and draw them "
+        "into this file",
+    )  # fmt: skip
     networks.add_argument(
         "-c", "--configuration", nargs="+", default=["2d"], metavar="NAME",
         help="the configurations of the plans file (default: 2d)",
@@ -122,7 +128,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    for path in (arguments.out, arguments.scaling):
+    for path in (arguments.out, arguments.scaling, arguments.pixels):
         if path is not None and not path.absolute().parent.is_dir():
             raise UserError(f"the folder {path.absolute().parent} does not exist: make it first")
 
@@ -147,14 +153,14 @@ def run(arguments: argparse.Namespace) -> int:
     trainers = _find_trainers(arguments)
     # kept until all is measured, because compiled code is loaded from it
     with tempfile.TemporaryDirectory(prefix="xattnres-cost-", ignore_cleanup_errors=True) as folder:
-        measure_all = _measure_scaling if arguments.scaling else _measure_cases
+        measure_all = _measure_scaling if arguments.scaling else _measure_pixels if arguments.pixels else _measure_cases
         measured = measure_all(arguments, options, trainers, Path(folder))
     if measured is None or not _triton_was_used(arguments.backend, device):
         return 1
     if arguments.out:
         report.save_json(arguments.out, options, measured)
         print(f"\nwritten: {arguments.out}")
-    succeeded = {result["trainer"] for case in measured for result in case["results"] if not result["failure"]}
+    succeeded = {result["trainer"] for case in measured["cases"] for result in case["results"] if not result["failure"]}
     return int(not set(arguments.trainer or []) <= succeeded)
 
 
@@ -164,13 +170,14 @@ def _find_trainers(arguments: argparse.Namespace) -> list[str]:
     Raises:
         UserError: if no trainer is left.
     """
-    from ..cost.networks import STOCK, XATTNRES, all_trainers, trainer_class_of
+    from ..cost.networks import STOCK, USEMA, XATTNRES, all_trainers, trainer_class_of
 
     if arguments.all_networks:
         return all_trainers()
+    default = USEMA if arguments.pixels else XATTNRES
     found = []
     problems = []
-    for name in dict.fromkeys(arguments.trainer or [XATTNRES]):
+    for name in dict.fromkeys(arguments.trainer or [default]):
         try:
             trainer_class_of(name)
             found.append(name)
@@ -202,7 +209,7 @@ def _show_progress(message: str) -> None:
 
 def _measure_cases(
     arguments: argparse.Namespace, options: "MeasureOptions", trainers: Sequence[str], folder: Path
-) -> list[dict[str, Any]] | None:
+) -> dict[str, Any] | None:
     """Measure the cases of --case or --plans; returns what --out writes, None on an error."""
     from dataclasses import replace
 
@@ -222,12 +229,12 @@ def _measure_cases(
         if result is None:
             return None
         measured.append(result[1])
-    return measured
+    return {"cases": measured}
 
 
 def _measure_scaling(
     arguments: argparse.Namespace, options: "MeasureOptions", trainers: Sequence[str], folder: Path
-) -> list[dict[str, Any]] | None:
+) -> dict[str, Any] | None:
     """Measure the series of --scaling and draw them; returns what --out writes, None on an error."""
     from ..cost import cases, report
 
@@ -244,7 +251,37 @@ def _measure_scaling(
     setup = report.describe_setup(options)
     report.draw_scaling(arguments.scaling, series, f"{setup['device']}, {setup['threads']} threads")
     print(f"\nwritten: {arguments.scaling}")
-    return measured
+    return {"cases": measured}
+
+
+def _measure_pixels(
+    arguments: argparse.Namespace, options: "MeasureOptions", trainers: Sequence[str], folder: Path
+) -> dict[str, Any] | None:
+    """Measure the networks and blocks of --pixels and draw them; returns what --out writes, None on an error."""
+    from dataclasses import asdict
+
+    from ..cost import cases, pixels, report
+
+    measured = []
+    points: list[tuple[int, list[Measurement]]] = []
+    for number, case in cases.pixel_cases():
+        result = _measure_case(case, case.name, arguments, options, trainers, folder)
+        if result is None:
+            return None
+        points.append((number, result[0]))
+        measured.append(result[1])
+    blocks = pixels.measure_blocks(options, show_progress=_show_progress)
+    _show_progress("")
+    panels = {
+        "networks": pixels.curves_of_networks(points),
+        f"block, {pixels.CHANNELS} channels, forward and backward": pixels.curves_of_blocks(blocks),
+    }
+    for title, curves in panels.items():
+        print(f"\n{title}\n{pixels.format_curves(curves)}", flush=True)
+    setup = report.describe_setup(options)
+    pixels.draw_pixels(arguments.pixels, panels, f"{setup['device']}, {setup['threads']} threads")
+    print(f"\nwritten: {arguments.pixels}")
+    return {"cases": measured, "blocks": [asdict(block) for block in blocks]}
 
 
 def _measure_case(
@@ -266,7 +303,7 @@ def _measure_case(
     if comparisons is None:
         return None
     networks = [STOCK, *networks]
-    if not (arguments.trainer or arguments.all_networks or arguments.no_reference):
+    if not (arguments.trainer or arguments.all_networks or arguments.no_reference or arguments.pixels):
         networks.insert(1, MeasuredNetwork("reference", XATTNRES, "reference"))
     folder = Path(tempfile.mkdtemp(dir=folder))
     first_steps = _measure_first_steps(case, networks, options, folder) if options.first_step else {}

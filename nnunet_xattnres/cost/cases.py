@@ -1,10 +1,13 @@
 """The networks that are measured: as nnU-Net plans them, with their patch and batch sizes."""
 
 import math
+import pydoc
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..networks.planned_unet import XAttnResUNetMixin
 from ..networks.plans import replacement
 from ..utils.errors import UserError
 from ..utils.plans_file import count_input_channels, get_configuration, read_plans
@@ -75,6 +78,18 @@ class Case:
         channels = {str(n): f"channel {n}" for n in range(self.input_channels)}
         return {"labels": {"background": 0, **labels}, **regions, "channel_names": channels, "file_ending": ".nii.gz"}
 
+    def stock(self) -> "Case":
+        """The case with the network that nnU-Net plans, where the plans name one of this package (`xattnres plan`)."""
+        network = pydoc.locate(self.network_class_name)
+        if not (isinstance(network, type) and issubclass(network, XAttnResUNetMixin)):
+            return self
+        stock = next(base for base in network.__mro__ if not issubclass(base, XAttnResUNetMixin))
+        return replace(
+            self,
+            network_class_name=f"{stock.__module__}.{stock.__qualname__}",
+            arch_kwargs={k: v for k, v in self.arch_kwargs.items() if k not in network.allowed_options},
+        )
+
     def small(self) -> "Case":
         """A case to compare results: an eighth of the channels, a small patch, batch size 1, SiLU.
 
@@ -134,6 +149,7 @@ TYPICAL_CASES = {
     for case in (
         _make_case(2, 512, 7, False, name="2d-256", patch_size=(256, 256), batch_size=2),
         _make_case(2, 512, 8, False, name="2d-512", patch_size=(512, 512), batch_size=12),
+        _make_case(3, 320, 5, False, name="3d-64", patch_size=(64, 64, 64), batch_size=2),
         _make_case(3, 320, 6, False, name="3d-128", patch_size=(128, 128, 128), batch_size=2),
         _make_case(2, 512, 8, True, name="resencm-2d-512", patch_size=(512, 512), batch_size=12),
         _make_case(3, 320, 6, True, name="resencm-3d-128", patch_size=(128, 128, 128), batch_size=2),
@@ -160,6 +176,18 @@ def scaling_cases() -> dict[str, list[tuple[int, Case]]]:
         "batch size": [(n, network("batch", n, batch=n)) for n in (1, 2, 4, 8)],
         "side of the patch": [(n, network("side", n, side=n)) for n in (64, 128, 256)],
     }
+
+
+def pixel_cases(sides: Sequence[int] = (64, 128, 256, 512)) -> list[tuple[int, Case]]:
+    """2-D networks of five stages from 16 channels whose patch grows, with one image.
+
+    Returns:
+        (number of pixels, case) pairs.
+    """
+    return [
+        (side**2, _make_case(2, 256, 5, False, 16, name=f"{side}x{side}", patch_size=(side, side), batch_size=1))
+        for side in sides
+    ]
 
 
 def from_plans(path: Path, configuration: str, num_classes: int = 3) -> Case:

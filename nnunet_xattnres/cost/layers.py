@@ -117,7 +117,7 @@ def measure_layers(
                 sum(part.shape[1] for part in parts),
                 tuple(parts[0].shape[2:]),
                 len(features),
-                _time(compute, options.device, options.repeats, flush=True),
+                time_repeats(compute, options.device, options.repeats, flush=True),
                 _count_bytes((arguments, result)),
                 _count_launches(compute, options.device),
             )
@@ -154,7 +154,7 @@ def _intercept(record: Callable[[str, Callable[[], Any], tuple, Any], None]) -> 
         custom_op._compute = compute
 
 
-def _time(compute: Callable[[], Any], device: torch.device, repeats: int, flush: bool = False) -> list[float]:
+def time_repeats(compute: Callable[[], Any], device: torch.device, repeats: int, flush: bool = False) -> list[float]:
     """The seconds of every repeat, after one that is not timed.
 
     Args:
@@ -184,7 +184,7 @@ def _measure_bandwidth(device: torch.device) -> float:
     """The bytes per second that one large copy reads and writes."""
     source = torch.ones(_COPY_BYTES.get(device.type, 2**27) // 4, device=device)
     target = torch.empty_like(source)
-    seconds = _time(lambda: target.copy_(source), device, repeats=5)
+    seconds = time_repeats(lambda: target.copy_(source), device, repeats=5)
     return 2 * source.nbytes / statistics.median(seconds)
 
 

@@ -25,6 +25,9 @@ from .cases import Case
 XATTNRES = str(TrainerName(routing="XAttnRes"))
 """The trainer of the planned network with XAttnRes in every stage."""
 
+USEMA = str(TrainerName("USEMA"))
+"""The trainer of the planned network with SEMA blocks."""
+
 
 @dataclass(frozen=True)
 class MeasuredNetwork:
@@ -42,7 +45,7 @@ class MeasuredNetwork:
 
 
 STOCK = MeasuredNetwork("stock")
-"""The network that nnU-Net planned, without XAttnRes."""
+"""The network that nnU-Net plans, also where the plans name one of this package."""
 
 
 def trainer_class_of(name: str) -> type:
@@ -101,6 +104,7 @@ def start_training(
         ValueError: if a trainer of this package cannot train the case; other trainers raise what they like.
     """
     cls = trainer_class_of(network.trainer)
+    case = case.stock() if network == STOCK else case
     plans, dataset_json = case.plans(), case.dataset_json()
     with tempfile.TemporaryDirectory(prefix="xattnres-cost-") as folder, _environment_of_nnunet(folder, checkpoint):
         # nnU-Net looks at the preprocessed files to see their format

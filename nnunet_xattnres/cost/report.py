@@ -179,9 +179,9 @@ def to_dict(
     }
 
 
-def save_json(path: Path, options: MeasureOptions, cases: list[dict[str, Any]]) -> None:
-    """Write the cases, as `to_dict` gives them, and the setup to a JSON file."""
-    write_atomic(path, json.dumps({"about": describe_setup(options), "cases": cases}, indent=1) + "\n")
+def save_json(path: Path, options: MeasureOptions, results: Mapping[str, Any]) -> None:
+    """Write the setup and the results, such as "cases" as `to_dict` gives them, to a JSON file."""
+    write_atomic(path, json.dumps({"about": describe_setup(options), **results}, indent=1) + "\n")
 
 
 def draw_scaling(path: Path, series: Mapping[str, Sequence[tuple[float, Sequence[Measurement]]]], title: str) -> None:

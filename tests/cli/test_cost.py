@@ -8,7 +8,7 @@ from support.plans_file import write_plans
 
 from nnunet_xattnres.cli import cost
 from nnunet_xattnres.cli.main import main
-from nnunet_xattnres.cost.cases import TYPICAL_CASES
+from nnunet_xattnres.cost.cases import TYPICAL_CASES, pixel_cases
 from nnunet_xattnres.cost.measure import FirstStep
 from nnunet_xattnres.ops import custom_op, torch_backend
 from nnunet_xattnres.training.names import NETWORKS, parse
@@ -100,6 +100,21 @@ def test_all_networks(plans, tmp_path, monkeypatch):
     assert {NETWORKS[parse(name).network].dims for name in case["left_out"]} == {(2,)}
 
 
+def test_pixels(tmp_path, monkeypatch, capsys):
+    """Networks for growing patches and a SEMA block for growing features, in a picture and in JSON."""
+    monkeypatch.setattr("nnunet_xattnres.cost.cases.pixel_cases", lambda: pixel_cases((32, 64)))
+    monkeypatch.setattr("nnunet_xattnres.cost.pixels.BLOCK_SIDES", (8, 16))
+    out, picture = tmp_path / "figures.json", tmp_path / "pixels.png"
+    arguments = ["--pixels", str(picture), "--trainer", "nnUNetTrainerPaperUNet", "--repeats", "1", "--out", str(out)]
+    assert main(["cost", *arguments]) == 0
+    written = json.loads(out.read_text())
+    assert [[r["name"] for r in case["results"]] for case in written["cases"]] == [["stock", "PaperUNet"]] * 2
+    assert [block["pixels"] for block in written["blocks"]] == [64, 64, 256, 256]
+    assert picture.stat().st_size > 10_000
+    rows = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if "training step" in line]
+    assert rows == ["stock", "PaperUNet"]
+
+
 def test_activation_checkpointing(plans, tmp_path):
     results = []
     for options in ([], ["--checkpoint"]):
@@ -186,6 +201,7 @@ def test_numbers_below_one(capsys, option, value):
     [
         (["--out", "nowhere/figures.json"], "nowhere"),
         (["--scaling", "nowhere/scaling.png"], "nowhere"),
+        (["--pixels", "nowhere/pixels.png"], "nowhere"),
         (["--device", "tpu"], "--device tpu"),
         (["--plans", "missing.json"], "missing.json"),
     ],

@@ -1,13 +1,15 @@
 """The measured networks are those that nnU-Net plans, and plans files are read as nnU-Net reads them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from support.plans_file import plans_dict, write_plans
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet, XAttnResUNet
-from nnunet_xattnres.cost.cases import TYPICAL_CASES, from_plans, scaling_cases
+from nnunet_xattnres.cost.cases import TYPICAL_CASES, from_plans, pixel_cases, scaling_cases
 from nnunet_xattnres.cost.networks import STOCK, XATTNRES, MeasuredNetwork, start_training
 from nnunet_xattnres.utils.errors import UserError
 
@@ -52,6 +54,23 @@ def test_a_configuration_of_a_plans_file(tmp_path, configuration, network):
     assert build(case).decoder.seg_layers[-1].out_channels == 4
 
 
+def test_the_stock_network_of_plans_with_xattnres(tmp_path):
+    """As `xattnres plan` writes them, with options of the network."""
+    path = write_plans(tmp_path)
+    case = from_plans(path, "2d")
+    plans = plans_dict()
+    architecture = plans["configurations"]["2d"]["architecture"]
+    architecture["network_class_name"] = "nnunet_xattnres.networks.XAttnResUNet"
+    architecture["arch_kwargs"]["skip"] = False
+    path.write_text(json.dumps(plans))
+    planned = from_plans(path, "2d")
+    assert type(build(planned)) is type(build(case)) is PlainConvUNet
+    assert count_parameters(planned) == count_parameters(case)
+    assert count_parameters(planned, MeasuredNetwork("any trainer", "nnUNetTrainerNoDeepSupervision")) != (
+        count_parameters(case)
+    )
+
+
 def test_a_scaling_series_varies_one_quantity():
     for points in scaling_cases().values():
         assert [value for value, _ in points] == sorted(value for value, _ in points)
@@ -61,6 +80,13 @@ def test_a_scaling_series_varies_one_quantity():
         ]
         varies = [len({d[i] for d in described}) > 1 for i in range(4)]
         assert sum(varies) == 1
+
+
+def test_the_patch_alone_grows():
+    cases = [case for _, case in pixel_cases()]
+    assert [pixels for pixels, _ in pixel_cases()] == [case.patch_size[0] * case.patch_size[1] for case in cases]
+    first, *others = (replace(case, name="", patch_size=(1, 1)) for case in cases)
+    assert all(other == first for other in others)
 
 
 def assert_rejected(path, *facts, configuration="2d"):

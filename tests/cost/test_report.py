@@ -120,7 +120,8 @@ def test_json(tmp_path):
     comparison = Comparison(
         "float64", [TensorError("logits 0", 1e-15, 0, 1e-8), TensorError("logits 1", 2e-15, 0, 1e-8)]
     )
-    report.save_json(path, OPTIONS, [report.to_dict(TYPICAL_CASES["2d-256"], results, {"XAttnRes": [comparison]})])
+    case = report.to_dict(TYPICAL_CASES["2d-256"], results, {"XAttnRes": [comparison]})
+    report.save_json(path, OPTIONS, {"cases": [case]})
     loaded = json.loads(path.read_text())
     assert loaded["about"]["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert loaded["about"]["threads"] == torch.get_num_threads()
