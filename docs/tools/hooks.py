@@ -7,8 +7,10 @@ script.
 
 import argparse
 import html
+import json
 import os
 import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +53,8 @@ def insert(name: str) -> str:
     """
     if name.endswith(".md"):
         return file_of_the_repository(name)
-    return {"commands": commands, "trainers": trainers, "problem-codes": problem_codes}[name]()
+    parts = {"commands": commands, "trainers": trainers, "problem-codes": problem_codes, "network-costs": network_costs}
+    return parts[name]()
 
 
 def file_of_the_repository(name: str) -> str:
@@ -82,6 +85,27 @@ def trainers() -> str:
     from nnunet_xattnres.training.names import markdown
 
     return markdown()
+
+
+def network_costs() -> str:
+    """The figures of benchmarks/results/cpu-networks-2d-256.json, relative to the stock network."""
+    file = REPOSITORY / "benchmarks" / "results" / "cpu-networks-2d-256.json"
+    (case,) = json.loads(file.read_text())["cases"]
+    stock = case["results"][0]
+    rows = [
+        "| network | parameters | GMACs | training step | inference | kept for backward |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in case["results"]:
+        cells = [result["name"], f"{result['parameters'] / 1e6:.2f} M"]
+        # the FLOPs are those of the batch
+        cells.append(f"{result['flops'] / 2e9 / case['case']['batch_size']:.2f}")
+        for phase in ("step", "inference"):
+            medians = [statistics.median(r["seconds"][phase]) for r in (result, stock)]
+            cells.append(f"{medians[0]:.2f} s, {medians[0] / medians[1]:.2f} x")
+        cells.append(f"{result['saved_bytes'] / 1e6:.0f} MB, {result['saved_bytes'] / stock['saved_bytes']:.2f} x")
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def problem_codes() -> str:
