@@ -15,9 +15,9 @@ examples:
 
 import argparse
 import csv
-import glob
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -134,14 +134,15 @@ def _choose_layers(predictor: "AttentionPredictor", chosen: list[str] | None) ->
 
 def _find_cases(arguments: argparse.Namespace, predictor: "AttentionPredictor") -> dict[str, list[str]]:
     """The files of every case, by its name."""
-    from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
-
     ending = predictor.dataset_json["file_ending"]
     channels = len(predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {})))
-    if not glob.glob(f"{glob.escape(str(arguments.images))}/*_[0-9][0-9][0-9][0-9]{ending}"):
+    # not nnU-Net's own search, which starts processes that can wait for each other for ever
+    cases: dict[str, list[str]] = {}
+    for path in sorted(arguments.images.iterdir()):
+        if named := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", path.name):
+            cases.setdefault(named[1], []).append(str(path))
+    if not cases:
         raise UserError(f"-i {arguments.images} has no images: expected names such as CASE_0000{ending}")
-    lists = create_lists_from_splitted_dataset_folder(str(arguments.images), ending)
-    cases = {Path(files[0]).name.removesuffix(ending)[:-5]: files for files in lists}
     unknown = [case for case in arguments.cases or [] if case not in cases]
     if unknown:
         raise UserError(f"--cases {unknown[0]}: {arguments.images} has no image of this case")
