@@ -65,21 +65,31 @@ def run(arguments: argparse.Namespace) -> int:
     layers = _choose_layers(predictor, arguments.layers)
     cases = _find_cases(arguments, predictor)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
     for case, files in cases.items():
-        rows += [{"case": case} | asdict(mean) for mean in _map_case(case, files, layers, predictor, arguments)]
+        means = list(_map_case(case, files, layers, predictor, arguments))
+        _write_csv(arguments.out / case / "mean_weights.csv", [{"case": case} | asdict(mean) for mean in means])
         print(f"written: {arguments.out / case / 'page.html'}", flush=True)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(arguments.out / "mean_weights.csv", buffer.getvalue())
+    # of all cases in the folder, also those of earlier runs
+    rows: list[dict[str, Any]] = []
+    for path in sorted(arguments.out.glob("*/mean_weights.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    _write_csv(arguments.out / "mean_weights.csv", rows)
     print(f"written: {arguments.out / 'mean_weights.csv'}")
     return 0
 
 
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, buffer.getvalue())
+
+
 def _check_folders(arguments: argparse.Namespace) -> None:
-    for option, folder in (("-i", arguments.images), ("--labels", arguments.labels)):
+    folders = (("-i", arguments.images), ("--labels", arguments.labels), ("--previous-stage", arguments.previous_stage))
+    for option, folder in folders:
         if folder is not None and not folder.is_dir():
             raise UserError(f"{option} {folder} is no folder")
     missing = [name for name in ("dataset.json", "plans.json") if not (arguments.model / name).is_file()]
@@ -135,7 +145,13 @@ def _choose_layers(predictor: "AttentionPredictor", chosen: list[str] | None) ->
 def _find_cases(arguments: argparse.Namespace, predictor: "AttentionPredictor") -> dict[str, list[str]]:
     """The files of every case, by its name."""
     ending = predictor.dataset_json["file_ending"]
-    channels = len(predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {})))
+    previous_stage = predictor.configuration_manager.previous_stage_name
+    if (previous_stage is None) != (arguments.previous_stage is None):
+        needed = "" if previous_stage is None else f"it reads the predictions of {previous_stage}, so "
+        raise UserError(
+            f"-m {arguments.model} is {'no' if previous_stage is None else 'a'} model of a cascade: {needed}"
+            f"{'leave out' if previous_stage is None else 'name their folder with'} --previous-stage"
+        )
     # not nnU-Net's own search, which starts processes that can wait for each other for ever
     cases: dict[str, list[str]] = {}
     for path in sorted(arguments.images.iterdir()):
@@ -147,10 +163,7 @@ def _find_cases(arguments: argparse.Namespace, predictor: "AttentionPredictor") 
     if unknown:
         raise UserError(f"--cases {unknown[0]}: {arguments.images} has no image of this case")
     cases = {case: files for case, files in cases.items() if not arguments.cases or case in arguments.cases}
-    for case, files in cases.items():
-        # colour images have all channels in one file
-        if len(files) not in (1, channels):
-            raise UserError(f"{case} has {len(files)} files of channels, but the model was trained on {channels}")
+    for case in cases:
         for folder in filter(None, (arguments.labels, arguments.previous_stage)):
             if not (folder / f"{case}{ending}").is_file():
                 raise UserError(f"{folder} has no {case}{ending}")
@@ -171,13 +184,17 @@ def _map_case(
     folder, ending = arguments.out / case, predictor.dataset_json["file_ending"]
     folder.mkdir(exist_ok=True)
     previous = None if arguments.previous_stage is None else arguments.previous_stage / f"{case}{ending}"
-    data, properties = predictor.preprocess(files, previous)
     reader = predictor.plans_manager.image_reader_writer_class()
+    channels = reader.read_images(files)[0]
+    expected = len(predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {})))
+    if len(channels) != expected:
+        raise UserError(f"{case} has {len(channels)} channels, but the model was trained on images of {expected}")
+    image = channels[0]
+    data, properties = predictor.preprocess(files, previous)
     if arguments.labels is not None:
         label_map = reader.read_seg(str(arguments.labels / f"{case}{ending}"))[0][0].astype(np.int64)
     else:
         label_map = predictor.segment(data, properties)
-    image = reader.read_images(files)[0][0]
     if label_map.shape != image.shape:
         raise UserError(f"the label map of {case} has the shape {label_map.shape}, its image {image.shape}")
     page = MapsPage(case, image, label_map, _label_names(predictor.dataset_json["labels"]))

@@ -72,11 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     trained, network = old.build(), new.build()
     trained.load_state_dict(carry_over(checkpoint["network_weights"], trained).weights)
     warm = carry_over(checkpoint["network_weights"], network)
-    if not any(name.startswith("encoder.") for name in warm.carried):
-        raise UserError(
-            f"no weights of {arguments.checkpoint} fit the encoder of {arguments.trainer}: expected a checkpoint of "
-            "plans with the same network (nnUNetv2_move_plans_between_datasets)"
-        )
+    _refuse_misfit(warm, arguments)
     network.load_state_dict(warm.weights)
     _print_report(warm)
     if old.channels == new.channels and old.classes == new.classes:
@@ -98,6 +94,31 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"written: {file}\ntrain with: nnUNetv2_train {new.plans.dataset_name} {new.configuration} {arguments.fold} "
           f"-p {new.plans.plans_name} -tr {arguments.trainer} --c")  # fmt: skip
     return 0
+
+
+def _refuse_misfit(warm: "WarmStart", arguments: argparse.Namespace) -> None:
+    """Raise an error if the checkpoint is of another network, or weights that are not in it would be frozen."""
+    from ..training.recipes import LayersOnly
+
+    # biases and normalisations fit many networks
+    kernels = [name for name in warm.carried if name.startswith("encoder.") and warm.weights[name].ndim > 2]
+    if not kernels:
+        raise UserError(
+            f"no convolution of {arguments.checkpoint} fits the encoder of {arguments.trainer}: expected a checkpoint "
+            "of plans with the same network (nnUNetv2_move_plans_between_datasets)"
+        )
+    from ..training.lookup import find_trainer
+
+    missing = [
+        name
+        for name in (*warm.initial, *warm.other_shape)
+        if not name.startswith("xattnres.") and ".seg_layers." not in name
+    ]
+    if missing and issubclass(find_trainer(arguments.trainer), LayersOnly):
+        raise UserError(
+            f"{arguments.trainer} freezes {len(missing)} tensors that the checkpoint does not have, the first is "
+            f"{missing[0]}: use the same trainer without _LayersOnly"
+        )
 
 
 def _check_target(arguments: argparse.Namespace) -> None:
@@ -166,6 +187,8 @@ class _Training:
         if issubclass(self.trainer, XAttnResTrainer):
             try:
                 self.trainer.check_configuration(configuration)
+                self.trainer.check_channels(configuration, self.dataset)
+                self.trainer.check_labels(self.plans.get_label_manager(self.dataset))
             except ValueError as error:
                 raise UserError(str(error)) from None
 
@@ -220,8 +243,15 @@ class _Training:
         plans = {**self.plans.plans, "continue_training": False}
         number = fold if fold == "all" else int(fold)
         with silence_libraries():
-            trainer = self.trainer(plans, self.configuration, number, self.dataset, device=torch.device("cpu"))
-            trainer.initialize()
+            try:
+                trainer = self.trainer(plans, self.configuration, number, self.dataset, device=torch.device("cpu"))
+                trainer.initialize()
+            except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
+                # nnU-Net looks at the preprocessed data, and says little where it finds none
+                raise UserError(
+                    f"nnU-Net cannot start this training ({last_line(error)}): set nnUNet_preprocessed, and preprocess "
+                    f"{self.plans.dataset_name} first"
+                ) from None
             trainer.network.load_state_dict(weights)
             trainer.current_epoch = -1  # the checkpoint holds the next epoch
             file = Path(trainer.output_folder) / "checkpoint_latest.pth"

@@ -50,6 +50,8 @@ def _write(values: np.ndarray, path: Path, properties: dict[str, Any]) -> None:
         image.SetSpacing(geometry["spacing"])
         image.SetOrigin(geometry["origin"])
         image.SetDirection(geometry["direction"])
+        if "original_orientation" in geometry:  # the reader has turned the image
+            image = sitk.DICOMOrient(image, geometry["original_orientation"])
         sitk.WriteImage(image, str(path), True)
     elif "nibabel_stuff" in properties:
         import nibabel

@@ -14,6 +14,12 @@ from .planned_unet import XATTNRES_UNETS, XAttnResUNetMixin
 _STOCK_PACKAGE = "dynamic_network_architectures."
 
 
+def planned_network(network_class_name: str) -> type[XAttnResUNetMixin] | None:
+    """The network of this package that plans name (`xattnres plan`), None if they name another one."""
+    planned = pydoc.locate(network_class_name)
+    return planned if isinstance(planned, type) and issubclass(planned, XAttnResUNetMixin) else None
+
+
 def replacement(
     network_class_name: str, networks: Mapping[str, type[XAttnResUNetMixin]] = XATTNRES_UNETS
 ) -> type[XAttnResUNetMixin]:
@@ -24,7 +30,7 @@ def replacement(
         networks: the possible networks, by the name of the stock class that they derive from.
 
     Returns:
-        The network with the same stock class; the planned network itself if it derives from that.
+        The network with the same stock class.
 
     Raises:
         ValueError: if there is none.
@@ -37,12 +43,10 @@ def replacement(
     name = network_class_name.rpartition(".")[2]
     if network_class_name.startswith(_STOCK_PACKAGE) and name in networks:
         return networks[name]
-    planned = pydoc.locate(network_class_name)
-    if isinstance(planned, type) and issubclass(planned, XAttnResUNetMixin):
-        for base in planned.__mro__:
-            if base.__name__ in networks:
-                network = networks[base.__name__]
-                return planned if issubclass(planned, network) else network
+    planned = planned_network(network_class_name)
+    for base in planned.__mro__ if planned else ():
+        if base.__name__ in networks:
+            return networks[base.__name__]
     raise ValueError(
         f"this trainer can replace {' and '.join(networks)}, but these plans name the network "
         f"'{network_class_name}': plan with nnU-Net's default planner or a ResEnc preset"
@@ -77,16 +81,20 @@ def build_from_plans(
         deep_supervision: return the logits of every decoder stage.
         networks: the possible networks, see `replacement`.
         options: options of the network, such as those of `Connections` (skip, encoder, decoder, decoder_input, init,
-            backend, gate, checkpoint); they take precedence over those in the plans.
+            backend, gate, checkpoint). Those of plans that name a network of this package are left out, because they
+            belong to that network.
 
     Raises:
         ValueError: if there is no network for the planned one, or an option is unknown.
     """
     network = replacement(configuration.network_arch_class_name, networks)
     refuse_unknown_options(options, network.allowed_options)  # before anything is built
+    planned = planned_network(configuration.network_arch_class_name)
+    left_out = planned.allowed_options if planned else ()
+    arguments = {k: v for k, v in configuration.network_arch_init_kwargs.items() if k not in left_out}
     return get_network_from_plans(
         class_name(network),
-        {**configuration.network_arch_init_kwargs, **options},
+        {**arguments, **options},
         configuration.network_arch_init_kwargs_req_import,
         num_input_channels,
         num_output_channels,

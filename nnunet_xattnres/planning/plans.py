@@ -11,7 +11,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from ..networks.plans import class_name, replacement
+from ..networks.plans import class_name, planned_network, replacement
 from ..training.names import PREFIX, TrainerName, parse
 from ..training.patches import planned_strides
 from ..training.planned import PlannedNetworkTrainer
@@ -139,6 +139,8 @@ def _replace(
     peak_memory: PeakMemory | None,
 ) -> tuple[Change, dict[str, Any]]:
     """What changes in a configuration, and its new entries."""
+    if planned_network(planned.network_arch_class_name):
+        raise ValueError("these plans have a network of this package already: name the plans that nnU-Net has made")
     network = replacement(planned.network_arch_class_name, trainer.networks)
     architecture = {
         "network_class_name": class_name(network),

@@ -58,6 +58,26 @@ class LayersOnly(_Trainer):
             parameter.requires_grad_(id(parameter) in trained or ".seg_layers." in name)
         return super().configure_optimizers()
 
+    def on_train_start(self) -> None:
+        """As nnU-Net's; refuse a training that would keep random weights.
+
+        Raises:
+            RuntimeError: if neither a checkpoint nor pretrained weights have been loaded.
+        """
+        if not self.was_initialized:  # nnU-Net initialises the network before it loads weights
+            raise RuntimeError(
+                f"{type(self).__name__} keeps the weights of a trained network, but none have been loaded: start with "
+                "--c or -pretrained_weights from what xattnres warmstart has written"
+            )
+        super().on_train_start()
+
+    def on_train_epoch_start(self) -> None:
+        """As nnU-Net's, but batch normalisations keep their running statistics."""
+        super().on_train_epoch_start()
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
 
 class PaperMulticlass(_AdamW):
     """The recipe for Synapse: AdamW, 0.3 cross-entropy + 0.7 Dice over all classes, 300 epochs."""

@@ -106,12 +106,39 @@ def test_files_and_figures(folders, capsys):
     assert (folders / "out" / "b" / "page.html").stat().st_size > 10000
 
 
+def test_cases_of_earlier_runs_stay_in_the_figures(folders, capsys):
+    options = ["--layers", "e2", "--save", "--disable-tta", "-f", "0"]
+    for case in ("a", "b"):
+        assert maps(capsys, folders, "--cases", case, *options)[0] == 0
+    with (folders / "out" / "mean_weights.csv").open() as file:
+        assert {row["case"] for row in csv.DictReader(file)} == {"a", "b"}
+
+
+def test_another_number_of_channels(folders, capsys):
+    for name in ("dataset", "plans"):
+        file = folders / "model" / f"{name}.json"
+        content = json.loads(file.read_text())
+        content["channel_names"] = {"0": "a", "1": "b"}
+        file.write_text(json.dumps(content))
+    for fold in (0, 1):
+        file = folders / "model" / f"fold_{fold}" / "checkpoint_final.pth"
+        checkpoint = torch.load(file, weights_only=False)
+        for name, tensor in checkpoint["network_weights"].items():
+            if name.endswith("stages.0.0.convs.0.conv.weight") or name.endswith(
+                "stages.0.0.convs.0.all_modules.0.weight"
+            ):
+                checkpoint["network_weights"][name] = tensor.repeat(1, 2, 1, 1)
+        torch.save(checkpoint, file)
+    code, text = maps(capsys, folders)
+    assert code == 2 and text.splitlines()[-1].startswith("xattnres maps: a has 1 channels")
+
+
 def test_chosen_cases_layers_folds_and_kinds(folders, capsys):
     arguments = ["--cases", "b", "--layers", "d2", "-f", "1", "--save", "entropy", "--disable-tta"]
     assert maps(capsys, folders, *arguments)[0] == 0
     out = folders / "out"
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert files == ["b/d2_entropy.nii.gz", "b/maps.json", "b/page.html", "mean_weights.csv"]
+    assert files == ["b/d2_entropy.nii.gz", "b/maps.json", "b/mean_weights.csv", "b/page.html", "mean_weights.csv"]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +149,7 @@ def test_chosen_cases_layers_folds_and_kinds(folders, capsys):
         (["-f", "4"], ["fold_4"]),
         (["--labels", "imagesTs"], ["a.nii.gz"]),
         (["--step-size", "0"], ["0"]),
+        (["--previous-stage", "imagesTs"], ["cascade", "--previous-stage"]),
     ],
 )
 def test_bad_arguments_are_one_line(folders, capsys, arguments, facts):

@@ -100,27 +100,38 @@ def test_other_plans_with_other_classes(stock, folders, capsys):
     assert code == 0 and "decoder.seg_layers.0" in text
 
 
+def assert_one_line(capsys, *arguments, facts):
+    code, text = warmstart(capsys, *arguments)
+    line = text.splitlines()[-1]  # after the report
+    assert code == 2 and line.startswith("xattnres warmstart: ") and all(fact in line for fact in facts), text
+
+
+def test_checkpoints_that_are_none(stock, folders, capsys):
+    (folders / "text.pth").write_text("no checkpoint")
+    torch.save({"state_dict": {}}, folders / "other.pth")
+    for name in ("text.pth", "other.pth", "missing.pth"):
+        assert_one_line(capsys, folders / name, "-o", folders / "warm.pth", facts=[name])
+    assert not (folders / "warm.pth").exists()
+
+
 @pytest.mark.parametrize(
-    "case", ["text", "other checkpoint", "no file", "3d network", "fold", "trainer", "configuration"]
+    ("arguments", "facts"),
+    [
+        (["-tr", "nnUNetTrainerPaperUNet", "-c", "3d_fullres"], ["nnUNetTrainerPaperUNet", "2-D"]),
+        (["-tr", "nnUNetTrainerXAttnResGate"], ["nnUNetTrainerXAttnResGate", "nnUNetTrainerXAttnResGated"]),
+        (["-c", "3d_lowres"], ["3d_lowres", "2d, 3d_fullres"]),
+        # of the stock network's tensors, the biases and normalisations would fit
+        (["-c", "3d_fullres"], ["no convolution"]),
+        # without skip connections the first convolutions of the decoder stages have other shapes
+        (["-tr", "nnUNetTrainerXAttnResReplace_LayersOnly"], ["freezes", "decoder.stages.0"]),
+    ],
 )
-def test_bad_input_is_one_line(stock, folders, capsys, case):
-    checkpoint = stock[1]
-    options = ["-o", folders / "warm.pth"]
-    if case == "text":
-        checkpoint = folders / "text.pth"
-        checkpoint.write_text("no checkpoint")
-    elif case == "other checkpoint":
-        checkpoint = folders / "other.pth"
-        torch.save({"state_dict": {}}, checkpoint)
-    elif case == "no file":
-        checkpoint = folders / "missing.pth"
-    elif case == "3d network":
-        options += ["-tr", "nnUNetTrainerPaperUNet", "-c", "3d_fullres"]
-    elif case == "fold":
-        options = ["-f", "x"]
-    elif case == "trainer":
-        options += ["-tr", "nnUNetTrainerXAttnResGate"]
-    else:
-        options += ["-c", "3d_lowres"]
-    code, _ = warmstart(capsys, checkpoint, *options)
-    assert code == 2 and not (folders / "warm.pth").exists()
+def test_what_does_not_fit(stock, folders, capsys, arguments, facts):
+    assert_one_line(capsys, stock[1], "-o", folders / "warm.pth", *arguments, facts=facts)
+    assert not (folders / "warm.pth").exists()
+
+
+def test_folds(stock, folders, capsys, monkeypatch):
+    assert_one_line(capsys, stock[1], "-f", "x", facts=["'x'"])
+    monkeypatch.setenv("nnUNet_preprocessed", str(folders / "nowhere"))
+    assert_one_line(capsys, stock[1], "-f", "1", facts=["Dataset999_Test", "nnUNet_preprocessed"])

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image
 
@@ -23,7 +23,7 @@ def volume(tmp_path):
     return tmp_path / "case_0000.nii.gz"
 
 
-@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])
+@pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient])
 def test_volumes_have_the_geometry_of_the_image(volume, reader):
     """What is read from the image and written as a map is the image again, voxel by voxel in space."""
     values, properties = reader().read_images([str(volume)])

@@ -36,10 +36,10 @@ def test_counterpart(planned, kind, expected):
     assert type(build_from_plans(Configuration(planned, kind), 1, 2, True)) is expected
 
 
-def test_options_of_the_trainer_take_precedence_over_those_of_the_plans():
+def test_options_of_plans_belong_to_the_network_of_the_plans():
     configuration = Configuration("nnunet_xattnres.networks.XAttnResUNet", skip=False, encoder=False)
-    network = build_from_plans(configuration, 1, 2, True, encoder=True)
-    assert not network.connections.skip
+    network = build_from_plans(configuration, 1, 2, True, decoder_input="upsampled")
+    assert network.connections.skip and network.connections.decoder_input == "upsampled"
     assert list(network.xattnres) == ["1", "2", "3", "4"]
 
 

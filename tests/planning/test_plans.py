@@ -115,11 +115,31 @@ def test_memory_is_that_of_nnunets_own_estimate():
     assert changes[0].batch_size[1] > 2 and changes[0].memory_ratio > 0.95  # a batch of one more would not fit
 
 
-def test_plans_of_xattnres_can_be_planned_again():
-    made, _ = make(cascade(), keep_sizes=True)
-    again, _ = make(made, "nnUNetTrainerXAttnResReplace", keep_sizes=True)
-    network = build(again, "2d")
-    assert network.connections.encoder and network.connections.decoder and not network.connections.skip
+def test_plans_of_this_package_are_refused():
+    """Their sizes are not those that nnU-Net has planned."""
+    made, _ = make(cascade())
+    with pytest.raises(UserError) as error:
+        make(made, "nnUNetTrainerXAttnResReplace")
+    assert "2d" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("planned", ["USEMA", "CSAPPlanned", "XAttnResReplace", "XAttnResGated"])
+@pytest.mark.parametrize("name", ["XAttnRes", "USEMABot", "CSAPPlannedXAttnRes"])
+def test_a_trainer_trains_the_network_of_its_own_name_with_any_plans(planned, name):
+    plans = cascade()
+    for configuration in plans["configurations"].values():
+        if "architecture" in configuration:
+            configuration["architecture"]["arch_kwargs"]["features_per_stage"] = [32, 32, 32]
+    made, _ = make(plans, f"nnUNetTrainer{planned}", keep_sizes=True)
+    networks = []
+    for content in (plans, made):
+        manager = PlansManager(content)
+        configuration = manager.get_configuration("3d_fullres")
+        cls = trainer_class(f"nnUNetTrainer{name}")
+        networks.append(cls.build_network_architecture(manager, configuration, 2, 3, True))
+    expected, network = networks
+    assert type(network) is type(expected) and network.connections == expected.connections
+    assert network.state_dict().keys() == expected.state_dict().keys()
 
 
 def test_another_network_is_one_line():

@@ -211,3 +211,23 @@ def test_layers_only_trains_the_layers_and_the_heads(make):
     assert all(name.startswith(("xattnres.", "decoder.seg_layers.")) for name in changed)
     frozen = {name for name, p in trainer.network.named_parameters() if p.grad is None}
     assert {name.split(".")[0] for name in frozen} == {"encoder", "decoder"}
+
+
+def test_layers_only_needs_trained_weights(prepared_plans):
+    trainer = trainer_class("nnUNetTrainerXAttnResGated_LayersOnly")(
+        **prepared_plans, configuration="2d", fold=0, device=torch.device("cpu")
+    )
+    with pytest.raises(RuntimeError, match="warmstart"):
+        trainer.on_train_start()
+
+
+def test_layers_only_keeps_running_statistics(make, prepared_plans):
+    arguments = prepared_plans["plans"]["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    arguments["norm_op"] = "torch.nn.modules.batchnorm.BatchNorm2d"
+    trainer = make("nnUNetTrainerXAttnResGated_LayersOnly")
+    before = {name: buffer.clone() for name, buffer in trainer.network.named_buffers()}
+    assert before
+    trainer.on_train_epoch_start()
+    targets = [torch.randint(2, (2, 1, side, side)).float() for side in (16, 8)]
+    trainer.train_step({"data": torch.randn(2, 1, 16, 16), "target": targets})
+    assert all(torch.equal(buffer, before[name]) for name, buffer in trainer.network.named_buffers())
