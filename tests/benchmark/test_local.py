@@ -595,7 +595,7 @@ def test_signals(workplace, start, number, to_group):
 
 def test_a_command_whose_supervisor_was_killed(workplace, start):
     """The command still trains, so the folder stays locked."""
-    workplace.set(seconds=0.1)
+    workplace.set(seconds=0.3)
     process = start(1)
     wait_for(lambda: workplace.journal("start"), process)
     (supervisor,) = [pid for pid, command in alive(workplace.entry).items() if "supervisor.py" in command]
