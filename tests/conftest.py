@@ -1,6 +1,7 @@
 """One nnU-Net workspace for all tests that need one, prepared by nnU-Net's own commands."""
 
 import os
+import signal
 
 # Tiny networks on many threads are slower than on one, and far slower on a busy machine. The commands that tests start
 # inherit this; where nnU-Net asks PyTorch for all cores, threads at least do not spin while they wait for others.
@@ -39,6 +40,20 @@ def pytest_xdist_make_scheduler(config, log):
             return "nnunet" if nodeid.startswith(COMMANDS_OF_NNUNET) else nodeid
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Set the handlers back that `xattnres` sets when a test calls its `main`.
+
+    Processes that a later test forks would inherit them, and nnU-Net's pools end theirs with SIGTERM.
+    """
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in signals}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
