@@ -141,9 +141,12 @@ def test_gradients_are_unscaled_before_they_are_clipped(make):
     trainer = make("nnUNetTrainerPaperUNet_PaperBinary")
     trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     seen = []
-    trainer.optimizer.register_step_pre_hook(
-        lambda *_: seen.append(torch.cat([p.grad.flatten() for p in trainer.network.parameters()]).abs().median().item())
-    )
+
+    def keep_median(*_):
+        gradients = torch.cat([parameter.grad.flatten() for parameter in trainer.network.parameters()])
+        seen.append(gradients.abs().median().item())
+
+    trainer.optimizer.register_step_pre_hook(keep_median)
     labels = torch.randint(2, (2, 1, 32, 32))
     trainer.train_step({"data": torch.randn(2, 1, 32, 32), "target": labels})
     assert len(seen) == 3
