@@ -1,7 +1,7 @@
 """Every network of this package in trainings of five short epochs, to see that it learns (benchmarks/networks.yaml)."""
 
 import torch
-from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerVanillaAdam
+from nnUNetTrainerShort import nnUNetTrainerShort
 
 from nnunet_xattnres.training.csap import nnUNetTrainerCSAP
 from nnunet_xattnres.training.csap_planned import nnUNetTrainerCSAPPlanned
@@ -9,17 +9,12 @@ from nnunet_xattnres.training.planned import nnUNetTrainerXAttnRes
 from nnunet_xattnres.training.usema import nnUNetTrainerUSEMA, nnUNetTrainerUSEMAXAttnRes
 
 
-class nnUNetTrainerSmoke(nnUNetTrainerVanillaAdam):
-    """5 epochs of 50 iterations, with Adam, because SGD learns too slowly, and without mirroring in prediction."""
+class nnUNetTrainerSmoke(nnUNetTrainerShort):
+    """5 epochs instead of 6."""
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 5, 50, 5
-
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
-        augmentation = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        self.inference_allowed_mirroring_axes = None  # mirroring takes four predictions instead of one
-        return augmentation
+        self.num_epochs = 5
 
 
 class nnUNetTrainerXAttnResSmoke(nnUNetTrainerSmoke, nnUNetTrainerXAttnRes):

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     trained, network = old.build(), new.build()
     trained.load_state_dict(carry_over(checkpoint["network_weights"], trained).weights)
     warm = carry_over(checkpoint["network_weights"], network)
-    _refuse_misfit(warm, arguments)
+    _refuse_misfit(warm, new.trainer, arguments.checkpoint)
     network.load_state_dict(warm.weights)
     _print_report(warm)
     if old.channels == new.channels and old.classes == new.classes:
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_misfit(warm: "WarmStart", arguments: argparse.Namespace) -> None:
+def _refuse_misfit(warm: "WarmStart", trainer: type, checkpoint: Path) -> None:
     """Raise an error if the checkpoint is of another network, or weights that are not in it would be frozen."""
     from ..training.recipes import LayersOnly
 
@@ -104,19 +104,17 @@ def _refuse_misfit(warm: "WarmStart", arguments: argparse.Namespace) -> None:
     kernels = [name for name in warm.carried if name.startswith("encoder.") and warm.weights[name].ndim > 2]
     if not kernels:
         raise UserError(
-            f"no convolution of {arguments.checkpoint} fits the encoder of {arguments.trainer}: expected a checkpoint "
+            f"no convolution of {checkpoint} fits the encoder of {trainer.__name__}: expected a checkpoint "
             "of plans with the same network (nnUNetv2_move_plans_between_datasets)"
         )
-    from ..training.lookup import find_trainer
-
     missing = [
         name
         for name in (*warm.initial, *warm.other_shape)
         if not name.startswith("xattnres.") and ".seg_layers." not in name
     ]
-    if missing and issubclass(find_trainer(arguments.trainer), LayersOnly):
+    if missing and issubclass(trainer, LayersOnly):
         raise UserError(
-            f"{arguments.trainer} freezes {len(missing)} tensors that the checkpoint does not have, the first is "
+            f"{trainer.__name__} freezes {len(missing)} tensors that the checkpoint does not have, the first is "
             f"{missing[0]}: use the same trainer without _LayersOnly"
         )
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 import numpy as np
 
+from ..utils.plotting import choose_evenly
 from .summary import MeanWeight
 
 MAX_SIDE = 256
@@ -86,8 +87,7 @@ def choose_slices(label_map: np.ndarray) -> list[int]:
     """At most MAX_SLICES slices at even distances among those with a label, or among all where there is none."""
     labelled = np.flatnonzero((label_map > 0).any((1, 2)))
     slices = labelled if len(labelled) else np.arange(len(label_map))
-    count = min(MAX_SLICES, len(slices))
-    return [int(slices[len(slices) * (2 * i + 1) // (2 * count)]) for i in range(count)]
+    return choose_evenly(slices.tolist(), MAX_SLICES)
 
 
 def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -28,7 +28,6 @@ class nnUNetTrainerCSAP(PretrainedEncoderTrainer):
     network_options = TrainerName("CSAP").network_options
     dims = NETWORKS["CSAP"].dims
     deep_supervision = False
-    any_size = True
     published_file = "mscan_t.pth"
     downloads = False
 
@@ -39,14 +38,6 @@ class nnUNetTrainerCSAP(PretrainedEncoderTrainer):
         # the network has one head, so nnU-Net's switch for deep supervision has no effect
         options: dict[str, Any] = cls.network_options
         return CSAP(num_input_channels, num_output_channels, **options)
-
-    @classmethod
-    def total_strides(cls, configuration):
-        return [32, 32]
-
-    @classmethod
-    def norm_name(cls, configuration):
-        return "BatchNorm2d"
 
     @staticmethod
     def load_encoder_weights(encoder, file):

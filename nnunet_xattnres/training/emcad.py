@@ -32,7 +32,6 @@ class nnUNetTrainerEMCADXAttnRes(PretrainedEncoderTrainer):
     network_name = NETWORKS["EMCAD"].label
     routing = ROUTINGS["XAttnRes"].label
     dims = NETWORKS["EMCAD"].dims
-    any_size = True
     published_file = "pvt_v2_b2.pth"
     downloads = True
     subsets: ClassVar[str] = "all"
@@ -44,14 +43,6 @@ class nnUNetTrainerEMCADXAttnRes(PretrainedEncoderTrainer):
         from ..networks.emcad import EMCAD  # imports timm, which takes seconds
 
         return EMCAD(num_input_channels, num_output_channels, deep_supervision, **cls.network_options)
-
-    @classmethod
-    def total_strides(cls, configuration):
-        return [32, 32]
-
-    @classmethod
-    def norm_name(cls, configuration):
-        return "BatchNorm2d"
 
     @staticmethod
     def load_encoder_weights(encoder, file):

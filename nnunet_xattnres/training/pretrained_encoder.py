@@ -11,7 +11,7 @@ from .trainer import XAttnResTrainer
 
 
 class PretrainedEncoderTrainer(XAttnResTrainer):
-    """Base class of the trainers whose network has a pretrained `encoder`.
+    """Base class of the trainers whose network has a pretrained `encoder`, with features from stride 4 to stride 32.
 
     A new training initialises the encoder from the first of these sources: `encoder_weights`, the file that the
     environment variable XATTNRES_ENCODER_WEIGHTS names, and a download if there is one. If there is none or it fails,
@@ -29,6 +29,15 @@ class PretrainedEncoderTrainer(XAttnResTrainer):
     encoder_weights: ClassVar[str | None] = None
     published_file: ClassVar[str]
     downloads: ClassVar[bool]
+    any_size = True  # the networks pad the image
+
+    @classmethod
+    def total_strides(cls, configuration):
+        return [32, 32]
+
+    @classmethod
+    def norm_name(cls, configuration):
+        return "BatchNorm2d"
 
     @staticmethod
     def load_encoder_weights(encoder: nn.Module, file: str | None) -> str:

@@ -24,7 +24,7 @@ def test_a_stock_trainer_trains_and_predicts(workspace, tmp_path):
     assert any(name.startswith("xattnres.") for name in checkpoint["network_weights"])
     assert json.loads((model / "plans.json").read_text())["plans_name"] == PLANS
 
-    # nnU-Net's own trainer, as whoever gets the model has it
+    # with nnU-Net's own trainer, which is there where the model is used
     checkpoint["trainer_name"] = "nnUNetTrainer"
     torch.save(checkpoint, model / "fold_0" / "checkpoint_final.pth")
     images = workspace.raw / workspace.dataset(4) / "imagesTs"
