@@ -12,11 +12,12 @@ which is computed here: the products are those of the coarse grid. `propagation_
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..ops.autocast import without_autocast
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -39,9 +40,7 @@ def attention_map(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     query, key = (x.to(dtype).unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, key))
-    # autocast would compute the products in half precision, in which they can overflow
-    device = query.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with without_autocast(query.device.type):
         return (query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)).softmax(3)
 
 

@@ -1,11 +1,10 @@
 """SEMA (arXiv 2506.08297): attention inside windows plus the mean of all values, at a cost linear in the pixels."""
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.autocast import without_autocast
 from ..ops.export_backend import is_exporting, static_shape
 from .rotary import rotate, rotation_table
 from .windows import from_windows, pad_tokens, real_keys, to_image, to_tokens, to_windows
@@ -133,14 +132,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int, heads: int, s
         q, k, v = (pad_tokens(x, sides) for x in (q, k, v))
         mask = real_keys(size, sides, heads, v.shape[0], v.device)
     table = rotation_table(sides, static_shape(v)[-1], heads, dtype, v.device)
-    with _without_autocast(v.device.type):
+    with without_autocast(v.device.type):
         q, k = (rotate(to_windows(x, sides, heads, dtype), *table) for x in (q, k))
         v = to_windows(v, sides, heads, dtype)
         out = F.scaled_dot_product_attention(q, k, v, mask, scale=None if scale else 1.0)
     return from_windows(out, sides, size, heads)
-
-
-def _without_autocast(device: str) -> contextlib.AbstractContextManager:
-    """A context in which autocast does not compute matrix products in half precision."""
-    available = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()

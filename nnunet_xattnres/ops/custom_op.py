@@ -7,7 +7,6 @@ an argument. Exported graphs do not hold them (`export_backend.py`).
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import torch_backend
+from .autocast import without_autocast
 from .needs import Needs
 
 _log = logging.getLogger("nnunet_xattnres")
@@ -35,9 +35,7 @@ def _compute(function: str, backend: str, *arguments):
     says why. Any other error is raised: it is a fault of the kernels, which must not be hidden.
     """
     device = next(argument for argument in arguments if isinstance(argument, Tensor)).device.type
-    # autocast would compute matrix products in half precision, in which logits can overflow
-    available = torch.amp.is_autocast_available(device)
-    with torch.autocast(device, enabled=False) if available else nullcontext():
+    with without_autocast(device):
         if backend == "triton":
             try:
                 results = _call_triton(function, *arguments)
