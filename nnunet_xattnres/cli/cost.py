@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError
 from .arguments import positive_int
+from .devices import find_device
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..cost import report
     from ..cost.measure import MeasureOptions
 
-    device = _find_device(arguments.device)
+    device = find_device(arguments.device)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     cuda = device.type == "cuda"
@@ -188,17 +189,6 @@ def _find_trainers(arguments: argparse.Namespace) -> list[str]:
     for problem in problems:
         print(f"xattnres cost: {problem}", file=sys.stderr)
     return [name for name in found if name != STOCK.trainer]
-
-
-def _find_device(name: str) -> "torch.device":
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name}: PyTorch {torch.__version__} finds no such device on this machine") from None
-    return device
 
 
 def _show_progress(message: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..training.names import EPOCHS
 from ..utils.errors import UserError
+from .devices import find_device
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,18 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     mni.check()
     if arguments.data is not None:
         decathlon.check(arguments.data)
-    _check_device(arguments.device)
+    find_device(arguments.device)
     out = arguments.out.resolve()
     pipeline.prepare(out, arguments.overwrite)
     pipeline.Demo(out, arguments.data, arguments.configuration, arguments.epochs, arguments.device).run()
     return 0
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device)
-    if backend is not None and not backend.is_available():
-        raise UserError(
-            f"--device {device}: PyTorch {torch.__version__} finds no such device on this machine: use --device cpu"
-        )

@@ -17,7 +17,6 @@ import argparse
 import csv
 import io
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError
 from ..utils.files import write_atomic
+from ..utils.quiet import silence_libraries
+from .devices import find_device
 
 if TYPE_CHECKING:
     from ..maps.predictor import AttentionPredictor
@@ -60,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    _check_folders(arguments)
+    _check_arguments(arguments)
     predictor = _load(arguments)
     layers = _choose_layers(predictor, arguments.layers)
     cases = _find_cases(arguments, predictor)
@@ -87,47 +88,27 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _check_folders(arguments: argparse.Namespace) -> None:
+def _check_arguments(arguments: argparse.Namespace) -> None:
     folders = (("-i", arguments.images), ("--labels", arguments.labels), ("--previous-stage", arguments.previous_stage))
     for option, folder in folders:
         if folder is not None and not folder.is_dir():
             raise UserError(f"{option} {folder} is no folder")
-    missing = [name for name in ("dataset.json", "plans.json") if not (arguments.model / name).is_file()]
-    if missing:
-        raise UserError(
-            f"-m {arguments.model} has no {' and no '.join(missing)}: expected the folder of a trained model, such as "
-            "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
-        )
     if not 0 < arguments.step_size <= 1:
         raise UserError(f"--step-size must be above 0 and at most 1, got {arguments.step_size:g}")
 
 
 def _load(arguments: argparse.Namespace) -> "AttentionPredictor":
     """The predictor of the model."""
-    import torch
-
     from ..maps.predictor import AttentionPredictor
-    from ..utils.quiet import silence_libraries
+    from ..utils.trained_models import find_folds, load_model
 
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[arguments.device]:
-        raise UserError(f"--device {arguments.device}: PyTorch finds no such device on this machine: use --device cpu")
-    folds = arguments.folds or sorted(
-        path.parent.name.removeprefix("fold_") for path in arguments.model.glob(f"fold_*/{arguments.checkpoint}")
-    )
-    missing = [fold for fold in folds if not (arguments.model / f"fold_{fold}" / arguments.checkpoint).is_file()]
-    if not folds or missing:
-        what = f"fold_{missing[0]}/{arguments.checkpoint}" if missing else f"fold with {arguments.checkpoint}"
-        raise UserError(f"-m {arguments.model} has no {what}: finish the training, or choose folds with -f")
+    folds = find_folds(arguments.model, arguments.folds, arguments.checkpoint)
+    device = find_device(arguments.device)
     with silence_libraries():
         predictor = AttentionPredictor(
-            arguments.step_size, use_mirroring=not arguments.disable_tta, device=torch.device(arguments.device),
-            allow_tqdm=False,
-        )  # fmt: skip
-        try:
-            predictor.initialize_from_trained_model_folder(str(arguments.model), folds, arguments.checkpoint)
-        except (RuntimeError, ImportError, AttributeError) as error:
-            raise UserError(f"-m {arguments.model} cannot be loaded ({str(error).splitlines()[0]})") from None
+            arguments.step_size, use_mirroring=not arguments.disable_tta, device=device, allow_tqdm=False
+        )
+    load_model(predictor, arguments.model, folds, arguments.checkpoint)
     return predictor
 
 
@@ -144,21 +125,11 @@ def _choose_layers(predictor: "AttentionPredictor", chosen: list[str] | None) ->
 
 def _find_cases(arguments: argparse.Namespace, predictor: "AttentionPredictor") -> dict[str, list[str]]:
     """The files of every case, by its name."""
+    from ..utils.trained_models import check_previous_stage, find_cases
+
     ending = predictor.dataset_json["file_ending"]
-    previous_stage = predictor.configuration_manager.previous_stage_name
-    if (previous_stage is None) != (arguments.previous_stage is None):
-        needed = "" if previous_stage is None else f"it reads the predictions of {previous_stage}, so "
-        raise UserError(
-            f"-m {arguments.model} is {'no' if previous_stage is None else 'a'} model of a cascade: {needed}"
-            f"{'leave out' if previous_stage is None else 'name their folder with'} --previous-stage"
-        )
-    # not nnU-Net's own search, which starts processes that can wait for each other for ever
-    cases: dict[str, list[str]] = {}
-    for path in sorted(arguments.images.iterdir()):
-        if named := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", path.name):
-            cases.setdefault(named[1], []).append(str(path))
-    if not cases:
-        raise UserError(f"-i {arguments.images} has no images: expected names such as CASE_0000{ending}")
+    check_previous_stage(predictor, arguments.model, arguments.previous_stage)
+    cases = find_cases(arguments.images, ending)
     unknown = [case for case in arguments.cases or [] if case not in cases]
     if unknown:
         raise UserError(f"--cases {unknown[0]}: {arguments.images} has no image of this case")
@@ -180,18 +151,16 @@ def _map_case(
     from ..maps.files import map_ending, write_map
     from ..maps.page import MapsPage
     from ..maps.summary import entropy, mean_weights, strongest_source
+    from ..utils.trained_models import preprocess_case, read_case
 
     folder, ending = arguments.out / case, predictor.dataset_json["file_ending"]
     folder.mkdir(exist_ok=True)
     previous = None if arguments.previous_stage is None else arguments.previous_stage / f"{case}{ending}"
-    reader = predictor.plans_manager.image_reader_writer_class()
-    channels = reader.read_images(files)[0]
-    expected = len(predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {})))
-    if len(channels) != expected:
-        raise UserError(f"{case} has {len(channels)} channels, but the model was trained on images of {expected}")
+    channels, properties = read_case(predictor, files)
     image = channels[0]
-    data, properties = predictor.preprocess(files, previous)
+    data = preprocess_case(predictor, channels, properties, previous)
     if arguments.labels is not None:
+        reader = predictor.plans_manager.image_reader_writer_class()
         label_map = reader.read_seg(str(arguments.labels / f"{case}{ending}"))[0][0].astype(np.int64)
     else:
         label_map = predictor.segment(data, properties)

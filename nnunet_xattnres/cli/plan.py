@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.errors import UserError
 from ..utils.files import write_atomic
 from ..utils.tables import format_table
+from .devices import find_device
 
 if TYPE_CHECKING:
     from ..planning.plans import Change, PeakMemory
@@ -110,15 +111,9 @@ def _find_plans(arguments: argparse.Namespace) -> Path:
 
 def _measure_on(name: str, channels: int, classes: int) -> "PeakMemory":
     """The function that measures memory on a device."""
-    import torch
-
     from ..planning.measure import measure_on
 
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name}: PyTorch finds no such device on this machine, leave out --measure") from None
+    device = find_device(name, "leave out --measure")
     if device.type != "cuda":
         raise UserError(f"--measure needs a CUDA device, got --device {name}")
     return measure_on(device, channels, classes, print)

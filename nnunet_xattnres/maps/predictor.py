@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from torch import Tensor, nn
 
 from ..layer import XAttnRes
 from ..stages import XAttnResStages
+from ..utils.trained_models import preprocess_case, read_case
 
 
 class AttentionPredictor(nnUNetPredictor):
@@ -54,9 +54,8 @@ class AttentionPredictor(nnUNetPredictor):
         stages = _find_stages(self._network())
         return [*(_stage_name(stages, k) for k in range(_stage_number(stages, layer))), "x"]
 
-    @torch.inference_mode()
-    def preprocess(self, files: Sequence[str | Path], previous_stage: str | Path | None = None) -> tuple[Tensor, dict]:
-        """Preprocess a case as nnU-Net does.
+    def preprocess(self, files: Sequence[str | Path], previous_stage: Path | None = None) -> tuple[Tensor, dict]:
+        """Read a case and preprocess it as nnU-Net does.
 
         Args:
             files: the files of the channels.
@@ -64,16 +63,12 @@ class AttentionPredictor(nnUNetPredictor):
 
         Returns:
             The data (C, *spatial), and nnU-Net's properties of the case.
+
+        Raises:
+            UserError: if the case has another number of channels than those of the training.
         """
-        preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
-        data, segmentation, properties = preprocessor.run_case(
-            [str(file) for file in files], None if previous_stage is None else str(previous_stage),
-            self.plans_manager, self.configuration_manager, self.dataset_json,
-        )  # fmt: skip
-        if previous_stage is not None:
-            labels = self.label_manager.foreground_labels
-            data = np.vstack((data, convert_labelmap_to_one_hot(segmentation[0], labels, data.dtype)))
-        return torch.from_numpy(data).float().contiguous(), properties
+        image, properties = read_case(self, files)
+        return preprocess_case(self, image, properties, previous_stage), properties
 
     @torch.inference_mode()
     def predict_attention(self, data: Tensor, layer: str) -> Tensor:

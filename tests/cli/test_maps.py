@@ -7,51 +7,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from support.plans_file import plans_dict
+from support.trained_model import save_model
 
 from nnunet_xattnres.cli.main import main
-from nnunet_xattnres.training.trainer_classes import trainer_class
 from nnunet_xattnres.utils.paths import trainers_path
 
-TRAINER = "nnUNetTrainerXAttnRes"
-RESAMPLING = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
 SHAPE = (3, 20, 24)
-
-
-def save_model(folder, trainer=TRAINER, folds=(0, 1)):
-    """A model of random weights, as if it had been trained."""
-    plans = plans_dict() | {
-        "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "image_reader_writer": "SimpleITKIO",
-    }  # fmt: skip
-    statistics = dict.fromkeys(("mean", "std", "min", "max", "percentile_00_5", "percentile_99_5"), 1.0)
-    plans["foreground_intensity_properties_per_channel"] = {"0": statistics}
-    plans["configurations"]["2d"] |= {
-        "preprocessor_name": "DefaultPreprocessor", "use_mask_for_norm": [False],
-        **{f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in ("data", "seg", "probabilities")},
-        "resampling_fn_data_kwargs": RESAMPLING, "resampling_fn_probabilities_kwargs": RESAMPLING,
-        "resampling_fn_seg_kwargs": RESAMPLING | {"is_seg": True},
-    }  # fmt: skip
-    dataset = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"}
-    folder.mkdir()
-    (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(dataset))
-    manager = PlansManager(plans)
-    for fold in folds:
-        torch.manual_seed(fold)
-        network = trainer_class(trainer).build_network_architecture(
-            manager, manager.get_configuration("2d"), 1, 2, True
-        )
-        for name, parameter in network.named_parameters():
-            if name.endswith("pseudo_query"):
-                torch.nn.init.normal_(parameter)
-        (folder / f"fold_{fold}").mkdir()
-        checkpoint = {
-            "network_weights": network.state_dict(), "trainer_name": trainer, "init_args": {"configuration": "2d"},
-            "inference_allowed_mirroring_axes": (0, 1),
-        }  # fmt: skip
-        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
-    return folder
 
 
 @pytest.fixture

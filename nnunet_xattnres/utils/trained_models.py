@@ -1,0 +1,127 @@
+"""Trained models, folders TRAINER__PLANS__CONFIGURATION in nnUNet_results, and the cases that they predict."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from torch import Tensor
+
+from .errors import UserError
+from .quiet import silence_libraries
+
+
+def find_folds(model: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:
+    """The folds of a model that have a checkpoint.
+
+    Args:
+        model: the folder of the model.
+        folds: the folds to take, such as "0" or "all"; None for all that are trained.
+        checkpoint: the name of the checkpoint file.
+
+    Raises:
+        UserError: if the folder is no model, or lacks one of the folds.
+    """
+    missing = [name for name in ("dataset.json", "plans.json") if not (model / name).is_file()]
+    if missing:
+        raise UserError(
+            f"-m {model} has no {' and no '.join(missing)}: expected the folder of a trained model, such as "
+            "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
+        )
+    found = sorted(path.parent.name.removeprefix("fold_") for path in model.glob(f"fold_*/{checkpoint}"))
+    absent = [fold for fold in folds or [] if fold not in found]
+    if not found or absent:
+        what = f"fold_{absent[0]}/{checkpoint}" if absent else f"fold with {checkpoint}"
+        raise UserError(f"-m {model} has no {what}: finish the training, or choose folds with -f")
+    return list(folds or found)
+
+
+def load_model(predictor: nnUNetPredictor, model: Path, folds: Sequence[str], checkpoint: str) -> None:
+    """Initialise a predictor with the networks of a model.
+
+    Raises:
+        UserError: if a checkpoint cannot be read, its trainer is not found, or its weights do not fit the network.
+    """
+    with silence_libraries():
+        try:
+            predictor.initialize_from_trained_model_folder(str(model), list(folds), checkpoint)
+            for parameters in predictor.list_of_parameters:
+                predictor.network.load_state_dict(parameters)
+        except Exception as error:  # unpickling and other people's trainers raise anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"-m {model} cannot be loaded ({reason})") from None
+
+
+def find_cases(images: Path, file_ending: str) -> dict[str, list[str]]:
+    """The files of every case in a folder, by its name, channel after channel.
+
+    Raises:
+        UserError: if there are none.
+    """
+    # not nnU-Net's own search, which starts processes that can wait for each other for ever
+    cases: dict[str, list[str]] = {}
+    for path in sorted(images.iterdir()):
+        if named := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(file_ending)}", path.name):
+            cases.setdefault(named[1], []).append(str(path))
+    if not cases:
+        raise UserError(f"-i {images} has no images: expected names such as CASE_0000{file_ending}")
+    return cases
+
+
+def check_previous_stage(predictor: nnUNetPredictor, model: Path, previous_stage: Path | None) -> None:
+    """Raise a UserError unless a folder is named for a model of a cascade, and for no other model."""
+    expected = predictor.configuration_manager.previous_stage_name
+    if expected is not None and previous_stage is None:
+        raise UserError(
+            f"-m {model} is a model of a cascade: it reads the predictions of {expected}, so name their folder with "
+            "--previous-stage"
+        )
+    if expected is None and previous_stage is not None:
+        raise UserError(f"-m {model} is no model of a cascade: leave out --previous-stage")
+
+
+def read_case(predictor: nnUNetPredictor, files: Sequence[str | Path]) -> tuple[np.ndarray, dict]:
+    """Read an image with the model's reader: the channels (C, *spatial), and the properties that the reader returns.
+
+    Raises:
+        UserError: if the image has another number of channels than those of the training.
+    """
+    channels = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
+    reader = predictor.plans_manager.image_reader_writer_class()
+    image, properties = reader.read_images([str(file) for file in files])
+    if len(image) != len(channels):
+        case = re.sub(r"_\d{4}\..*", "", Path(files[0]).name)
+        raise UserError(f"{case} has {len(image)} channels, but the model was trained on images of {len(channels)}")
+    return image, properties
+
+
+@torch.inference_mode()
+def preprocess_case(
+    predictor: nnUNetPredictor, image: np.ndarray, properties: dict, previous_stage: Path | None = None
+) -> Tensor:
+    """Preprocess an image as nnU-Net does before it predicts.
+
+    Args:
+        predictor: an initialised predictor.
+        image: (C, *spatial).
+        properties: those of the reader; nnU-Net adds what it needs to resample predictions to the image.
+        previous_stage: for a cascade, the file with the segmentation of the previous stage.
+
+    Returns:
+        The data (C, *spatial), for a cascade with the labels of the previous stage as further channels.
+    """
+    segmentation = None
+    if previous_stage is not None:
+        segmentation = predictor.plans_manager.image_reader_writer_class().read_seg(str(previous_stage))[0]
+    preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
+    data, segmentation, _ = preprocessor.run_case_npy(
+        image, segmentation, properties, predictor.plans_manager, predictor.configuration_manager,
+        predictor.dataset_json,
+    )  # fmt: skip
+    if previous_stage is not None:
+        labels = predictor.label_manager.foreground_labels
+        data = np.vstack((data, convert_labelmap_to_one_hot(segmentation[0], labels, data.dtype)))
+    return torch.from_numpy(data).float().contiguous()
