@@ -64,6 +64,33 @@ def class_name(network: type[nn.Module]) -> str:
     return public if pydoc.locate(public) is network else f"{network.__module__}.{network.__qualname__}"
 
 
+def planned_architecture(
+    configuration: ConfigurationManager,
+    networks: Mapping[str, type[XAttnResUNetMixin]] = XATTNRES_UNETS,
+    **options: Any,
+) -> dict[str, Any]:
+    """The entry `architecture` of a plans file for the network that replaces the planned one.
+
+    Args:
+        configuration: a configuration of nnU-Net's plans; it is not changed.
+        networks: the possible networks, see `replacement`.
+        options: options of the network, see `build_from_plans`.
+
+    Raises:
+        ValueError: if there is no network for the planned one, or an option is unknown.
+    """
+    network = replacement(configuration.network_arch_class_name, networks)
+    refuse_unknown_options(options, network.allowed_options)  # before anything is built
+    planned = planned_network(configuration.network_arch_class_name)
+    left_out = planned.allowed_options if planned else ()
+    arguments = {k: v for k, v in configuration.network_arch_init_kwargs.items() if k not in left_out}
+    return {
+        "network_class_name": class_name(network),
+        "arch_kwargs": {**arguments, **options},
+        "_kw_requires_import": list(configuration.network_arch_init_kwargs_req_import),
+    }
+
+
 def build_from_plans(
     configuration: ConfigurationManager,
     num_input_channels: int,
@@ -87,15 +114,11 @@ def build_from_plans(
     Raises:
         ValueError: if there is no network for the planned one, or an option is unknown.
     """
-    network = replacement(configuration.network_arch_class_name, networks)
-    refuse_unknown_options(options, network.allowed_options)  # before anything is built
-    planned = planned_network(configuration.network_arch_class_name)
-    left_out = planned.allowed_options if planned else ()
-    arguments = {k: v for k, v in configuration.network_arch_init_kwargs.items() if k not in left_out}
+    architecture = planned_architecture(configuration, networks, **options)
     return get_network_from_plans(
-        class_name(network),
-        {**arguments, **options},
-        configuration.network_arch_init_kwargs_req_import,
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
         num_input_channels,
         num_output_channels,
         allow_init=True,

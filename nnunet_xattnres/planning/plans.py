@@ -11,7 +11,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from ..networks.plans import class_name, planned_network, replacement
+from ..networks.plans import planned_architecture, planned_network
 from ..training.names import PREFIX, TrainerName, parse
 from ..training.patches import planned_strides
 from ..training.planned import PlannedNetworkTrainer
@@ -141,12 +141,7 @@ def _replace(
     """What changes in a configuration, and its new entries."""
     if planned_network(planned.network_arch_class_name):
         raise ValueError("these plans have a network of this package already: name the plans that nnU-Net has made")
-    network = replacement(planned.network_arch_class_name, trainer.networks)
-    architecture = {
-        "network_class_name": class_name(network),
-        "arch_kwargs": {**planned.network_arch_init_kwargs, **trainer.options()},
-        "_kw_requires_import": list(planned.network_arch_init_kwargs_req_import),
-    }
+    architecture = planned_architecture(planned, trainer.networks, **trainer.options())
     old = _build(planned.configuration["architecture"], input_channels, num_classes)
     new = _build(architecture, input_channels, num_classes)
     patch_size, batch_size = list(planned.patch_size), planned.batch_size
