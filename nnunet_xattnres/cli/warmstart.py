@@ -20,7 +20,6 @@ examples:
 
 import argparse
 import os
-import pickle
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ..training.lookup import find_trainer
     from ..training.warm_start import carry_over, logits_difference
+    from ..utils.checkpoints import read_checkpoint
 
-    checkpoint = _read_checkpoint(arguments.checkpoint)
+    checkpoint = read_checkpoint(arguments.checkpoint)
     old = _Training.of_checkpoint(checkpoint)
     new = _Training(
         find_trainer(arguments.trainer), *_new_plans(arguments, old), arguments.configuration or old.configuration
@@ -129,21 +129,6 @@ def _check_target(arguments: argparse.Namespace) -> None:
             raise UserError(f"the folder {arguments.out.absolute().parent} does not exist: make it first")
         if arguments.out.exists() and not arguments.overwrite:
             raise UserError(f"{arguments.out} exists: choose another file, or replace it with --overwrite")
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of nnU-Net."""
-    import torch
-
-    try:
-        # as nnU-Net loads it: the checkpoint holds more than tensors
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, AttributeError, ImportError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint of nnU-Net ({last_line(error)})") from None
-    expected = {"network_weights", "init_args", "trainer_name"}
-    if not isinstance(checkpoint, dict) or not expected <= checkpoint.keys():
-        raise UserError(f"{path} is no checkpoint of nnU-Net: expected entries {', '.join(sorted(expected))}")
-    return checkpoint
 
 
 def _new_plans(arguments: argparse.Namespace, old: "_Training") -> tuple[Any, dict]:
