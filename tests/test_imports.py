@@ -15,7 +15,7 @@ LAYERS = (
     {"history", "layer", "stages"},
     {"networks"},
     {"training"},
-    {"benchmark", "convert", "cost", "demo", "evaluation", "maps", "paper", "planning"},
+    {"benchmark", "convert", "cost", "demo", "evaluation", "export", "maps", "paper", "planning"},
     {"cli"},
     {"__main__"},
 )
