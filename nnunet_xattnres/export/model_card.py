@@ -160,9 +160,9 @@ def _title(facts: ModelFacts) -> Iterator[str]:
     yield f"# {facts.plans['dataset_name']}, {facts.configuration_name}, {network.__name__}\n"
     origin = f" of nnunet-xattnres {__version__}" if network.__module__.startswith("nnunet_xattnres.") else ""
     yield (
-        "A model of [nnU-Net v2](https://github.com/MIC-DKFZ/nnUNet) that segments "
-        f"{_listed(facts.labels)} in images of {_listed(facts.channels)}. Its network is `{network.__name__}`{origin}, "
-        f"with {_millions(facts.network)} parameters."
+        f"A model of [nnU-Net v2](https://github.com/MIC-DKFZ/nnUNet) for images with the {_channels(facts)}. It "
+        f"segments {_listed(facts.labels)}. Its network is `{network.__name__}`{origin}, with "
+        f"{_millions(facts.network)} parameters."
     )
 
 
@@ -213,7 +213,7 @@ def _input_and_output(facts: ModelFacts) -> Iterator[str]:
     ending = facts.dataset["file_ending"]
     yield "## Images and labels\n"
     if facts.plans.get("image_reader_writer") == "NaturalImage2DIO" and len(facts.channels) > 1:
-        yield f"An image is a file CASE_0000{ending} with the channels {_listed(facts.channels)}.\n"
+        yield f"An image is a file CASE_0000{ending} with the {_channels(facts)}.\n"
     else:
         files = ((name, f"CASE_{n:04d}{ending}") for n, name in enumerate(facts.channels))
         yield from _table(["channel", "file"], files)
@@ -232,6 +232,7 @@ def _input_and_output(facts: ModelFacts) -> Iterator[str]:
 
 def _training(facts: ModelFacts) -> Iterator[str]:
     configuration, dataset = facts.configuration, facts.dataset
+    spacing = " x ".join(f"{side:g}" for side in configuration.spacing)
     yield "## Training\n"
     rows = [("data set", facts.plans["dataset_name"])]
     rows += [(name, _one_line(dataset[name])) for name in ("description", "reference") if dataset.get(name)]
@@ -244,10 +245,7 @@ def _training(facts: ModelFacts) -> Iterator[str]:
         ("plans, configuration", f"`{facts.trained_plans}`, `{facts.configuration_name}`"),
         ("patch size", describe_size(configuration.patch_size)),
         ("batch size", str(configuration.batch_size)),
-        (
-            "spacing",
-            f"{' x '.join(f'{side:g}' for side in configuration.spacing)}, in the order of nnU-Net's axes",
-        ),
+        ("spacing", f"{spacing} (mm, if the images have a spacing), in the order of nnU-Net's axes"),
         ("normalisation", _listed(dict.fromkeys(configuration.normalization_schemes))),
         ("weights", f"of `{facts.checkpoint}`, {_epochs(facts.folds)}"),
     ]
@@ -316,6 +314,10 @@ def _citation(facts: ModelFacts) -> Iterator[str]:
 def _cited(facts: ModelFacts) -> list[str]:
     """What is cited, nnU-Net first."""
     return ["nnU-Net", *(name for name, classes in _CITED_FOR.items() if classes & facts.classes)]
+
+
+def _channels(facts: ModelFacts) -> str:
+    return f"{'channels' if len(facts.channels) > 1 else 'channel'} {_listed(facts.channels)}"
 
 
 def _epochs(folds: Sequence[Fold]) -> str:

@@ -86,9 +86,10 @@ def write_model_folder(model: Path, out: Path, folds: Sequence[str], checkpoint:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty folder: choose another one, or move it away")
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    writer = _Writer(model, temporary, folds, checkpoint)
     try:
         temporary.mkdir(parents=True)
-        notes = _Writer(model, temporary, folds, checkpoint).write()
+        notes = writer.write()
         if out.exists():
             out.rmdir()  # it is empty
         temporary.rename(out)
