@@ -84,7 +84,8 @@ def test_shell_blocks_name_commands_and_options_that_exist(page):
     [
         "xattnres benchmark run --no-such-option", "xattnres no-such-command", "nnUNetv2_train 1 2d 0 --no-such-option",
         "make no-such-target", "pip install '.[no-such-extra]'", "export no_such_variable=1", "no-such-command",
-        "python no_such_file.py", 'export nnUNet_extTrainer="$(xattnres no-such-command)"',
+        "python no_such_file.py", "docker run nnunet-xattnres no-such-command",
+        "docker build --build-arg NO_SUCH=1 .", 'export nnUNet_extTrainer="$(xattnres no-such-command)"',
     ],
 )  # fmt: skip
 def test_the_check_of_shell_blocks_finds_what_does_not_exist(line, capsys):

@@ -5,6 +5,7 @@ import importlib.metadata
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -13,9 +14,10 @@ from nnunet_xattnres.cli.main import make_parser
 REPOSITORY = Path(__file__).resolve().parents[2]
 VARIABLES = {
     "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer", "nnUNet_compile", "nnUNet_n_proc_DA",
-    "XATTNRES_BACKEND", "XATTNRES_CHECKPOINT", "XATTNRES_ENCODER_WEIGHTS", "CUDA_VISIBLE_DEVICES", "NAME",
+    "nnUNet_def_n_proc", "XATTNRES_BACKEND", "XATTNRES_CHECKPOINT", "XATTNRES_ENCODER_WEIGHTS", "CUDA_VISIBLE_DEVICES",
+    "NAME",
 }  # fmt: skip
-_PLAIN = {"cd", "mkdir", "git", "source", "grep", "apt-get", "unzip", "ls", "pre-commit"}
+_PLAIN = {"cd", "mkdir", "git", "source", "grep", "apt-get", "unzip", "ls", "pre-commit", "id"}
 _SEPARATORS = {"|", "&&", ";", ">"}
 
 
@@ -68,6 +70,8 @@ def check(command: list[str]) -> None:
         assert {a.partition("=")[0] for a in arguments} <= VARIABLES, command
     elif name == "pip" or (name.startswith("python") and arguments[:2] == ["-m", "pip"]):
         _check_extras(arguments)
+    elif name == "docker":
+        _check_docker(arguments)
     elif name.startswith("python"):
         _check_python(arguments)
     else:
@@ -104,3 +108,16 @@ def _check_python(arguments: list[str]) -> None:
         assert arguments[1] in {"venv", "pytest", "mkdocs", "mypy", "build"}, arguments
     else:
         assert (REPOSITORY / arguments[0]).is_file(), arguments
+
+
+def _check_docker(arguments: list[str]) -> None:
+    """Check the build arguments, and the command that runs in the container."""
+    if arguments[0] == "build":
+        declared = re.findall(r"^ARG (\w+)", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+        given = [value for option, value in pairwise(arguments) if option == "--build-arg"]
+        assert {value.partition("=")[0] for value in given} <= set(declared), arguments
+    else:
+        assert arguments[0] == "run", arguments
+        variables = [value for option, value in pairwise(arguments) if option == "--env"]
+        assert {value.partition("=")[0] for value in variables} <= VARIABLES, arguments
+        check(arguments[arguments.index("nnunet-xattnres") + 1 :])
