@@ -21,6 +21,7 @@ COMMANDS = {
     "trainers": "print the folder for nnU-Net's variable nnUNet_extTrainer, or list all trainers",
     "plan": "make plans whose networks have XAttnRes, for use with any of nnU-Net's trainers",
     "warmstart": "start a training of XAttnRes from the weights of a trained stock network",
+    "export": "write a trained network as ONNX, TorchScript or torch.export program, or its folder for sharing",
     "maps": "show which stage every pixel reads, in every XAttnRes layer of a trained network",
     "convert": "convert a downloaded data set, or a folder of images and masks, to an nnU-Net raw dataset",
     "evaluate": "score predictions against references: Dice, IoU, HD95, ASSD and surface Dice",

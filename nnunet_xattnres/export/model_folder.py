@@ -6,7 +6,6 @@ from them, so that the trainer is not needed where the model predicts.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -32,7 +31,7 @@ from ..training.planned import PlannedNetworkTrainer
 from ..training.warm_start import logits_difference
 from ..utils.checkpoints import read_checkpoint
 from ..utils.errors import UserError, last_line
-from ..utils.files import read_json
+from ..utils.files import read_json, sha256
 from ..utils.plans_file import get_configuration, read_plans
 from ..utils.quiet import silence_libraries
 from ..utils.trained_models import find_folds, load_model
@@ -131,7 +130,7 @@ class _Writer:
         self._write_text("README.md", model_card(facts))
         # without the model card, which is to be edited
         files = [path for path in sorted(self.out.rglob("*")) if path.is_file() and path.name != "README.md"]
-        sums = [f"{_sha256(path)}  {path.relative_to(self.out).as_posix()}\n" for path in files]
+        sums = [f"{sha256(path)}  {path.relative_to(self.out).as_posix()}\n" for path in files]
         self._write_text("SHA256SUMS", "".join(sums))
         return [
             *self.notes,
@@ -354,11 +353,3 @@ def _local_paths(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _local_paths(item)
-
-
-def _sha256(path: Path) -> str:
-    checksum = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            checksum.update(block)
-    return checksum.hexdigest()

@@ -1,5 +1,6 @@
-"""Atomic writing of text files, and reading of JSON files with errors for users."""
+"""Atomic writing of text files, reading of JSON files with errors for users, and checksums."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -53,3 +54,12 @@ def read_json(path: Path, description: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} cannot be read as {description}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -107,7 +107,9 @@ def _check_python(arguments: list[str]) -> None:
     if arguments[:1] == ["-m"]:
         assert arguments[1] in {"venv", "pytest", "mkdocs", "mypy", "build"}, arguments
     else:
-        assert (REPOSITORY / arguments[0]).is_file(), arguments
+        # `xattnres export` copies a script of the package into the exported folder
+        exported = REPOSITORY / "nnunet_xattnres" / "export" / Path(arguments[0]).name
+        assert (REPOSITORY / arguments[0]).is_file() or exported.is_file(), arguments
 
 
 def _check_docker(arguments: list[str]) -> None:

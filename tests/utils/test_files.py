@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_xattnres.utils.errors import UserError
-from nnunet_xattnres.utils.files import read_json, write_atomic
+from nnunet_xattnres.utils.files import read_json, sha256, write_atomic
 
 
 @pytest.mark.parametrize("old", [None, "old and longer than the new one"])
@@ -134,3 +134,9 @@ def test_a_file_that_holds_no_object(tmp_path, content, reason):
 def test_a_folder_is_no_json_file(tmp_path):
     with pytest.raises(UserError, match=f"^{tmp_path} .*Is a directory"):
         read_json(tmp_path, "a dataset.json")
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    # the example of FIPS 180-2, B.1
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,178 @@
+"""xattnres export: write a trained network for other runtimes, or the model's folder for other people.
+
+Graphs are written for ONNX Runtime (network.onnx), for TorchScript (network.torchscript.pt) and for torch.export
+(network.pt2). Several folds become one graph, which averages their logits as nnU-Net does. Deep supervision is off.
+Each graph is compared with PyTorch on patches of real images, and nothing is written if the largest difference exceeds
+the bound. Beside the graphs are network.json, which says how to preprocess images, move the window and read the logits,
+and predict_onnx.py, which predicts whole images with numpy and ONNX Runtime alone.
+
+With --model-folder the command writes a folder for sharing instead: the weights without the state of the training,
+plans, dataset.json, checksums and a model card. nnUNetv2_predict_from_modelfolder takes it as it is.
+
+examples:
+  xattnres export -m $nnUNet_results/Dataset004_Hippocampus/nnUNetTrainerXAttnRes__nnUNetPlans__2d -o exported
+  xattnres export -m MODEL -o exported -f 0 --formats onnx torchscript -i imagesTs    compared on images of a folder
+  python exported/predict_onnx.py exported/network.json IMAGE_0000.nii.gz -o SEGMENTATION.nii.gz
+  xattnres export -m MODEL -o shared --model-folder
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..utils.errors import StepFailedError, UserError
+from ..utils.tables import format_table
+from .arguments import positive_float
+
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from torch import Tensor
+
+FORMATS = ("onnx", "torchscript", "program")
+_PATCHES = 4
+"""The number of patches of the comparison with PyTorch."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--model", type=Path, required=True, metavar="DIR", help="the folder of a trained model")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder for the files")
+    parser.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="folds (default: all that are trained)")
+    parser.add_argument(
+        "-chk", "--checkpoint", default="checkpoint_final.pth", metavar="NAME", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model-folder", action="store_true", help="write a folder for nnUNetv2_predict_from_modelfolder instead"
+    )
+    graphs = parser.add_argument_group("graphs")
+    graphs.add_argument(
+        "--formats", nargs="+", choices=FORMATS, default=["onnx"], metavar="FORMAT",
+        help=f"of {', '.join(FORMATS)} (default: onnx)",
+    )  # fmt: skip
+    graphs.add_argument(
+        "-i", "--images", type=Path, metavar="DIR",
+        help="images for the comparison, named as for nnU-Net (default: imagesTr of the data set in nnUNet_raw)",
+    )  # fmt: skip
+    graphs.add_argument("--previous-stage", type=Path, metavar="DIR", help="for a cascade: predictions of 3d_lowres")
+    graphs.add_argument(
+        "--bound", type=positive_float, default=1e-3, metavar="X",
+        help="the largest difference of logits relative to the largest logit (default: %(default)s)",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..utils.trained_models import find_folds
+
+    folds = find_folds(arguments.model, arguments.folds, arguments.checkpoint)
+    if arguments.model_folder:
+        from ..export.model_folder import write_model_folder
+
+        print(write_model_folder(arguments.model, arguments.out, folds, arguments.checkpoint))
+    else:
+        _export_graphs(arguments, folds)
+    return 0
+
+
+def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
+    _check_packages(arguments.formats)
+    for option, folder in (("-i", arguments.images), ("--previous-stage", arguments.previous_stage)):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{option} {folder} is no folder")
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from tqdm import tqdm
+
+    from ..export import description, graphs, parity
+    from ..utils.checkpoints import read_checkpoint
+    from ..utils.files import write_atomic
+    from ..utils.quiet import silence_libraries
+    from ..utils.trained_models import load_model
+
+    with silence_libraries():
+        predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+    load_model(predictor, arguments.model, folds, arguments.checkpoint)
+    sizes = graphs.image_sizes(predictor)
+    data = _preprocess_images(arguments, predictor)
+    network = graphs.ensemble_network(predictor)
+    patch_size, channels = predictor.configuration_manager.patch_size, len(data[0])
+    patches = torch.cat([parity.cut_patches(case, patch_size, _PATCHES // len(data)) for case in data])
+    smallest = parity.cut_patches(data[0], sizes.minimum, 2)
+    checkpoint = read_checkpoint(arguments.model / f"fold_{folds[0]}" / arguments.checkpoint)
+    name = checkpoint["init_args"]["configuration"]
+    described = description.describe(predictor, name, folds, arguments.checkpoint, sizes, channels) | {"files": {}}
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = [["file", "MB", "seconds", "largest difference", "relative", "other labels"]]
+    with tempfile.TemporaryDirectory(dir=arguments.out, prefix=".export-") as temporary:
+        for format_name in tqdm(arguments.formats, unit="graph", leave=False):
+            start = time.perf_counter()
+            writer = graphs.FORMATS[format_name]
+            path = Path(temporary, writer.file)
+            fixed = graphs.has_fixed_size(network, format_name)
+            example = torch.zeros_like(patches[:1] if fixed else smallest)
+            writer.save(network, example, None if fixed else sizes, path)
+            batches = [*patches.split(1), *([] if fixed else [smallest])]
+            compared = parity.compare(network, writer.load(path), batches)
+            if not compared.relative_difference <= arguments.bound:
+                raise StepFailedError(
+                    f"{writer.file} differs from PyTorch by {compared.relative_difference:.2g} of the largest logit, "
+                    f"more than --bound {arguments.bound:g}: nothing is written"
+                )
+            described["files"][writer.file] = description.describe_file(
+                path, compared, example.shape if fixed else None
+            )
+            rows.append([
+                writer.file, f"{path.stat().st_size / 1e6:.1f}", f"{time.perf_counter() - start:.0f}",
+                f"{compared.largest_difference:.2g}", f"{compared.relative_difference:.2g}",
+                f"{100 * compared.other_labels:.4f} %",
+            ])  # fmt: skip
+        for path in Path(temporary).iterdir():
+            os.replace(path, arguments.out / path.name)
+    write_atomic(arguments.out / "network.json", json.dumps(described, indent=1) + "\n")
+    if "onnx" in arguments.formats:
+        shutil.copyfile(_EXAMPLE, arguments.out / "predict_onnx.py")
+    print(format_table(rows))
+    print(f"compared with PyTorch on {len(patches)} patches of {len(data)} cases")
+    print(f"written: {arguments.out}")
+
+
+_EXAMPLE = Path(__file__).parents[1] / "export" / "predict_onnx.py"
+
+
+def _check_packages(formats: list[str]) -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("onnx", "onnxruntime") if "onnx" in formats and find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--formats onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}, or choose other formats"
+        )
+
+
+def _preprocess_images(arguments: argparse.Namespace, predictor: "nnUNetPredictor") -> "list[Tensor]":
+    """Preprocess one or two cases for the comparison with PyTorch."""
+    from ..utils.plotting import choose_evenly
+    from ..utils.trained_models import check_previous_stage, find_cases, preprocess_case, read_case
+
+    check_previous_stage(predictor, arguments.model, arguments.previous_stage)
+    images, ending = arguments.images, predictor.dataset_json["file_ending"]
+    if images is None:
+        images = Path(os.environ.get("nnUNet_raw", "nnUNet_raw"), predictor.plans_manager.dataset_name, "imagesTr")
+        if not images.is_dir():
+            raise UserError(
+                f"{images} does not exist: name a folder of images with -i, for the comparison with PyTorch on patches "
+                "of real images"
+            )
+    cases: dict[str, Any] = find_cases(images, ending)
+    data = []
+    for case in choose_evenly(list(cases), 2):
+        previous = None if arguments.previous_stage is None else arguments.previous_stage / f"{case}{ending}"
+        if previous is not None and not previous.is_file():
+            raise UserError(f"{previous} does not exist: expected the prediction of the previous stage")
+        image, properties = read_case(predictor, cases[case])
+        data.append(preprocess_case(predictor, image, properties, previous))
+    return data
