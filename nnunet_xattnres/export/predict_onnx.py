@@ -6,7 +6,13 @@ The channels are NIfTI files, or arrays (C, Z, Y, X) in .npy with --spacing; for
 Sums are in float16, as nnU-Net's: only where two labels score almost the same, rounding can change the label.
 """
 
-import argparse, gzip, hashlib, itertools, json, math, zlib
+import argparse
+import gzip
+import hashlib
+import itertools
+import json
+import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +30,9 @@ VOXELS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 
 def load_network(path):
     """The session of the network.onnx beside a network.json, and the description in network.json."""
-    description, graph = json.loads(path.read_bytes()), path.with_name("network.onnx")
-    if description.get("format_version") != 1:
-        raise ValueError("this is no description in format 1, which this script reads")
+    description, graph = json.loads(Path(path).read_bytes()), Path(path).with_name("network.onnx")
+    if not isinstance(description, dict) or description.get("format_version") != 1:
+        raise ValueError("this is no description in format 1, the one that this script reads")
     if hashlib.sha256(graph.read_bytes()).hexdigest() != description["files"][graph.name]["sha256"]:
         raise ValueError(f"this does not describe {graph}: take both from the same export")
     used = {description[step]["resampling"]["function"] for step in ("preprocessing", "segmentation")}
@@ -49,7 +55,7 @@ def predict(session, description, image, spacing):
     nonzero = (image != 0).any(0) | ~image.any()  # an image of zeros is not cropped
     sides = [np.flatnonzero(nonzero.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     box = tuple(slice(side[0], side[-1] + 1) for side in sides)
-    mask = fill_holes(nonzero[box])
+    mask = fill_holes(nonzero[box]) if any(options["use_mask"] for options in channels) else nonzero[box]
     data = np.stack([normalise(values[box], mask, options) for values, options in zip(image, channels)])
     new_spacing = [*spacing[: 3 - len(before["spacing"])], *before["spacing"]]  # in 2d, slices keep their distance
     new_shape = [round(old / new * size) for old, new, size in zip(spacing, new_spacing, mask.shape)]
@@ -57,7 +63,7 @@ def predict(session, description, image, spacing):
     logits = predict_windows(session, description, data)
     logits = resample(logits, mask.shape, new_spacing, spacing, after["resampling"])
     labels = np.zeros(mask.shape, int) if regions else logits.argmax(0)
-    for label, region in zip(regions or [], logits):  # where its sigmoid > threshold, it overwrites those before it
+    for label, region in zip(regions or [], logits):  # sigmoid(region) > threshold; overwrites the labels before it
         labels[region > math.log(after["threshold"] / (1 - after["threshold"]))] = label
     whole = np.zeros(nonzero.shape, np.min_scalar_type(max(regions or [len(logits) - 1])))
     whole[box] = labels
@@ -65,9 +71,9 @@ def predict(session, description, image, spacing):
 
 
 def fill_holes(mask):
-    """A mask (Z, Y, X) and its holes, from which no path through faces of voxels leads out of the mask."""
+    """A mask (Z, Y, X) with its holes, the voxels that no path through faces of voxels joins to the outside."""
     outside, free, count = np.pad(np.zeros_like(mask), 1, constant_values=True), np.pad(~mask, 1), 0
-    while count < (count := int(outside.sum())):  # sweeps along all axes, until they reach nothing new
+    while count < (count := int(outside.sum())):  # sweeps along the axes reach on, until there is nothing new
         for axis, step in itertools.product(range(3), (1, -1)):
             slices = zip(np.moveaxis(outside, axis, 0)[::step], np.moveaxis(free, axis, 0)[::step])
             for (previous, _), (current, free_here) in itertools.pairwise(slices):
@@ -92,11 +98,11 @@ def normalise(values, mask, options):
 
 
 def resample(image, shape, spacing, new_spacing, options):
-    """An image (C, Z, Y, X) in another shape, by splines; along an axis of thick slices, by a spline of its own."""
+    """An image (C, Z, Y, X) in another shape, by splines of `order`, but of `order_z` along an axis of thick slices."""
     force = options["force_separate_z"]
     uneven = [s for s in (spacing, new_spacing) if (max(s) / min(s) > 3 if force is None else force)]
     thick = [axis for axis in range(3) if uneven and uneven[0][axis] == max(uneven[0])]
-    thick = thick if len(thick) == 1 else []  # two axes with the same spacing are no exception
+    thick = thick if len(thick) == 1 else []  # where two axes are equally coarse, none is an exception
     plane = tuple(axis for axis in range(3) if axis not in thick)
     resampled = np.empty((len(image), *shape), image.dtype)
     for channel, values in enumerate(image):
@@ -111,18 +117,17 @@ def resample(image, shape, spacing, new_spacing, options):
 
 
 def interpolate(values, axis, size, order):
-    """The values at the centres of `size` voxels along an axis, by a spline of order 0, 1 or 3, in float64."""
+    """The values at the centres of `size` voxels in place of those of an axis, by a spline of order 0, 1 or 3."""
     old = values.shape[axis]
     x = (np.arange(size) + 0.5) * (old / size) - 0.5
     if order == 0 or size == old:
         return values.take(np.clip(np.floor(x + 0.5), 0, old - 1).astype(int), axis)
-    knots = np.arange(-12, old + 12)  # scipy repeats the edge 12 times, and mirrors the result
+    knots = np.arange(-12, old + 12)  # scipy repeats the first and the last voxel 12 times
     t = abs(np.subtract.outer([*x, *knots], knots))
     basis = {1: np.maximum(1 - t, 0), 3: np.where(t < 1, 4 - 6 * t**2 + 3 * t**3, np.maximum(2 - t, 0) ** 3)}[order]
     at_x, at_knots = np.split(basis, [size])
-    at_knots[[0, -1], [1, -2]] *= 2
-    matrix = at_x @ np.linalg.solve(at_knots, np.eye(old)[np.clip(knots, 0, old - 1)])
-    return np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+    coefficients = np.linalg.solve(at_knots, np.eye(old)[np.clip(knots, 0, old - 1)])  # it passes through the voxels
+    return np.moveaxis(np.tensordot(at_x @ coefficients, values, (1, axis)), 0, axis)
 
 
 def predict_windows(session, description, data):
@@ -157,7 +162,7 @@ def window_starts(length, size, step):
 
 
 def gaussian(size, sigma):
-    """The weights of a window in float16, where those that would become zero become the smallest other one."""
+    """The weights of a window, highest in its middle; none may be zero, as many would be in float16."""
     distances = np.ix_(*((np.arange(n) - n // 2) / (n * sigma) for n in size))
     weights = (10 * np.exp(-0.5 * sum(d**2 for d in distances))).astype(np.float16)
     return np.maximum(weights, weights[weights > 0].min())
@@ -168,12 +173,12 @@ def read_nifti(path, reader="SimpleITKIO"):
     content = path.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     endian = NIFTI.newbyteorder("<" if content[:1] == b"\x5c" else ">")  # the file begins with the number 348
-    header = np.frombuffer(bytearray(content), endian, 1)[0]
+    header = np.frombuffer(bytearray(content[:348]), endian, 1)[0]
     ndim, voxels = header["dim"][0], VOXELS.get(int(header["type"]))
-    if header["magic"] != b"n+1" or not voxels or not 2 <= ndim <= 4 or reader not in ("SimpleITKIO", "NibabelIO"):
-        raise ValueError(
-            f"this is no NIfTI-1 image of 2 to 4 axes, or {reader} does not read it as it is: give it as .npy"
-        )
+    if header["magic"] != b"n+1" or not voxels or not 2 <= ndim <= 4:
+        raise ValueError("this is no NIfTI-1 image of numbers with two to four axes")
+    if reader not in ("SimpleITKIO", "NibabelIO"):
+        raise ValueError(f"this script does not read NIfTI as {reader} does: read the image so, and call predict")
     shape = [*header["dim"][1 : ndim + 1].tolist(), 1, 1][3::-1]
     voxels = f"{header['dim'].dtype.byteorder}{voxels}"
     image = np.frombuffer(content, voxels, math.prod(shape), int(header["start"])).reshape(shape)
@@ -201,7 +206,7 @@ def main():
     parser.add_argument("-o", "--output", type=Path, required=True, help="the label map, in the format of the images")
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="in mm, of images in .npy")
     arguments = parser.parse_args()
-    output, endings = arguments.output, (".npy",) if arguments.spacing else (".nii.gz", ".nii")
+    output, endings = arguments.output, (".npy",) if arguments.spacing else (".nii", ".nii.gz")
     for path in (*arguments.images, output):
         if not path.name.endswith(endings):
             parser.error(f"{path} does not end with {' or '.join(endings)} (.npy takes --spacing)")

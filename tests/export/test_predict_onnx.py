@@ -38,6 +38,8 @@ RNG = np.random.default_rng(0)
         ((5, 14, 11), (10, 10, 16), (1, 1, 1), (3.5, 1, 1), 1, 0, None),  # thick slices after resampling
         ((14, 6, 11), (10, 3, 16), (1, 6, 1), (1.4, 12, 0.7), 3, 1, None),  # thick slices along y
         ((14, 11, 6), (10, 16, 9), (1, 1, 6), (1.4, 0.7, 4), 3, 3, None),
+        ((5, 14, 11), (9, 10, 16), (3.01, 1, 1), (1.7, 1.4, 0.7), 3, 0, None),
+        ((5, 14, 11), (9, 10, 16), (3, 1, 1), (1.7, 1.4, 0.7), 3, 0, None),  # not thick enough
         ((5, 6, 11), (9, 7, 16), (6, 6, 1), (3.3, 5, 0.7), 3, 0, None),  # two thick axes
         ((5, 14, 11), (9, 10, 16), (6, 1, 1), (3.3, 1.4, 0.7), 3, 0, False),
         ((5, 14, 11), (9, 10, 16), (2, 1, 1), (1.1, 1.4, 0.7), 3, 0, True),
@@ -182,22 +184,21 @@ def test_write_nifti(tmp_path, name, options):
 
 
 CASES = {
-    # name: configuration, transpose_forward, shape and spacing of the image, labels
-    "2d": ("2d", (2, 0, 1), (24, 29, 3), (1.3, 0.8, 3.0), {"background": 0, "a": 1, "b": 2}),
-    "3d": ("3d_fullres", (1, 2, 0), (21, 11, 20), (1.2, 0.9, 1.0), {"background": 0, "a": 1, "b": 2}),
-    "3d regions": (
-        "3d_fullres",
-        (0, 1, 2),
-        (6, 22, 20),
-        (4.0, 0.9, 1.1),
+    # name: configuration, transpose_forward, shape and spacing of the image, axes of mirroring, labels
+    "2d": ("2d", (2, 0, 1), (24, 29, 3), (1.3, 0.8, 3.0), (0, 1), {"background": 0, "a": 1, "b": 2}),
+    "3d smaller than the patch": (
+        "3d_fullres", (1, 2, 0), (21, 12, 20), (1.2, 0.9, 1.0), (0, 2), {"background": 0, "a": 1, "b": 2},
+    ),
+    "3d thick slices, regions": (
+        "3d_fullres", (0, 1, 2), (6, 22, 20), (4.0, 0.9, 1.1), None,
         {"background": 0, "whole": [1, 2, 3], "b": [2, 3], "c": 3},
     ),
-}
+}  # fmt: skip
 
 
 def build(name: str, folder: Path):
     """nnU-Net's predictor of a random network, and the folder with its network.onnx and network.json."""
-    configuration, forward, _, _, labels = CASES[name]
+    configuration, forward, _, _, mirror_axes, labels = CASES[name]
     backward = np.argsort(forward).tolist()
     regions = "regions" in name
     dim = 2 if configuration == "2d" else 3
@@ -210,7 +211,8 @@ def build(name: str, folder: Path):
     }  # fmt: skip
     planned = content["configurations"][configuration]
     planned |= {
-        "spacing": [1.0, 1.0, 0.7][-dim:], "patch_size": [8, 12, 16][-dim:], "preprocessor_name": "DefaultPreprocessor",
+        "spacing": [1.0, 1.0, 0.7][-dim:], "patch_size": [12, 12, 16][-dim:],
+        "preprocessor_name": "DefaultPreprocessor",
         "normalization_schemes": ["ZScoreNormalization", "CTNormalization"], "use_mask_for_norm": [True, False],
         "resampling_fn_data": function, "resampling_fn_data_kwargs": resampling,
         "resampling_fn_seg": function, "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
@@ -224,11 +226,12 @@ def build(name: str, folder: Path):
     dataset |= {"regions_class_order": [1, 2, 3]} if regions else {}
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.manual_initialization(
-        network, manager, manager.get_configuration(configuration), [network.state_dict()], dataset, "", (0, dim - 1)
+        network, manager, manager.get_configuration(configuration), [network.state_dict()], dataset, "", mirror_axes
     )
     names = {"input_names": ["image"], "output_names": ["logits"]}
     example = torch.zeros(1, 2, *planned["patch_size"])
-    with warnings.catch_warnings(action="ignore"):  # the exporter that traces is deprecated
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that traces is deprecated
         torch.onnx.export(network, (example,), folder / "network.onnx", dynamo=False, **names)
     graph = (folder / "network.onnx").read_bytes()
     description = {
@@ -247,7 +250,7 @@ def build(name: str, folder: Path):
         },
         "sliding_window": {
             "patch_size": planned["patch_size"], "tile_step_size": 0.5, "gaussian_sigma": 0.125,
-            "mirror_axes": [0, dim - 1],
+            "mirror_axes": mirror_axes,
         },
         "segmentation": {
             "resampling": {"function": function, **resampling, "order": 1},
@@ -288,7 +291,7 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_predict(name, tmp_path, monkeypatch):
     predictor, folder = build(name, tmp_path)
-    _, forward, shape, spacing, _ = CASES[name]
+    _, forward, shape, spacing, *_ = CASES[name]
     image = picture(shape)
     expected, expected_probabilities = predictor.predict_single_npy_array(
         image, {"spacing": spacing}, save_or_return_probabilities=True
@@ -400,6 +403,7 @@ def test_wrong_input(exported, tmp_path, monkeypatch, capsys):
         folders[name].mkdir()
         (folders[name] / "network.json").write_text(json.dumps(changed | part))
         (folders[name] / "network.onnx").write_bytes((exported / "network.onnx").read_bytes())
+    (tmp_path / "list.json").write_text("[]")
     output = tmp_path / "out.nii.gz"
     cases = [
         (1, "the channels MRI, CT, not (1, 3, 24, 20)", description, right),
@@ -416,6 +420,7 @@ def test_wrong_input(exported, tmp_path, monkeypatch, capsys):
         (1, "resampl", folders["resampling"] / "network.json", right, right),
         (1, "Our_own", folders["normalisation"] / "network.json", right, right),
         (1, "SimpleITKIOWithReorient", folders["reader"] / "network.json", right, right),
+        (1, "format", tmp_path / "list.json", right, right),
         (1, "format", folders["format"] / "network.json", right, right),
         (1, "nothing.json", tmp_path / "nothing.json", right, right),
         (2, "labels", description, right, right, "-o", tmp_path / "nowhere" / "labels.nii"),
