@@ -108,7 +108,7 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = [["file", "MB", "seconds", "largest difference", "relative", "other labels"]]
     with tempfile.TemporaryDirectory(dir=arguments.out, prefix=".export-") as temporary:
-        for format_name in tqdm(arguments.formats, unit="graph", leave=False):
+        for format_name in tqdm(arguments.formats, unit="graph", leave=False, disable=None):
             start = time.perf_counter()
             writer = graphs.FORMATS[format_name]
             path = Path(temporary, writer.file)

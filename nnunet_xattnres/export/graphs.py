@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import Tensor, nn
 from torch.export import Dim
 
 from ..attention.sema import SEMA
+from ..training.lookup import look_up
 from ..training.patches import planned_strides
 from ..training.trainer import XAttnResTrainer
 from ..utils.errors import UserError
@@ -71,7 +71,7 @@ def image_sizes(predictor: nnUNetPredictor) -> ImageSizes:
         UserError: if the network is no U-Net whose strides are known.
     """
     configuration = predictor.configuration_manager
-    trainer: Any = recursive_find_trainer_class_by_name(predictor.trainer_name)
+    trainer: Any = look_up(predictor.trainer_name)
     try:
         if not issubclass(trainer, XAttnResTrainer):
             strides, any_size = planned_strides(configuration), False
