@@ -21,12 +21,12 @@ from ..training.patches import describe_size
 
 
 class Needs(Enum):
-    """What has to be installed where a model predicts, beside nnU-Net."""
+    """What a model needs where it predicts; the values are in words."""
 
-    NOTHING = "nothing"
-    PACKAGE = "this package"
-    TRAINERS = "this package, with nnUNet_extTrainer"
-    OWN_TRAINER = "the file of the trainer, with nnUNet_extTrainer"
+    NOTHING = "nnU-Net alone"
+    PACKAGE = "nnunet-xattnres, but no nnUNet_extTrainer"
+    TRAINERS = 'nnunet-xattnres, and export nnUNet_extTrainer="$(xattnres trainers)"'
+    OWN_TRAINER = "the file of its trainer, in a folder that nnUNet_extTrainer names"
 
 
 @dataclass(frozen=True)

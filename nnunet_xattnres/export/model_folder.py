@@ -134,7 +134,7 @@ class _Writer:
         self._write_text("SHA256SUMS", "".join(sums))
         return [
             *self.notes,
-            f"to predict, it needs {needs.value}",
+            f"what it needs to predict: {needs.value}",
             "README.md is the model card: write the licence into it",
         ]
 
