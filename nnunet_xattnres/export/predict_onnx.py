@@ -2,7 +2,7 @@
 
     python predict_onnx.py network.json case_0000.nii.gz [case_0001.nii.gz ...] -o segmentation.nii.gz
 
-The channels are NIfTI files, or arrays (C, Z, Y, X) in .npy with --spacing; for other formats there is `predict`.
+The channels are NIfTI files, or arrays (C, Z, Y, X) in .npy with --spacing. For other formats there is `predict`.
 Sums are in float16, as nnU-Net's: only where two labels score almost the same, rounding can change the label.
 """
 
@@ -166,6 +166,9 @@ def gaussian(size, sigma):
     distances = np.ix_(*((np.arange(n) - n // 2) / (n * sigma) for n in size))
     weights = (10 * np.exp(-0.5 * sum(d**2 for d in distances))).astype(np.float16)
     return np.maximum(weights, weights[weights > 0].min())
+
+
+# What follows reads and writes files. A program with images of its own needs only what is above.
 
 
 def read_nifti(path, reader="SimpleITKIO"):

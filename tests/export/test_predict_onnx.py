@@ -25,8 +25,6 @@ from support.plans_file import plans_dict
 
 from nnunet_xattnres.export import predict_onnx
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.mark.parametrize(
     ("shape", "new_shape", "spacing", "new_spacing", "order", "order_z", "force_separate_z"),
@@ -49,7 +47,7 @@ RNG = np.random.default_rng(0)
     ],
 )
 def test_resample(shape, new_shape, spacing, new_spacing, order, order_z, force_separate_z):
-    image = RNG.normal(size=(2, *shape)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     options = {"order": order, "order_z": order_z, "force_separate_z": force_separate_z}
     expected = resample_data_or_seg_to_shape(image, new_shape, spacing, new_spacing, is_seg=False, **options)
     assert expected.shape == (2, *new_shape)
@@ -61,7 +59,7 @@ def test_resample(shape, new_shape, spacing, new_spacing, order, order_z, force_
 @pytest.mark.parametrize("shape", [(9, 10, 11), (1, 20, 20), (30, 1, 4)])
 def test_fill_holes(shape):
     for density in (0.4, 0.6, 0.7, 0.8):
-        mask = RNG.random(shape) < density
+        mask = np.random.default_rng(0).random(shape) < density
         np.testing.assert_array_equal(predict_onnx.fill_holes(mask), binary_fill_holes(mask))
     shell = np.ones((7, 7, 7), bool)
     shell[2:5, 2:5, 2:5] = False
@@ -98,8 +96,9 @@ def test_fill_holes_at_the_end_of_a_maze():
     ],
 )  # fmt: skip
 def test_normalise(scheme, use_mask):
-    values = RNG.uniform(0, 255, (5, 6, 7)).astype(np.float32)
-    mask = RNG.random(values.shape) < 0.5
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0, 255, (5, 6, 7)).astype(np.float32)
+    mask = rng.random(values.shape) < 0.5
     intensities = {"mean": 100.5, "std": 31.0, "percentile_00_5": 20.0, "percentile_99_5": 200.0}
     nnunet = getattr(default_normalization_schemes, scheme)(use_mask_for_norm=use_mask, intensityproperties=intensities)
     expected = nnunet.run(values.copy(), np.where(mask, 0, -1))
@@ -139,7 +138,9 @@ def nifti(path, shape=(4, 5, 6), dtype="<i2", spacing=(0.7, 1.1, 3.0), units="mm
     header["magic"], header["vox_offset"] = b"n+1", 352
     for name, value in fields.items():
         header[name] = value
-    voxels = (RNG.random(shape) * 200 - (0 if dtype[1] == "u" else 100)).astype(dtype)
+    voxels = (
+        np.random.default_rng(sum(path.name.encode())).random(shape) * 200 - (0 if dtype[1] == "u" else 100)
+    ).astype(dtype)
     path.write_bytes(header.binaryblock + bytes(4) + voxels.tobytes(order="F"))
     return path
 
@@ -170,7 +171,7 @@ def test_write_nifti(tmp_path, name, options):
     path = nifti(tmp_path / "image.nii", **options)
     image, _, header = predict_onnx.read_nifti(path)
     for dtype in (np.uint8, np.uint16):
-        labels = RNG.integers(0, np.iinfo(dtype).max, image.shape[1:]).astype(dtype)
+        labels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, image.shape[1:]).astype(dtype)
         predict_onnx.write_nifti(tmp_path / name, labels, header)
         written, original = SimpleITK.ReadImage(str(tmp_path / name)), SimpleITK.ReadImage(str(path))
         array = SimpleITK.GetArrayFromImage(written)
@@ -275,7 +276,7 @@ def spread_logits(network, data):
 
 def picture(shape):
     """An image (2, Z, Y, X) of values about 2 in a box of zeros, in which there is a hole."""
-    image = RNG.normal(2, 1, (2, *shape)).astype(np.float32)
+    image = np.random.default_rng(0).normal(2, 1, (2, *shape)).astype(np.float32)
     image += np.linspace(-1, 1, shape[-1], dtype=np.float32)
     image[:, :1] = image[:, :, -2:] = image[..., :1] = 0
     image[:, 2:5, 4:8, 1] = image[:, 2:5, 4:8, 9:12] = 0
