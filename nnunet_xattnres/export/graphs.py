@@ -123,12 +123,14 @@ def save_program(network: nn.Module, image: Tensor, sizes: ImageSizes | None, pa
     """
     shapes: dict[int, Any] | None = None
     if sizes is not None:
-        shapes = {0: Dim("batch", min=1)}
+        shapes = {0: Dim("batch", min=1, max=2**16)}  # PyTorch 2.7 needs a maximum
         for axis, (multiple, minimum) in enumerate(zip(sizes.multiples, sizes.minimum, strict=True), start=2):
             side = Dim(axis_names(image.ndim - 2)[axis], min=minimum // multiple)
             shapes[axis] = multiple * side if multiple > 1 else side
     with silence_libraries():
-        torch.export.save(torch.export.export(network, (image,), dynamic_shapes=shapes and (shapes,)), path)
+        # strict is the default until PyTorch 2.7, and does not take is_autocast_available
+        program = torch.export.export(network, (image,), dynamic_shapes=shapes and (shapes,), strict=False)
+        torch.export.save(program, path)
 
 
 def has_fixed_size(network: nn.Module, format_name: str) -> bool:
