@@ -11,9 +11,9 @@ RUN apt-get update \
 
 # before the package, so that the layer stays when the package changes; the wheels include CUDA
 ARG TORCH="torch>=2.7"
-ARG TORCH_INDEX=https://pypi.org/simple
+ARG TORCH_INDEX
 # hadolint ignore=DL3013
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "$TORCH" torchvision
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH" torchvision
 
 RUN --mount=type=bind,target=/src,rw pip install --no-cache-dir /src
 
