@@ -168,7 +168,9 @@ def _map_case(
         raise UserError(f"the label map of {case} has the shape {label_map.shape}, its image {image.shape}")
     page = MapsPage(case, image, label_map, _label_names(predictor.dataset_json["labels"]))
     sources_by_layer = {}
-    for layer in tqdm(layers, desc=case, unit="layer", leave=False):
+
+    def map_layer(layer: str) -> list["MeanWeight"]:
+        """Write the maps of a layer; when it returns, they no longer take memory."""
         sources = sources_by_layer[layer] = predictor.sources(layer)
         weights = predictor.to_image(predictor.predict_attention(data, layer), properties)
         uncertainty = entropy(weights)
@@ -183,7 +185,10 @@ def _map_case(
             maps[f"{layer}_entropy"] = uncertainty
         for name, values in maps.items():
             write_map(values, folder / f"{name}{map_ending(ending)}", properties)
-        yield from means
+        return means
+
+    for layer in tqdm(layers, desc=case, unit="layer", leave=False, disable=None):
+        yield from map_layer(layer)
     write_atomic(folder / "maps.json", json.dumps({"case": case, "sources": sources_by_layer}, indent=1) + "\n")
     write_atomic(folder / "page.html", page.html())
 

@@ -95,7 +95,7 @@ class AttentionPredictor(nnUNetPredictor):
                 weights = self.predict_logits_from_preprocessed_data(data).float()
             finally:
                 self.network, self.label_manager = network, label_manager
-        return weights / weights.sum(0, keepdim=True)
+        return weights.div_(weights.sum(0, keepdim=True))
 
     def to_image(self, weights: Tensor, properties: dict) -> np.ndarray:
         """Resample the weights of a preprocessed case to its image, as nnU-Net does with probabilities.
