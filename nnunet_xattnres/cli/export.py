@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("onnx", "torchscript", "program")
+_BOUND = 1e-3
 _PATCHES = 4
 """The number of patches of the comparison with PyTorch."""
 
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     graphs = parser.add_argument_group("graphs")
     graphs.add_argument(
-        "--formats", nargs="+", choices=FORMATS, default=["onnx"], metavar="FORMAT",
+        "--formats", nargs="+", choices=FORMATS, metavar="FORMAT",
         help=f"of {', '.join(FORMATS)} (default: onnx)",
     )  # fmt: skip
     graphs.add_argument(
@@ -59,8 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     graphs.add_argument("--previous-stage", type=Path, metavar="DIR", help="for a cascade: predictions of 3d_lowres")
     graphs.add_argument(
-        "--bound", type=positive_float, default=1e-3, metavar="X",
-        help="the largest difference of logits relative to the largest logit (default: %(default)s)",
+        "--bound", type=positive_float, metavar="X",
+        help=f"the largest difference of logits relative to the largest logit (default: {_BOUND:g})",
     )  # fmt: skip
 
 
@@ -69,6 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     folds = find_folds(arguments.model, arguments.folds, arguments.checkpoint)
     if arguments.model_folder:
+        graph_options = ("formats", "images", "previous_stage", "bound")
+        if given := [name for name in graph_options if getattr(arguments, name) is not None]:
+            raise UserError(f"--{given[0].replace('_', '-')} is an option for graphs: leave it out with --model-folder")
         from ..export.model_folder import write_model_folder
 
         print(write_model_folder(arguments.model, arguments.out, folds, arguments.checkpoint))
@@ -78,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
-    _check_packages(arguments.formats)
+    formats, bound = list(dict.fromkeys(arguments.formats or ["onnx"])), arguments.bound or _BOUND
+    _check_packages(formats)
     for option, folder in (("-i", arguments.images), ("--previous-stage", arguments.previous_stage)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{option} {folder} is no folder")
@@ -88,7 +92,8 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
 
     from ..export import description, graphs, parity
     from ..utils.checkpoints import read_checkpoint
-    from ..utils.files import write_atomic
+    from ..utils.errors import last_line
+    from ..utils.files import new_folder
     from ..utils.quiet import silence_libraries
     from ..utils.trained_models import load_model
 
@@ -101,40 +106,44 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
     patch_size, channels = predictor.configuration_manager.patch_size, len(data[0])
     patches = torch.cat([parity.cut_patches(case, patch_size, _PATCHES // len(data)) for case in data])
     smallest = parity.cut_patches(data[0], sizes.minimum, 2)
-    checkpoint = read_checkpoint(arguments.model / f"fold_{folds[0]}" / arguments.checkpoint)
-    name = checkpoint["init_args"]["configuration"]
-    described = description.describe(predictor, name, folds, arguments.checkpoint, sizes, channels) | {"files": {}}
-
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    init_args = read_checkpoint(arguments.model / f"fold_{folds[0]}" / arguments.checkpoint)["init_args"]
+    described = description.describe(
+        predictor, init_args["configuration"], folds, arguments.checkpoint, sizes, channels
+    ) | {"files": {}}
     rows = [["file", "MB", "seconds", "largest difference", "relative", "other labels"]]
-    with tempfile.TemporaryDirectory(dir=arguments.out, prefix=".export-") as temporary:
-        for format_name in tqdm(arguments.formats, unit="graph", leave=False, disable=None):
+    with new_folder(arguments.out) as out:
+        for format_name in tqdm(formats, unit="graph", leave=False, disable=None):
             start = time.perf_counter()
             writer = graphs.FORMATS[format_name]
-            path = Path(temporary, writer.file)
+            path = out / writer.file
             fixed = graphs.has_fixed_size(network, format_name)
             example = torch.zeros_like(patches[:1] if fixed else smallest)
-            writer.save(network, example, None if fixed else sizes, path)
             batches = [*patches.split(1), *([] if fixed else [smallest])]
-            compared = parity.compare(network, writer.load(path), batches)
-            if not compared.relative_difference <= arguments.bound:
+            try:
+                writer.save(network, example, None if fixed else sizes, path)
+                compared = parity.compare(network, writer.load(path), batches, predictor.label_manager.has_regions)
+            except OSError:
+                raise
+            except Exception as error:  # exporters and other runtimes raise anything
+                raise StepFailedError(
+                    f"{writer.file} cannot be made of the network {type(network).__name__} ({last_line(error)}): "
+                    "choose another of --formats"
+                ) from error
+            if not compared.relative_difference <= bound:
                 raise StepFailedError(
                     f"{writer.file} differs from PyTorch by {compared.relative_difference:.2g} of the largest logit, "
-                    f"more than --bound {arguments.bound:g}: nothing is written"
+                    f"more than --bound {bound:g}: nothing is written"
                 )
-            described["files"][writer.file] = description.describe_file(
-                path, compared, example.shape if fixed else None
-            )
+            only_size = example.shape if fixed else None
+            described["files"][writer.file] = description.describe_file(path, compared, only_size)
             rows.append([
                 writer.file, f"{path.stat().st_size / 1e6:.1f}", f"{time.perf_counter() - start:.0f}",
                 f"{compared.largest_difference:.2g}", f"{compared.relative_difference:.2g}",
                 f"{100 * compared.other_labels:.4f} %",
             ])  # fmt: skip
-        for path in Path(temporary).iterdir():
-            os.replace(path, arguments.out / path.name)
-    write_atomic(arguments.out / "network.json", json.dumps(described, indent=1) + "\n")
-    if "onnx" in arguments.formats:
-        shutil.copyfile(_EXAMPLE, arguments.out / "predict_onnx.py")
+        (out / "network.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        if "onnx" in formats:
+            shutil.copyfile(_EXAMPLE, out / "predict_onnx.py")
     print(format_table(rows))
     print(f"compared with PyTorch on {len(patches)} patches of {len(data)} cases")
     print(f"written: {arguments.out}")

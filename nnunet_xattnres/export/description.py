@@ -1,5 +1,6 @@
 """network.json: what a program needs to know of a network besides its graph, to predict as nnU-Net does."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -53,11 +54,11 @@ def describe(
         },
         "output": {"name": OUTPUT, "axes": axes, "channels": labels.num_segmentation_heads},
         "preprocessing": {
+            "preprocessor": configuration.preprocessor_name,
             "image_reader": plans.image_reader_writer_class.__name__,
             "file_ending": predictor.dataset_json["file_ending"],
             "transpose_forward": list(plans.transpose_forward),
             "transpose_backward": list(plans.transpose_backward),
-            "crop_to_nonzero": True,
             "normalisation": _normalisation(predictor),
             "spacing": list(configuration.spacing),
             "resampling": _resampling(configuration, "data"),
@@ -67,21 +68,27 @@ def describe(
             "mirror_axes": list(predictor.allowed_mirroring_axes or []),
         },
         "segmentation": {
+            "label_manager": type(labels).__name__,
             "resampling": _resampling(configuration, "probabilities"),
             "activation": "sigmoid" if labels.has_regions else "softmax",
             "labels": predictor.dataset_json["labels"],
             "regions_class_order": list(labels.regions_class_order) if labels.has_regions else None,
             "threshold": 0.5 if labels.has_regions else None,
         },
-        "previous_stage": previous and {"configuration": previous, "labels": list(map(int, labels.foreground_labels))},
+        "previous_stage": previous and {
+            "configuration": previous, "labels": list(map(int, labels.foreground_labels)),
+            "resampling": _resampling(configuration, "seg"),
+        },
         "versions": {"nnunet_xattnres": __version__, "nnunetv2": version("nnunetv2"), "torch": torch.__version__},
     }  # fmt: skip
 
 
 def describe_file(path: Path, parity: Parity, fixed_size: Sequence[int] | None) -> dict[str, Any]:
     """What network.json says of a graph's file: its checksum, the only size of its input, and how exact it is."""
+    weights = path.with_name(f"{path.name}.data")  # of ONNX above 2 GB
     return {
         "bytes": path.stat().st_size, "sha256": sha256(path), "fixed_size": fixed_size and list(fixed_size),
+        "weights": {"file": weights.name, "sha256": sha256(weights)} if weights.is_file() else None,
         "parity": asdict(parity) | {"relative_difference": parity.relative_difference},
     }  # fmt: skip
 
@@ -100,6 +107,11 @@ def _normalisation(predictor: nnUNetPredictor) -> list[dict[str, Any]]:
 
 
 def _resampling(configuration: ConfigurationManager, kind: str) -> dict[str, Any]:
-    """The name and the arguments of a resampling function of the plans."""
-    content = configuration.configuration
-    return {"function": content[f"resampling_fn_{kind}"], **content[f"resampling_fn_{kind}_kwargs"]}
+    """The name and the arguments of a resampling function of the plans, also those that plans leave at the default."""
+    function = getattr(configuration, f"resampling_fn_{kind}")
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function.func).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    return {"function": function.func.__name__, **defaults, **function.keywords}

@@ -1,6 +1,7 @@
 """The network of a trained model as a graph: ONNX, TorchScript, or a program of torch.export."""
 
 import copy
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,12 +57,13 @@ class ImageSizes:
 def ensemble_network(predictor: nnUNetPredictor) -> nn.Module:
     """The network of an initialised predictor for all its folds, in evaluation mode."""
     network: Any = predictor.network
-    network = getattr(network, "_orig_mod", network).cpu().eval().requires_grad_(False)
+    network = getattr(network, "_orig_mod", network).cpu()
     networks = []
     for parameters in predictor.list_of_parameters:
         networks.append(copy.deepcopy(network))
-        networks[-1].load_state_dict(parameters)
-    return networks[0] if len(networks) == 1 else FoldEnsemble(networks).eval()
+        networks[-1].load_state_dict(parameters, assign=True)  # the predictor holds them anyway
+    ensemble = networks[0] if len(networks) == 1 else FoldEnsemble(networks)
+    return ensemble.eval().requires_grad_(False)
 
 
 def image_sizes(predictor: nnUNetPredictor) -> ImageSizes:
@@ -97,12 +99,23 @@ def save_onnx(network: nn.Module, image: Tensor, sizes: ImageSizes | None, path:
         path: the file.
     """
     axes = {axis: name for axis, name in enumerate(axis_names(image.ndim - 2)) if name != "channel"}
-    # PyTorch's newer exporter fixes the number of windows of SEMA, and takes ten times as long
-    with silence_libraries():
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, silence_libraries():
+        # PyTorch's newer exporter fixes the number of windows of SEMA, and takes ten times as long
         torch.onnx.export(
-            network, (image,), path, dynamo=False, opset_version=ONNX_OPSET, input_names=[INPUT],
-            output_names=[OUTPUT], dynamic_axes={INPUT: axes, OUTPUT: axes},
+            network, (image,), str(Path(folder, path.name)), dynamo=False, opset_version=ONNX_OPSET,
+            input_names=[INPUT], output_names=[OUTPUT], dynamic_axes={INPUT: axes, OUTPUT: axes},
         )  # fmt: skip
+        move_onnx(Path(folder, path.name), path)
+
+
+def move_onnx(source: Path, path: Path) -> None:
+    """Move an ONNX file; if it has weights in files of their own, because it exceeds 2 GB, to PATH.data as one file."""
+    if len(list(source.parent.iterdir())) == 1:
+        source.replace(path)
+        return
+    import onnx
+
+    onnx.save_model(onnx.load(source), path, save_as_external_data=True, location=f"{path.name}.data")
 
 
 def save_torchscript(network: nn.Module, image: Tensor, sizes: ImageSizes | None, path: Path) -> None:

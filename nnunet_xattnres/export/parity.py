@@ -18,7 +18,7 @@ class Parity:
         batches: the sizes of the batches that were compared, (B, C, *spatial).
         largest_logit: the largest absolute logit of the network.
         largest_difference: the largest absolute difference of logits.
-        other_labels: the share of pixels whose largest logit is that of another label.
+        other_labels: the share of pixels with another label, or with another region that is or is not there.
     """
 
     batches: list[list[int]]
@@ -57,13 +57,14 @@ def cut_patches(data: Tensor, patch_size: Sequence[int], count: int) -> Tensor:
 
 
 @torch.inference_mode()
-def compare(network: nn.Module, graph: Graph, batches: Sequence[Tensor]) -> Parity:
+def compare(network: nn.Module, graph: Graph, batches: Sequence[Tensor], regions: bool = False) -> Parity:
     """Compute batches with a network and with its graph.
 
     Args:
         network: in evaluation mode.
         graph: the exported graph.
         batches: images (B, C, *spatial), of one or several sizes.
+        regions: whether the logits are those of regions, which overlap, and not of labels.
     """
     largest = difference = torch.zeros(())
     other = pixels = 0
@@ -71,6 +72,7 @@ def compare(network: nn.Module, graph: Graph, batches: Sequence[Tensor]) -> Pari
         expected, actual = network(batch), graph(batch)
         largest = torch.maximum(largest, expected.abs().max())
         difference = torch.maximum(difference, (actual - expected).abs().max())  # NaN stays NaN
-        other += int((actual.argmax(1) != expected.argmax(1)).sum())
+        changed = ((actual > 0) != (expected > 0)).any(1) if regions else actual.argmax(1) != expected.argmax(1)
+        other += int(changed.sum())
         pixels += expected[:, 0].numel()
     return Parity([list(batch.shape) for batch in batches], float(largest), float(difference), other / pixels)

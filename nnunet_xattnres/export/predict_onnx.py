@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -19,7 +20,8 @@ import numpy as np
 import onnxruntime
 
 KNOWN = {"ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization"}
-KNOWN |= {"RGBTo01Normalization", "resample_data_or_seg_to_shape"}
+KNOWN |= {"RGBTo01Normalization", "resample_data_or_seg_to_shape", "DefaultPreprocessor", "LabelManager"}
+RESAMPLING = {"function", "is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
 NIFTI = np.dtype({  # the fields of a header that are used here
     "names": ["dim", "type", "bits", "pixdim", "start", "slope", "intercept", "units", "magic"],
     "formats": ["8i2", "i2", "i2", "8f4", "f4", "f4", "f4", "u1", "S4"],
@@ -32,11 +34,14 @@ def load_network(path):
     """The session of the network.onnx beside a network.json, and the description in network.json."""
     description, graph = json.loads(Path(path).read_bytes()), Path(path).with_name("network.onnx")
     if not isinstance(description, dict) or description.get("format_version") != 1:
-        raise ValueError("this is no description in format 1, the one that this script reads")
-    if hashlib.sha256(graph.read_bytes()).hexdigest() != description["files"][graph.name]["sha256"]:
+        raise ValueError("expected a network.json whose format_version is 1")
+    if hashlib.sha256(graph.read_bytes()).hexdigest() != description["files"].get(graph.name, {}).get("sha256"):
         raise ValueError(f"this does not describe {graph}: take both from the same export")
-    used = {description[step]["resampling"]["function"] for step in ("preprocessing", "segmentation")}
-    used |= {channel["scheme"] for channel in description["preprocessing"]["normalisation"]}
+    before, after = description["preprocessing"], description["segmentation"]
+    used = {channel["scheme"] for channel in before["normalisation"]} | {before["preprocessor"], after["label_manager"]}
+    for options in (before["resampling"], after["resampling"]):
+        used |= {options["function"]} | (set(options) - RESAMPLING)
+        used |= {f"order {options[key]}" for key in ("order", "order_z") if options[key] not in (0, 1, 3)}
     if unknown := (used | ({"cascades"} if description["previous_stage"] else set())) - KNOWN:
         raise ValueError(f"this script does not know {', '.join(unknown)}: use nnUNetv2_predict")
     providers = [name for name in onnxruntime.get_available_providers() if name.startswith(("CUDA", "CPU"))]
@@ -99,8 +104,8 @@ def normalise(values, mask, options):
 
 def resample(image, shape, spacing, new_spacing, options):
     """An image (C, Z, Y, X) in another shape, by splines of `order`, but of `order_z` along an axis of thick slices."""
-    force = options["force_separate_z"]
-    uneven = [s for s in (spacing, new_spacing) if (max(s) / min(s) > 3 if force is None else force)]
+    force, limit = options["force_separate_z"], options["separate_z_anisotropy_threshold"]
+    uneven = [s for s in (spacing, new_spacing) if (max(s) / min(s) > limit if force is None else force)]
     thick = [axis for axis in range(3) if uneven and uneven[0][axis] == max(uneven[0])]
     thick = thick if len(thick) == 1 else []  # where two axes are equally coarse, none is an exception
     plane = tuple(axis for axis in range(3) if axis not in thick)
@@ -215,7 +220,7 @@ def main():
             parser.error(f"{path} does not end with {' or '.join(endings)} (.npy takes --spacing)")
     if not output.parent.is_dir() or output.resolve() in [path.resolve() for path in arguments.images]:
         parser.error(f"{output} is in no existing folder, or is one of the images")
-    partial = output.with_name(f".{output.name}")  # nothing incomplete gets the name of the output
+    partial = output.with_name(f".{os.getpid()}.{output.name}")  # nothing incomplete gets the name of the output
     path, images = arguments.description, []
     try:
         session, description = load_network(path)

@@ -1,12 +1,15 @@
-"""Atomic writing of text files, reading of JSON files with errors for users, and checksums."""
+"""Atomic writing of text files and folders, reading of JSON files with errors for users, and checksums."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, last_line
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -35,6 +38,38 @@ def write_atomic(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose another path or free disk space") from None
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder, whose content becomes that of a new folder when the body ends without an error.
+
+    Args:
+        path: the new folder, which must not exist or be empty. An empty one, such as a mounted volume, is kept.
+
+    Raises:
+        UserError: if the folder has content, is no folder, or cannot be written.
+    """
+    if path.is_symlink() or path.exists():
+        if not path.is_dir():
+            raise UserError(f"-o {path} exists and is no folder: choose another one")
+        if any(path.iterdir()):
+            raise UserError(f"-o {path} exists and is not empty: choose another folder, or move it away")
+    parent = path if path.is_dir() else path.absolute().parent
+    temporary = parent / f".{path.absolute().name}.{os.getpid()}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.is_dir():
+            for entry in temporary.iterdir():
+                entry.replace(path / entry.name)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or last_line(error)
+        raise UserError(f"cannot write {path} ({reason}): choose another folder or free disk space") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_json(path: Path, description: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, last_line
 from .quiet import silence_libraries
 
 
@@ -19,7 +20,8 @@ def find_folds(model: Path, folds: Sequence[str] | None, checkpoint: str) -> lis
 
     Args:
         model: the folder of the model.
-        folds: the folds to take, such as "0" or "all"; None for all that are trained.
+        folds: the folds to take, such as "0" or "all"; None for all that are trained, "all" only if it is the only one,
+            as nnU-Net chooses.
         checkpoint: the name of the checkpoint file.
 
     Raises:
@@ -31,12 +33,14 @@ def find_folds(model: Path, folds: Sequence[str] | None, checkpoint: str) -> lis
             f"-m {model} has no {' and no '.join(missing)}: expected the folder of a trained model, such as "
             "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
         )
-    found = sorted(path.parent.name.removeprefix("fold_") for path in model.glob(f"fold_*/{checkpoint}"))
+    names = sorted(path.parent.name.removeprefix("fold_") for path in model.glob(f"fold_*/{checkpoint}"))
+    found = [name for name in names if re.fullmatch(r"\d+|all", name)]
     absent = [fold for fold in folds or [] if fold not in found]
     if not found or absent:
         what = f"fold_{absent[0]}/{checkpoint}" if absent else f"fold with {checkpoint}"
         raise UserError(f"-m {model} has no {what}: finish the training, or choose folds with -f")
-    return list(folds or found)
+    default = [fold for fold in found if fold != "all"] or found
+    return list(dict.fromkeys(folds or default))
 
 
 def load_model(predictor: nnUNetPredictor, model: Path, folds: Sequence[str], checkpoint: str) -> None:
@@ -48,8 +52,10 @@ def load_model(predictor: nnUNetPredictor, model: Path, folds: Sequence[str], ch
     with silence_libraries():
         try:
             predictor.initialize_from_trained_model_folder(str(model), list(folds), checkpoint)
+            # nnU-Net compiles it where the variable nnUNet_compile is set
+            network: Any = getattr(predictor.network, "_orig_mod", predictor.network)
             for parameters in predictor.list_of_parameters:
-                predictor.network.load_state_dict(parameters)
+                network.load_state_dict(parameters)
         except Exception as error:  # unpickling and other people's trainers raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"-m {model} cannot be loaded ({reason})") from None
@@ -87,13 +93,20 @@ def read_case(predictor: nnUNetPredictor, files: Sequence[str | Path]) -> tuple[
     """Read an image with the model's reader: the channels (C, *spatial), and the properties that the reader returns.
 
     Raises:
-        UserError: if the image has another number of channels than those of the training.
+        UserError: if the files cannot be read as one image, or it has another number of channels than those of the
+            training.
     """
     channels = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
     reader = predictor.plans_manager.image_reader_writer_class()
-    image, properties = reader.read_images([str(file) for file in files])
+    case = re.sub(r"_\d{4}\..*", "", Path(files[0]).name)
+    try:
+        with silence_libraries():
+            image, properties = reader.read_images([str(file) for file in files])
+    except Exception as error:  # readers raise anything
+        raise UserError(
+            f"{case} cannot be read ({last_line(error)}): expected {len(files)} readable files of one size and spacing"
+        ) from None
     if len(image) != len(channels):
-        case = re.sub(r"_\d{4}\..*", "", Path(files[0]).name)
         raise UserError(f"{case} has {len(image)} channels, but the model was trained on images of {len(channels)}")
     return image, properties
 
@@ -112,10 +125,18 @@ def preprocess_case(
 
     Returns:
         The data (C, *spatial), for a cascade with the labels of the previous stage as further channels.
+
+    Raises:
+        UserError: if the segmentation of the previous stage has another shape than the image.
     """
     segmentation = None
     if previous_stage is not None:
         segmentation = predictor.plans_manager.image_reader_writer_class().read_seg(str(previous_stage))[0]
+        if segmentation.shape[1:] != image.shape[1:]:
+            raise UserError(
+                f"{previous_stage} has the shape {segmentation.shape[1:]}, its image {image.shape[1:]}: name the "
+                "folder with the predictions for these images"
+            )
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     data, segmentation, _ = preprocessor.run_case_npy(
         image, segmentation, properties, predictor.plans_manager, predictor.configuration_manager,

@@ -60,7 +60,7 @@ def test_nothing_is_written_above_the_bound(folders, capsys):
     code, text = export(capsys, folders, "-f", "0", "--bound", "1e-12")
     line = text.splitlines()[-1]
     assert code == 1 and line.startswith("xattnres export: network.onnx differs") and "1e-12" in line
-    assert list((folders / "out").iterdir()) == []
+    assert not (folders / "out").exists()
 
 
 def test_a_model_folder(folders, capsys):
@@ -77,6 +77,7 @@ def test_a_model_folder(folders, capsys):
         (["-i", "nowhere"], ["-i nowhere"]),
         (["--previous-stage", "."], ["cascade", "--previous-stage"]),
         (["-i", "."], ["CASE_0000.nii.gz"]),
+        (["--model-folder", "--bound", "1"], ["--bound", "--model-folder"]),
     ],
 )
 def test_bad_arguments_are_one_line(folders, capsys, arguments, facts):
@@ -105,3 +106,11 @@ def test_bad_input_is_one_line(folders, capsys, monkeypatch, fault):
     line = text.splitlines()[-1]
     assert code == 2 and line.startswith("xattnres export: ") and facts[fault] in line
     assert not (folders / "out").exists()
+
+
+def test_a_folder_with_content_is_kept(folders, capsys):
+    (folders / "out").mkdir()
+    (folders / "out" / "predict_onnx.py").write_text("mine")
+    code, text = export(capsys, folders)
+    assert code == 2 and "not empty" in text.splitlines()[-1]
+    assert [path.read_text() for path in (folders / "out").iterdir()] == ["mine"]

@@ -50,7 +50,8 @@ def test_labels(described):
     assert content["sliding_window"]["mirror_axes"] == list(predictor.allowed_mirroring_axes)
     assert content["input"]["axes"] == ["batch", "channel", "y", "x"] and content["previous_stage"] is None
     resampling = predictor.configuration_manager.resampling_fn_data
-    assert content["preprocessing"]["resampling"] == {"function": resampling.func.__name__, **resampling.keywords}
+    expected = {"function": resampling.func.__name__, **resampling.keywords, "separate_z_anisotropy_threshold": 3}
+    assert content["preprocessing"]["resampling"] == expected
 
 
 def test_regions(described):
@@ -63,7 +64,8 @@ def test_regions(described):
 
 def test_a_cascade(described):
     _, content = described(configuration="3d_cascade_fullres")
-    assert content["previous_stage"] == {"configuration": "3d_lowres", "labels": [1]}
+    previous = content["previous_stage"]
+    assert previous["configuration"] == "3d_lowres" and previous["labels"] == [1] and previous["resampling"]["is_seg"]
     assert content["input"]["channels"] == 2 and len(content["preprocessing"]["normalisation"]) == 1
 
 
@@ -71,4 +73,8 @@ def test_a_file(tmp_path):
     (tmp_path / "network.onnx").write_bytes(b"graph")
     content = describe_file(tmp_path / "network.onnx", Parity([[1, 1, 4, 4]], 4.0, 1.0, 0.0), None)
     assert content["bytes"] == 5 and content["sha256"] == hashlib.sha256(b"graph").hexdigest()
-    assert content["fixed_size"] is None and content["parity"]["relative_difference"] == 0.25
+    assert (
+        content["fixed_size"] is None
+        and content["weights"] is None
+        and content["parity"]["relative_difference"] == 0.25
+    )

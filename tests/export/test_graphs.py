@@ -1,11 +1,21 @@
 """Ensembles, the sizes of images, and the files of graphs; `tests/networks/test_export.py` has the other networks."""
 
+import onnx
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from support.trained_model import save_model
 
-from nnunet_xattnres.export.graphs import FORMATS, ImageSizes, ensemble_network, has_fixed_size, image_sizes
+from nnunet_xattnres.export.graphs import (
+    FORMATS,
+    ImageSizes,
+    ensemble_network,
+    has_fixed_size,
+    image_sizes,
+    load_onnx,
+    move_onnx,
+    save_onnx,
+)  # fmt: skip
 from nnunet_xattnres.utils.paths import trainers_path
 from nnunet_xattnres.utils.trained_models import load_model
 
@@ -66,3 +76,21 @@ def test_files_of_graphs(load, tmp_path, name, trainer):
         image = torch.randn(shape)
         with torch.no_grad():
             torch.testing.assert_close(graph(image), network(image), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_in_files_of_their_own_become_one_file(load, tmp_path):
+    network = ensemble_network(load())
+    save_onnx(network, torch.zeros(2, 1, 8, 8), None, tmp_path / "network.onnx")
+    (tmp_path / "scattered").mkdir()
+    # as PyTorch writes a graph of more than 2 GB
+    onnx.save_model(
+        onnx.load(tmp_path / "network.onnx"), tmp_path / "scattered" / "network.onnx", save_as_external_data=True,
+        all_tensors_to_one_file=False, size_threshold=0,
+    )  # fmt: skip
+    assert len(list((tmp_path / "scattered").iterdir())) > 10
+    (tmp_path / "moved").mkdir()
+    move_onnx(tmp_path / "scattered" / "network.onnx", tmp_path / "moved" / "network.onnx")
+    assert {path.name for path in (tmp_path / "moved").iterdir()} == {"network.onnx", "network.onnx.data"}
+    image = torch.randn(1, 1, 16, 16)
+    graphs = [load_onnx(tmp_path / "moved" / "network.onnx"), load_onnx(tmp_path / "network.onnx")]
+    assert torch.equal(graphs[0](image), graphs[1](image))

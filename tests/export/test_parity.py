@@ -45,3 +45,10 @@ def test_differences():
 def test_a_graph_that_gives_no_number_is_not_equal():
     image = torch.ones(1, 1, 2, 2)
     assert not compare(nn.Identity(), lambda x: x * torch.nan, [image]).relative_difference <= 1
+
+
+def test_regions_overlap():
+    image = torch.tensor([[[[3.0, 3.0]], [[1.0, 1.0]]]])  # two regions in two pixels
+    changed = torch.tensor([[[[3.0, 3.0]], [[-1.0, 1.0]]]])
+    assert compare(nn.Identity(), lambda x: changed, [image]).other_labels == 0
+    assert compare(nn.Identity(), lambda x: changed, [image], regions=True).other_labels == 0.5

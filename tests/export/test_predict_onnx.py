@@ -27,28 +27,30 @@ from nnunet_xattnres.export import predict_onnx
 
 
 @pytest.mark.parametrize(
-    ("shape", "new_shape", "spacing", "new_spacing", "order", "order_z", "force_separate_z"),
+    ("shape", "new_shape", "spacing", "new_spacing", "order", "order_z", "force_separate_z", "threshold"),
     [
-        ((9, 14, 11), (13, 10, 17), (1, 1, 1), (0.7, 1.4, 0.65), 3, 0, None),
-        ((9, 14, 11), (13, 10, 17), (1, 1, 1), (0.7, 1.4, 0.65), 1, 0, None),
-        ((9, 14, 11), (9, 20, 11), (1, 1, 1), (1, 0.7, 1), 3, 0, None),
-        ((5, 14, 11), (9, 10, 16), (6, 1, 1), (3.3, 1.4, 0.7), 3, 0, None),  # thick slices in the image
-        ((5, 14, 11), (10, 10, 16), (1, 1, 1), (3.5, 1, 1), 1, 0, None),  # thick slices after resampling
-        ((14, 6, 11), (10, 3, 16), (1, 6, 1), (1.4, 12, 0.7), 3, 1, None),  # thick slices along y
-        ((14, 11, 6), (10, 16, 9), (1, 1, 6), (1.4, 0.7, 4), 3, 3, None),
-        ((5, 14, 11), (9, 10, 16), (3.01, 1, 1), (1.7, 1.4, 0.7), 3, 0, None),
-        ((5, 14, 11), (9, 10, 16), (3, 1, 1), (1.7, 1.4, 0.7), 3, 0, None),  # not thick enough
-        ((5, 6, 11), (9, 7, 16), (6, 6, 1), (3.3, 5, 0.7), 3, 0, None),  # two thick axes
-        ((5, 14, 11), (9, 10, 16), (6, 1, 1), (3.3, 1.4, 0.7), 3, 0, False),
-        ((5, 14, 11), (9, 10, 16), (2, 1, 1), (1.1, 1.4, 0.7), 3, 0, True),
-        ((1, 40, 30), (1, 61, 17), (999, 1, 1), (999, 0.7, 1.8), 3, 0, None),  # a picture
-        ((3, 14, 11), (3, 10, 17), (1, 1, 1), (1, 1.4, 0.65), 3, 0, None),  # slices of a 2d configuration
-        ((4, 9, 1), (7, 5, 3), (1, 1, 1), (0.6, 1.8, 0.33), 0, 0, None),
+        ((9, 14, 11), (13, 10, 17), (1, 1, 1), (0.7, 1.4, 0.65), 3, 0, None, 3),
+        ((9, 14, 11), (13, 10, 17), (1, 1, 1), (0.7, 1.4, 0.65), 1, 0, None, 3),
+        ((9, 14, 11), (9, 20, 11), (1, 1, 1), (1, 0.7, 1), 3, 0, None, 3),
+        ((5, 14, 11), (9, 10, 16), (6, 1, 1), (3.3, 1.4, 0.7), 3, 0, None, 3),  # thick slices in the image
+        ((5, 14, 11), (10, 10, 16), (1, 1, 1), (3.5, 1, 1), 1, 0, None, 3),  # thick slices after resampling
+        ((14, 6, 11), (10, 3, 16), (1, 6, 1), (1.4, 12, 0.7), 3, 1, None, 3),  # thick slices along y
+        ((14, 11, 6), (10, 16, 9), (1, 1, 6), (1.4, 0.7, 4), 3, 3, None, 3),
+        ((5, 14, 11), (9, 10, 16), (3.01, 1, 1), (1.7, 1.4, 0.7), 3, 0, None, 3),
+        ((5, 14, 11), (9, 10, 16), (3, 1, 1), (1.7, 1.4, 0.7), 3, 0, None, 3),  # not thick enough
+        ((5, 6, 11), (9, 7, 16), (6, 6, 1), (3.3, 5, 0.7), 3, 0, None, 3),  # two thick axes
+        ((5, 14, 11), (9, 10, 16), (6, 1, 1), (3.3, 1.4, 0.7), 3, 0, False, 3),
+        ((5, 14, 11), (9, 10, 16), (2, 1, 1), (1.1, 1.4, 0.7), 3, 0, True, 3),
+        ((1, 40, 30), (1, 61, 17), (999, 1, 1), (999, 0.7, 1.8), 3, 0, None, 3),  # a picture
+        ((3, 14, 11), (3, 10, 17), (1, 1, 1), (1, 1.4, 0.65), 3, 0, None, 3),  # slices of a 2d configuration
+        ((4, 9, 1), (7, 5, 3), (1, 1, 1), (0.6, 1.8, 0.33), 0, 0, None, 3),
+        ((5, 14, 11), (9, 10, 16), (6, 1, 1), (3.3, 1.4, 0.7), 3, 0, None, 7),
     ],
 )
-def test_resample(shape, new_shape, spacing, new_spacing, order, order_z, force_separate_z):
+def test_resample(shape, new_shape, spacing, new_spacing, order, order_z, force_separate_z, threshold):
     image = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     options = {"order": order, "order_z": order_z, "force_separate_z": force_separate_z}
+    options["separate_z_anisotropy_threshold"] = threshold
     expected = resample_data_or_seg_to_shape(image, new_shape, spacing, new_spacing, is_seg=False, **options)
     assert expected.shape == (2, *new_shape)
     result = predict_onnx.resample(image, new_shape, spacing, new_spacing, options)
@@ -204,6 +206,7 @@ def build(name: str, folder: Path):
     regions = "regions" in name
     dim = 2 if configuration == "2d" else 3
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    threshold = {"separate_z_anisotropy_threshold": 3}
     function = "resample_data_or_seg_to_shape"
     intensities = {"mean": 2.0, "std": 1.5, "percentile_00_5": 0.5, "percentile_99_5": 4.0}
     content = plans_dict() | {
@@ -242,20 +245,20 @@ def build(name: str, folder: Path):
         "output": {"name": "logits", "channels": 3},
         "preprocessing": {
             "image_reader": "SimpleITKIO", "transpose_forward": forward, "transpose_backward": backward,
-            "crop_to_nonzero": True,
+            "preprocessor": "DefaultPreprocessor",
             "normalisation": [
                 {"channel": "MRI", "scheme": "ZScoreNormalization", "use_mask": True, **intensities},
                 {"channel": "CT", "scheme": "CTNormalization", "use_mask": False, **intensities},
             ],
-            "spacing": planned["spacing"], "resampling": {"function": function, **resampling},
+            "spacing": planned["spacing"], "resampling": {"function": function, **resampling, **threshold},
         },
         "sliding_window": {
             "patch_size": planned["patch_size"], "tile_step_size": 0.5, "gaussian_sigma": 0.125,
             "mirror_axes": mirror_axes,
         },
         "segmentation": {
-            "resampling": {"function": function, **resampling, "order": 1},
-            "activation": "sigmoid" if regions else "softmax", "labels": labels,
+            "resampling": {"function": function, **resampling, **threshold, "order": 1},
+            "label_manager": "LabelManager", "activation": "sigmoid" if regions else "softmax", "labels": labels,
             "regions_class_order": [1, 2, 3] if regions else None, "threshold": 0.5,
         },
         "previous_stage": None,
@@ -391,11 +394,16 @@ def test_wrong_input(exported, tmp_path, monkeypatch, capsys):
     no_gzip.write_bytes(b"\x1f\x8b" + bytes(100))
     np.save(tmp_path / "f.npy", np.zeros((20, 24, 3)))
     changed = json.loads(description.read_text())
+    after = changed["segmentation"]
     folders = {}
     for name, part in {
         "checksum": {"files": {"network.onnx": {"sha256": "0"}}},
         "cascade": {"previous_stage": {"configuration": "3d_lowres", "labels": [1, 2]}},
-        "resampling": {"segmentation": {"resampling": {"function": "resample_torch_fornnunet"}}},
+        "resampling": {"segmentation": after | {"resampling": after["resampling"] | {"function": "resample_torch"}}},
+        "order": {"segmentation": after | {"resampling": after["resampling"] | {"order": 2}}},
+        "argument": {"segmentation": after | {"resampling": after["resampling"] | {"order_x": 2}}},
+        "preprocessor": {"preprocessing": changed["preprocessing"] | {"preprocessor": "Our_preprocessor"}},
+        "only torchscript": {"files": {}},
         "normalisation": {"preprocessing": changed["preprocessing"] | {"normalisation": [{"scheme": "Our_own"}]}},
         "reader": {"preprocessing": changed["preprocessing"] | {"image_reader": "SimpleITKIOWithReorient"}},
         "format": {"format_version": 2},
@@ -418,7 +426,11 @@ def test_wrong_input(exported, tmp_path, monkeypatch, capsys):
         (1, "(20, 24, 3)", description, tmp_path / "f.npy", "--spacing", 1, 1, 1),
         (1, "network.onnx", folders["checksum"] / "network.json", right, right),
         (1, "cascade", folders["cascade"] / "network.json", right, right),
-        (1, "resampl", folders["resampling"] / "network.json", right, right),
+        (1, "resample_torch", folders["resampling"] / "network.json", right, right),
+        (1, "order 2", folders["order"] / "network.json", right, right),
+        (1, "order_x", folders["argument"] / "network.json", right, right),
+        (1, "Our_preprocessor", folders["preprocessor"] / "network.json", right, right),
+        (1, "network.onnx", folders["only torchscript"] / "network.json", right, right),
         (1, "Our_own", folders["normalisation"] / "network.json", right, right),
         (1, "SimpleITKIOWithReorient", folders["reader"] / "network.json", right, right),
         (1, "format", tmp_path / "list.json", right, right),

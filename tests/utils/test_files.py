@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_xattnres.utils.errors import UserError
-from nnunet_xattnres.utils.files import read_json, sha256, write_atomic
+from nnunet_xattnres.utils.files import new_folder, read_json, sha256, write_atomic
 
 
 @pytest.mark.parametrize("old", [None, "old and longer than the new one"])
@@ -140,3 +140,33 @@ def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     # the example of FIPS 180-2, B.1
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_new_folder(tmp_path, exists):
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+        inode = out.stat().st_ino
+    with new_folder(out) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("b")
+        assert not out.exists() or [path.name for path in out.iterdir()] == [temporary.name]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and [path.name for path in out.iterdir()] == ["sub"]
+    assert (out / "sub" / "a").read_text() == "b"
+    assert not exists or out.stat().st_ino == inode  # it could be a mounted volume
+
+
+def test_a_folder_that_fails_is_not_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out") as temporary:
+        (temporary / "a").write_text("b")
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_folder_has_no_content_before(tmp_path):
+    (tmp_path / "a").touch()
+    for path in (tmp_path, tmp_path / "a"):
+        with pytest.raises(UserError, match=f"^-o {path} exists"), new_folder(path):
+            raise AssertionError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -31,8 +31,11 @@ def cascade(tmp_path, monkeypatch):
 
 def test_folds(tmp_path):
     save_model(tmp_path / "model", folds=("all", 2))
-    assert find_folds(tmp_path / "model", None, "checkpoint_final.pth") == ["2", "all"]
-    assert find_folds(tmp_path / "model", ["all"], "checkpoint_final.pth") == ["all"]
+    found = nnUNetPredictor.auto_detect_available_folds(str(tmp_path / "model"), "checkpoint_final.pth")
+    save_model(tmp_path / "backup", folds=("2_1",))
+    (tmp_path / "backup" / "fold_2_1").rename(tmp_path / "model" / "fold_2_1")  # of the user's
+    assert find_folds(tmp_path / "model", None, "checkpoint_final.pth") == ["2"] == [str(fold) for fold in found]
+    assert find_folds(tmp_path / "model", ["all", "2", "all"], "checkpoint_final.pth") == ["all", "2"]
     with pytest.raises(UserError, match="fold_1"):
         find_folds(tmp_path / "model", ["2", "1"], "checkpoint_final.pth")
     with pytest.raises(UserError, match=r"dataset\.json"):
@@ -78,6 +81,28 @@ def test_another_number_of_channels(cascade, tmp_path):
         sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 4, 5), np.float32)), str(file))
     with pytest.raises(UserError, match=r"^a has 2 channels.*of 1$"):
         read_case(cascade, files)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_images_that_cannot_be_read(cascade, tmp_path, content):
+    (tmp_path / "a_0000.nii.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"^a cannot be read .*$") as error:
+        read_case(cascade, [tmp_path / "a_0000.nii.gz"])
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_previous_stage_of_another_image(cascade, tmp_path):
+    for name, shape in (("a_0000", (4, 8, 9)), ("a", (4, 8, 8))):
+        sitk.WriteImage(sitk.GetImageFromArray(np.ones(shape, np.uint8)), str(tmp_path / f"{name}.nii.gz"))
+    image, properties = read_case(cascade, [tmp_path / "a_0000.nii.gz"])
+    with pytest.raises(UserError, match=r"a\.nii\.gz has the shape \(4, 8, 8\), its image \(4, 8, 9\)"):
+        preprocess_case(cascade, image, properties, tmp_path / "a.nii.gz")
+
+
+def test_a_compiled_network_is_loaded(cascade, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_compile", "t")
+    load_model(cascade, tmp_path / "model", ["0"], "checkpoint_final.pth")
+    assert hasattr(cascade.network, "_orig_mod")
 
 
 @pytest.mark.parametrize("fault", ["unknown trainer", "other weights", "no checkpoint"])
