@@ -88,6 +88,7 @@ def test_a_trainer_that_does_not_exist(plans, tmp_path, capsys):
     assert "did you mean nnUNetTrainerXAttnRes?" in first
 
 
+@pytest.mark.slow
 def test_all_networks(plans, tmp_path, monkeypatch):
     """Every network without XAttnRes and with it; those with XAttnRes once for every backend."""
     code, (case,) = measured(

@@ -66,6 +66,7 @@ def test_text_has_a_line_for_each(capsys):
     assert sorted(printed) == sorted(trainer_names())
 
 
+@pytest.mark.slow
 def test_parameters_of_plans(capsys, tmp_path):
     plans = write_plans(tmp_path)
     labels = {"background": 0, "a": 1, "b": 2}

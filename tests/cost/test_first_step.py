@@ -28,6 +28,7 @@ def folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow  # tests/cli/test_cost.py has the smallest
 def test_a_first_step(case, folder):
     step = measure_first_step(case, OURS, OPTIONS, folder)
     assert step.failure is None

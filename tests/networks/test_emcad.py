@@ -159,6 +159,7 @@ def test_wrong_input(small):
         build(3, 1)(torch.zeros(1, 3, 8, 8, 8))
 
 
+@pytest.mark.slow
 def test_it_compiles_to_one_graph(small):
     network, x = build(3, 2), torch.randn(1, 3, 64, 72)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)

@@ -35,6 +35,7 @@ def discs(workspace):
     return dataset / "imagesTs"
 
 
+@pytest.mark.slow  # tests/training has the trainer without the commands
 def test_trains_validates_and_predicts(workspace, discs):
     options = f"-tr {TRAINER} -device cpu"
     output = workspace.run(f"nnUNetv2_train {NUMBER} 2d 0 {options}", XATTNRES_ENCODER_WEIGHTS="random")
