@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from .. import __version__
@@ -105,7 +105,12 @@ class ModelFacts:
     def labels(self) -> dict[str, tuple[int, ...]]:
         """The foreground labels or regions by name: the values that belong to each."""
         labels = {_one_line(name): _values(value) for name, value in self.dataset["labels"].items() if name != "ignore"}
-        return {name: values for name, values in labels.items() if values not in ((), (0,))}
+        return {name: values for name, values in labels.items() if set(values) != {0}}
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the network predicts regions instead of labels."""
+        return PlansManager(dict(self.plans)).get_label_manager(dict(self.dataset)).has_regions
 
     @property
     def classes(self) -> set[str]:
@@ -193,7 +198,8 @@ def _how_to_predict(facts: ModelFacts) -> Iterator[str]:
         yield "plans.json names the network, so nnU-Net finds it without `nnUNet_extTrainer`.\n"
     if facts.needs is Needs.OWN_TRAINER:
         yield (
-            f"{facts.trainer} is neither a trainer of nnU-Net nor of nnunet-xattnres. Its file is not in this folder.\n"
+            f"{facts.trainer} is not in a file that is known to be installed with nnU-Net or nnunet-xattnres. Its file "
+            "is not in this folder.\n"
         )
     if previous is not None:
         yield (
@@ -218,16 +224,15 @@ def _input_and_output(facts: ModelFacts) -> Iterator[str]:
         files = ((name, f"CASE_{n:04d}{ending}") for n, name in enumerate(facts.channels))
         yield from _table(["channel", "file"], files)
         yield ""
-    regions = facts.dataset.get("regions_class_order")
-    if regions is None:
-        rows = ((name, str(values[0])) for name, values in facts.labels.items())
+    if not facts.has_regions:
+        rows = ((name, ", ".join(map(str, values))) for name, values in facts.labels.items())
         yield from _table(["label", "value in the predictions"], rows)
         return
-    ordered = zip(facts.labels.items(), regions, strict=True)
+    ordered = zip(facts.labels.items(), facts.dataset["regions_class_order"], strict=True)
     written = ((name, ", ".join(map(str, values)), str(value)) for (name, values), value in ordered)
     yield from _table(["region", "labels in it", "value in the predictions"], written)
     yield ""
-    yield "Regions overlap. They are written in this order, later ones over earlier ones."
+    yield "Regions can overlap. They are written in this order, later ones over earlier ones."
 
 
 def _training(facts: ModelFacts) -> Iterator[str]:
@@ -271,7 +276,7 @@ def _validation(facts: ModelFacts) -> Iterator[str]:
         return
     yield "## Validation\n"
     yield "Dice by nnU-Net's final validation of each fold, before any postprocessing, on cases that the fold has not"
-    yield "been trained on. It is no test of the model on other data.\n"
+    yield "been trained on. Scores on other data can differ.\n"
     yield from _table(["", "cases", "mean", *facts.labels], rows)
     if any(fold.name == "all" for fold in facts.folds):
         yield "\nFold `all` is trained on all cases, so its scores are those of training cases."

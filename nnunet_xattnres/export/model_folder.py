@@ -1,8 +1,9 @@
 """A folder of a trained model for others, which nnUNetv2_predict_from_modelfolder takes as it is.
 
 The folder has the weights without the state of the training, plans.json, dataset.json, the model card, and checksums.
-Names of cases and paths of this machine are left out. Where plans can name the network, nnU-Net's own trainer builds it
-from them, so that the trainer is not needed where the model predicts.
+The scores of single cases are left out. Of dataset.json there are the entries that predictions and plans depend on, and
+descriptions of the data without a local path, but no list of cases. Where plans can name the network, nnU-Net's own
+trainer builds it from them, so that the trainer is not needed where the model predicts.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import files as installed_files
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,17 @@ CHECKPOINT = "checkpoint_final.pth"
 
 _PACKAGE = __package__.partition(".")[0]
 
-_FILE_LISTS = ("dataset", "test", "training")
-"""Entries of dataset.json that list the files of cases."""
+_READ_BY_NNUNET = (
+    "channel_names", "modality", "labels", "regions_class_order", "file_ending", "numTraining",
+    "overwrite_image_reader_writer",
+)  # fmt: skip
+"""Entries of dataset.json that nnU-Net reads, without the list of the files of cases, `dataset`."""
+
+_DESCRIBES_DATA = ("name", "description", "reference", "licence", "license", "release")
+"""Entries of dataset.json in which the data set is described."""
+
+_LOCAL_PATH = re.compile(r"""(?<![^\s"'`(\[{<=,;:|])(~\w*/|/(?!/)\S|[A-Za-z]:[\\/]|\\\\\w)|\bfile:/""")
+"""An absolute path at the beginning of a text or of a word in it; the path in the URL of a website is none."""
 
 
 @dataclass(frozen=True)
@@ -72,31 +83,47 @@ def write_model_folder(model: Path, out: Path, folds: Sequence[str], checkpoint:
 
     Args:
         model: the folder of the model, TRAINER__PLANS__CONFIGURATION in nnUNet_results; it is not changed.
-        out: the folder to write, which must not exist or be empty.
+        out: the folder to write, which must not exist or be empty, outside of the model's folder. An empty folder stays
+            the same one, so that it can be a mount point or the target of a symbolic link.
         folds: the folds, such as "0" or "all".
         checkpoint: the name of the checkpoint file whose weights are taken.
 
     Raises:
         UserError: if the model cannot be loaded, a fold is missing, the folds are of different trainings, or the folder
-            exists or cannot be written.
+            has files, is in the model's folder, or cannot be written.
     """
     folds = list(dict.fromkeys(find_folds(model, folds, checkpoint)))
     out = out.absolute()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder: choose another one, or move it away")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    writer = _Writer(model, temporary, folds, checkpoint)
+    if out.resolve().is_relative_to(model.resolve()):
+        raise UserError(f"-o {out} is the folder of the model or a folder in it: choose one outside of -m {model}")
+    temporary = (out if out.is_dir() else out.parent) / f".{out.name}.{os.getpid()}"
     try:
+        if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+            raise UserError(f"{out} exists and is not an empty folder: choose another one, or move it away")
+        writer = _Writer(model, temporary, folds, checkpoint)
         temporary.mkdir(parents=True)
         notes = writer.write()
-        if out.exists():
-            out.rmdir()  # it is empty
-        temporary.rename(out)
+        if out.is_dir():
+            _move_content(temporary, out)
+        else:
+            temporary.rename(out)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}): choose another folder or free disk space") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return WrittenFolder(out, sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file()), notes)
+
+
+def _move_content(source: Path, target: Path) -> None:
+    """Move what is in a folder into another one of the same file system, everything or nothing."""
+    moved = []
+    try:
+        for path in sorted(source.iterdir()):
+            moved.append((path, path.rename(target / path.name)))
+    except BaseException:
+        for before, after in moved:
+            after.rename(before)
+        raise
 
 
 class _Writer:
@@ -107,11 +134,13 @@ class _Writer:
         self.notes: list[str] = []
         content = self._read_checkpoint(folds[0])
         self.trainer_name, self.configuration_name = content["trainer_name"], content["init_args"]["configuration"]
-        self.trained_by = content.get("trained_by", self.trainer_name)  # of a model that this module has written
+        # of a model that this module has written, those of the training
+        self.trained_by = content.get("trained_by", self.trainer_name)
+        self.trained_checkpoint = content.get("trained_checkpoint", checkpoint)
         plans = read_plans(model / "plans.json")
         configuration = get_configuration(plans, self.configuration_name, model / "plans.json")
         self.plans, self.trained_plans = plans.plans, plans.plans_name
-        self.dataset = self._without_paths(read_json(model / "dataset.json", "nnU-Net's dataset.json"))
+        self.dataset = self._select_entries(read_json(model / "dataset.json", "nnU-Net's dataset.json"))
         self.saved_trainer_name = self._replace_trainer(configuration)
 
     def write(self) -> list[str]:
@@ -124,7 +153,7 @@ class _Writer:
         needs = _needs(find_trainer(self.saved_trainer_name), loaded.network)
         facts = ModelFacts(
             self.plans, self.dataset, self.configuration_name, loaded.configuration_manager, loaded.network,
-            self.trained_by, self.trained_plans, needs, self.checkpoint, loaded.allowed_mirroring_axes, trained,
+            self.trained_by, self.trained_plans, needs, self.trained_checkpoint, loaded.allowed_mirroring_axes, trained,
             cross_validation, postprocessing,
         )  # fmt: skip
         self._write_text("README.md", model_card(facts))
@@ -141,12 +170,10 @@ class _Writer:
     def _replace_trainer(self, configuration: ConfigurationManager) -> str:
         """The name of the trainer in the new checkpoints, and plans from which it builds the network.
 
-        This is nnU-Net's own trainer if plans can name the network, and the trainer of this package from which a user's
-        trainer inherits how its network is built.
+        This is nnUNetTrainer if plans can name the network, and the trainer of this package from which a user's trainer
+        inherits how its network is built.
         """
         trainer = find_trainer(self.trainer_name)
-        if _is_of("nnunetv2", trainer):
-            return self.trainer_name
         architecture = _architecture(trainer, configuration)
         name = _base_trainer_name(trainer) if architecture is None else nnUNetTrainer.__name__
         if name != self.trainer_name:
@@ -178,6 +205,7 @@ class _Writer:
             "network_weights": content["network_weights"],
             "trainer_name": self.saved_trainer_name,
             "trained_by": self.trained_by,
+            "trained_checkpoint": self.trained_checkpoint,
             "init_args": {
                 "plans": self.plans,
                 "configuration": self.configuration_name,
@@ -214,7 +242,7 @@ class _Writer:
         return scores, postprocessing
 
     def _write_scores(self, name: str) -> Scores | None:
-        """Write the means of one of nnU-Net's summaries, without the cases; None if there is no such summary."""
+        """Write the means of one of nnU-Net's summaries, without the cases; None if it does not exist."""
         if not (self.model / name).is_file():
             return None
         summary = read_json(self.model / name, "nnU-Net's summary of a validation")
@@ -223,7 +251,7 @@ class _Writer:
             by_label = {label: float(mean["Dice"]) for label, mean in means["mean"].items()}
             mean = float(means["foreground_mean"]["Dice"])
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise UserError(f"{self.model / name} is no summary of a validation by nnU-Net: move it away") from None
+            raise UserError(f"{self.model / name} is not a summary of a validation by nnU-Net: move it away") from None
         (self.out / name).parent.mkdir(exist_ok=True)
         self._write_json(name, means)
         cases = summary.get("metric_per_case")
@@ -244,12 +272,18 @@ class _Writer:
                 )
         return written
 
-    def _without_paths(self, dataset: dict[str, Any]) -> dict[str, Any]:
-        """dataset.json without the files of cases, and without other entries that have local paths."""
-        left_out = [name for name, value in dataset.items() if name in _FILE_LISTS or any(_local_paths(value))]
+    def _select_entries(self, dataset: dict[str, Any]) -> dict[str, Any]:
+        """The entries of dataset.json that nnU-Net reads, and descriptions of the data without a local path."""
+        kept = {
+            name: value
+            for name, value in dataset.items()
+            if name in _READ_BY_NNUNET or (name in _DESCRIBES_DATA and not any(_local_paths(value)))
+        }
+        left_out = [name for name in dataset if name not in kept]
         self.notes += [f"left out of dataset.json: {', '.join(left_out)}"] * bool(left_out)
-        self.notes += [f"plans.json has a local path: {path}" for path in _local_paths(self.plans)]
-        return {name: value for name, value in dataset.items() if name not in left_out}
+        for file, content in (("dataset.json", kept), ("plans.json", self.plans)):
+            self.notes += [f"{file} has a local path, which is kept: {text}" for text in _local_paths(content)]
+        return kept
 
     def _read_checkpoint(self, fold: str) -> dict[str, Any]:
         return read_checkpoint(self.model / f"fold_{fold}" / self.checkpoint)
@@ -285,7 +319,7 @@ def _architecture(trainer: type[nnUNetTrainer], configuration: ConfigurationMana
     architecture = planned_architecture(configuration, trainer.networks, **trainer.options())
     if not architecture["network_class_name"].startswith(f"{_PACKAGE}."):
         return None  # a network in a file of the user's
-    with contextlib.suppress(TypeError):  # for options that are no JSON
+    with contextlib.suppress(TypeError):  # for options that JSON does not have
         return json.loads(json.dumps(architecture))
     return None
 
@@ -320,7 +354,7 @@ def _network_name(trainer_name: str) -> str:
 
 def _needs(trainer: type, network: nn.Module) -> Needs:
     """What has to be installed where the model predicts."""
-    if _is_of("nnunetv2", trainer):
+    if _is_of_nnunet(trainer):
         uses_package = any(_is_of(_PACKAGE, type(module)) for module in network.modules())
         return Needs.PACKAGE if uses_package else Needs.NOTHING
     return Needs.TRAINERS if _is_of(_PACKAGE, trainer) else Needs.OWN_TRAINER
@@ -330,12 +364,21 @@ def _is_of(package: str, cls: type) -> bool:
     return cls.__module__.partition(".")[0] == package
 
 
+def _is_of_nnunet(trainer: type) -> bool:
+    """Whether a trainer is in a file that has been installed with nnU-Net, among which users put files of their own.
+
+    An installation for editing does not list its files: nnUNetTrainer alone counts as one of nnU-Net's.
+    """
+    file = f"{trainer.__module__.replace('.', '/')}.py"
+    return trainer is nnUNetTrainer or any(path.as_posix() == file for path in installed_files("nnunetv2") or [])
+
+
 def _have_equal_logits(trained: nnUNetPredictor, written: nnUNetPredictor) -> bool:
     """Whether two predictors' networks give the same logits for a small random image, bit for bit."""
     configuration = trained.configuration_manager
     size = list(configuration.patch_size)
     if len(size) == 3:  # patches take minutes
-        with contextlib.suppress(KeyError, ValueError):  # of plans whose network is no U-Net
+        with contextlib.suppress(KeyError, ValueError):  # of plans whose network is not a U-Net
             strides = planned_strides(configuration)
             size = [min(side, 2 * stride) for side, stride in zip(size, strides, strict=True)]
     channels = determine_num_input_channels(trained.plans_manager, configuration, trained.dataset_json)
@@ -344,11 +387,11 @@ def _have_equal_logits(trained: nnUNetPredictor, written: nnUNetPredictor) -> bo
 
 
 def _local_paths(value: Any) -> Iterator[str]:
-    """The strings in a value that are absolute paths."""
-    if isinstance(value, str) and re.match(r"(~?/|[A-Za-z]:[\\/]|\\\\)\S", value):
+    """The strings in a value, keys among them, that have an absolute path."""
+    if isinstance(value, str) and _LOCAL_PATH.search(value):
         yield value
     elif isinstance(value, dict):
-        for item in value.values():
+        for item in (*value, *value.values()):
             yield from _local_paths(item)
     elif isinstance(value, list):
         for item in value:

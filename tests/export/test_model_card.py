@@ -84,6 +84,16 @@ def test_regions():
         ["edge", "3", "3"],
     ]
     assert ["fold 0", "1", "0.5000", "0.9000", "0.4000", "0.2000"] in rows(card)
+    # nnU-Net counts a region of background alone as background
+    with_air = {"labels": {**labels, "air": [0, 0]}, "regions_class_order": [1, 2, 3]}
+    assert make(dataset=with_air) == make(dataset=dataset)
+
+
+def test_an_order_of_classes_without_regions_is_passed_over():
+    labels = {"background": 0, "liver": 1, "tumour": [2]}
+    card = make(dataset={"labels": labels, "regions_class_order": [1]})
+    assert card == make(dataset={"labels": labels})
+    assert ["tumour", "2"] in rows(card)
 
 
 @pytest.mark.parametrize("fact", ["all", "checkpoint_best.pth"])

@@ -3,6 +3,7 @@
 import json
 import pickle
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import yaml
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from support.trained_model import DATASET, save_model
 
+from nnunet_xattnres.export.model_card import Needs
 from nnunet_xattnres.export.model_folder import write_model_folder
 from nnunet_xattnres.training.lookup import find_trainer
 from nnunet_xattnres.utils.errors import UserError
@@ -107,21 +109,33 @@ class nnUNetTrainerOwnGates(trainer_class("nnUNetTrainerPaperUNetXAttnRes")):
 
 
 class nnUNetTrainerOwnLength(nnUNetTrainer):
-    num_epochs = 10
+    __module__ = "nnunetv2.training.nnUNetTrainer.own_trainers"  # as if the file were in nnU-Net's folder
+
+
+class nnUNetTrainerOwnInNnUNet(nnUNetTrainer):
+    __module__ = "nnunetv2.training.nnUNetTrainer.own_trainers"
+
+    @staticmethod
+    def build_network_architecture(plans_manager, *arguments, **options):
+        return nnUNetTrainer.build_network_architecture(plans_manager, *arguments, **options)
 """
 
 
 @pytest.mark.parametrize(
-    ("own", "expected"),
+    ("own", "expected", "needs"),
     [
-        ("nnUNetTrainerOwnOptions", "nnUNetTrainer"),
-        ("nnUNetTrainerOwnNetwork", "nnUNetTrainerOwnNetwork"),
-        ("nnUNetTrainerOwnRate", "nnUNetTrainerPaperUNetXAttnRes"),
-        ("nnUNetTrainerOwnGates", "nnUNetTrainerOwnGates"),
-        ("nnUNetTrainerOwnLength", "nnUNetTrainer"),
+        ("nnUNetTrainerOwnOptions", "nnUNetTrainer", Needs.PACKAGE),
+        ("nnUNetTrainerOwnNetwork", "nnUNetTrainerOwnNetwork", Needs.OWN_TRAINER),
+        ("nnUNetTrainerOwnRate", "nnUNetTrainerPaperUNetXAttnRes", Needs.TRAINERS),
+        ("nnUNetTrainerOwnGates", "nnUNetTrainerOwnGates", Needs.OWN_TRAINER),
+        ("nnUNetTrainerOwnLength", "nnUNetTrainer", Needs.NOTHING),
+        ("nnUNetTrainerOwnInNnUNet", "nnUNetTrainerOwnInNnUNet", Needs.OWN_TRAINER),
+        ("nnUNetTrainerBN", "nnUNetTrainerBN", Needs.NOTHING),  # nnU-Net's
     ],
 )
-def test_trainers_of_users_are_replaced_if_they_inherit_how_the_network_is_built(folder, monkeypatch, own, expected):
+def test_trainers_of_users_are_replaced_if_they_inherit_how_the_network_is_built(
+    folder, monkeypatch, own, expected, needs
+):
     (folder / "own").mkdir()
     (folder / "own" / "own_trainers.py").write_text(OWN_TRAINERS)
     monkeypatch.setenv("nnUNet_extTrainer", f"{trainers_path()}:{folder / 'own'}")
@@ -130,8 +144,9 @@ def test_trainers_of_users_are_replaced_if_they_inherit_how_the_network_is_built
     network = find_trainer(own).build_network_architecture(plans.plans_manager, plans.configuration_manager, 1, 2)
     change_checkpoint(model, network_weights=network.state_dict(), trainer_name=own)
     before = logits(model, ["0"])
-    write_model_folder(model, folder / "out", ["0"])
+    written = write_model_folder(model, folder / "out", ["0"])
     assert checkpoint_of(folder / "out")["trainer_name"] == expected
+    assert f"what it needs to predict: {needs.value}" in written.notes
     if expected != own:
         monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
     assert torch.equal(logits(folder / "out", ["0"]), before)
@@ -139,7 +154,11 @@ def test_trainers_of_users_are_replaced_if_they_inherit_how_the_network_is_built
 
 def test_nothing_of_the_training_or_the_machine_is_in_it(folder):
     files = {"labels": f"{folder}/labels/patient_7.nii.gz", "images": [f"{folder}/images/patient_7_0000.nii.gz"]}
-    dataset = {**DATASET, "dataset": {"patient_7": files}, "description": "Hearts", "source": f"{folder}/download"}
+    kept = {**DATASET, "name": "Hearts", "description": "Hearts, https://example.org/hearts", "numTraining": 20}
+    dataset = {
+        **kept, "dataset": {"patient_7": files}, "reference": f"downloaded to {folder}",
+        "licence": r"see C:\my_machine", "cases_with_artefacts": ["patient_7"],
+    }  # fmt: skip
     model = save_model(folder / "model", "nnUNetTrainerXAttnResGated", dataset=dataset)
     case = {"prediction_file": f"{folder}/patient_7.nii.gz", "metrics": {"1": {"Dice": 0.5}}}
     summary = {"foreground_mean": {"Dice": 0.5}, "mean": {"1": {"Dice": 0.5, "TP": 3}}, "metric_per_case": [case]}
@@ -164,10 +183,11 @@ def test_nothing_of_the_training_or_the_machine_is_in_it(folder):
     for path in written.files:
         content = (out / path).read_bytes()
         assert not any(word in content for word in (str(folder).encode(), b"patient_7", b"my_machine")), path
-    assert json.loads((out / "dataset.json").read_text()) == {**DATASET, "description": "Hearts"}
+    assert json.loads((out / "dataset.json").read_text()) == kept
+    assert "left out of dataset.json: dataset, reference, licence, cases_with_artefacts" in written.notes
     assert checkpoint_of(out).keys() == {
-        "network_weights", "trainer_name", "trained_by", "init_args", "inference_allowed_mirroring_axes",
-        "current_epoch",
+        "network_weights", "trainer_name", "trained_by", "trained_checkpoint", "init_args",
+        "inference_allowed_mirroring_axes", "current_epoch",
     }  # fmt: skip
     del summary["metric_per_case"]
     assert json.loads((out / "fold_0" / "validation" / "summary.json").read_text()) == summary
@@ -185,17 +205,62 @@ def test_a_cascade(folder, monkeypatch):
     assert load(folder / "out", ["0"]).configuration_manager.previous_stage_name == "3d_lowres"
 
 
-def test_an_empty_folder_is_filled_and_another_one_is_not(folder):
-    model, out = save_model(folder / "model", folds=(0,)), folder / "below" / "out"
-    out.mkdir(parents=True)
+def test_an_empty_folder_is_filled_in_place_and_another_one_is_not(folder):
+    """A mount point and the target of a link cannot be replaced by another folder."""
+    model, target, out = save_model(folder / "model", folds=(0,)), folder / "target", folder / "below" / "out"
+    target.mkdir()
+    out.parent.mkdir()
+    out.symlink_to(target)
+    inode = target.stat().st_ino
     change_checkpoint(model, inference_allowed_mirroring_axes=None)
     (model / "fold_0" / "checkpoint_final.pth").rename(model / "fold_0" / "checkpoint_best.pth")
-    write_model_folder(model, out, ["0"], "checkpoint_best.pth")
+    written = write_model_folder(model, out, ["0"], "checkpoint_best.pth")
+    assert out.is_symlink() and target.stat().st_ino == inode
+    assert {path.name for path in target.iterdir()} == {path.parts[0] for path in written.files}
     assert checkpoint_of(out)["inference_allowed_mirroring_axes"] is None
     before = (out / "README.md").read_bytes()
     with pytest.raises(UserError, match="below/out"):
         write_model_folder(model, out, ["0"], "checkpoint_best.pth")
     assert (out / "README.md").read_bytes() == before
+
+    write_model_folder(out, folder / "again", ["0"])
+    assert "`checkpoint_best.pth`" in (folder / "again" / "README.md").read_text()
+
+
+def test_an_empty_folder_stays_empty_if_a_file_cannot_be_moved_into_it(folder, monkeypatch):
+    model, out = save_model(folder / "model", folds=(0,)), folder / "out"
+    out.mkdir()
+    rename = Path.rename
+
+    def fail_to_rename_plans(path, target):
+        if target == out / "plans.json":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_to_rename_plans)
+    with pytest.raises(UserError, match="No space left"):
+        write_model_folder(model, out, ["0"])
+    assert not any(out.iterdir())
+
+
+@pytest.mark.parametrize("name", ["model", "model/shared", "link/shared"])
+def test_the_model_and_folders_in_it_are_not_written(folder, name):
+    model = save_model(folder / "model", folds=(0,))
+    (folder / "link").symlink_to(model)
+    before = sorted(model.rglob("*"))
+    with pytest.raises(UserError, match="folder of the model"):
+        write_model_folder(model, folder / name, ["0"])
+    assert sorted(model.rglob("*")) == before
+
+
+def test_paths_that_prediction_may_need_are_kept_and_reported(folder):
+    model = save_model(folder / "model", folds=(0,), dataset={**DATASET, "channel_names": {"0": "/data/mri"}})
+    plans = json.loads((model / "plans.json").read_text()) | {"made_from": "the data in /data/hearts"}
+    (model / "plans.json").write_text(json.dumps(plans))
+    notes = [note for note in write_model_folder(model, folder / "out", ["0"]).notes if "local path" in note]
+    assert [note.split()[0] for note in notes] == ["dataset.json", "plans.json"]
+    assert "/data/mri" in notes[0] and "/data/hearts" in notes[1]
+    assert json.loads((folder / "out" / "plans.json").read_text())["made_from"] == plans["made_from"]
 
 
 @pytest.mark.parametrize("case", ["fold", "trainer", "weights", "summary", "unknown trainer", "no checkpoint"])
