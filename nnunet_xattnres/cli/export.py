@@ -93,10 +93,11 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
     from ..export import description, graphs, parity
     from ..utils.checkpoints import read_checkpoint
     from ..utils.errors import last_line
-    from ..utils.files import new_folder
+    from ..utils.files import check_new_folder, new_folder
     from ..utils.quiet import silence_libraries
     from ..utils.trained_models import load_model
 
+    check_new_folder(arguments.out)
     with silence_libraries():
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     load_model(predictor, arguments.model, folds, arguments.checkpoint)

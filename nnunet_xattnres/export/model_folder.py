@@ -8,7 +8,6 @@ trainer builds it from them, so that the trainer is not needed where the model p
 
 import contextlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from ..training.planned import PlannedNetworkTrainer
 from ..training.warm_start import logits_difference
 from ..utils.checkpoints import read_checkpoint
 from ..utils.errors import UserError, last_line
-from ..utils.files import read_json, sha256
+from ..utils.files import check_new_folder, new_folder, read_json, sha256
 from ..utils.plans_file import get_configuration, read_plans
 from ..utils.quiet import silence_libraries
 from ..utils.trained_models import find_folds, load_model
@@ -96,41 +95,18 @@ def write_model_folder(model: Path, out: Path, folds: Sequence[str], checkpoint:
     out = out.absolute()
     if out.resolve().is_relative_to(model.resolve()):
         raise UserError(f"-o {out} is the folder of the model or a folder in it: choose one outside of -m {model}")
-    temporary = (out if out.is_dir() else out.parent) / f".{out.name}.{os.getpid()}"
-    try:
-        if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-            raise UserError(f"{out} exists and is not an empty folder: choose another one, or move it away")
-        writer = _Writer(model, temporary, folds, checkpoint)
-        temporary.mkdir(parents=True)
-        notes = writer.write()
-        if out.is_dir():
-            _move_content(temporary, out)
-        else:
-            temporary.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror}): choose another folder or free disk space") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    check_new_folder(out)
+    writer = _Writer(model, folds, checkpoint)  # reads the model, so that nothing is begun if it is unsuitable
+    with new_folder(out) as temporary:
+        notes = writer.write(temporary)
     return WrittenFolder(out, sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file()), notes)
-
-
-def _move_content(source: Path, target: Path) -> None:
-    """Move what is in a folder into another one of the same file system, everything or nothing."""
-    moved = []
-    try:
-        for path in sorted(source.iterdir()):
-            moved.append((path, path.rename(target / path.name)))
-    except BaseException:
-        for before, after in moved:
-            after.rename(before)
-        raise
 
 
 class _Writer:
     """Writes the folder of a model, file after file."""
 
-    def __init__(self, model: Path, out: Path, folds: Sequence[str], checkpoint: str):
-        self.model, self.out, self.folds, self.checkpoint = model, out, folds, checkpoint
+    def __init__(self, model: Path, folds: Sequence[str], checkpoint: str):
+        self.model, self.folds, self.checkpoint = model, folds, checkpoint
         self.notes: list[str] = []
         content = self._read_checkpoint(folds[0])
         self.trainer_name, self.configuration_name = content["trainer_name"], content["init_args"]["configuration"]
@@ -143,8 +119,9 @@ class _Writer:
         self.dataset = self._select_entries(read_json(model / "dataset.json", "nnU-Net's dataset.json"))
         self.saved_trainer_name = self._replace_trainer(configuration)
 
-    def write(self) -> list[str]:
-        """Write all files, check them, and return the notes."""
+    def write(self, out: Path) -> list[str]:
+        """Write all files into an empty folder, check them, and return the notes."""
+        self.out = out
         self._write_json("plans.json", self.plans)
         self._write_json("dataset.json", self.dataset)
         trained = [self._write_fold(fold) for fold in self.folds]

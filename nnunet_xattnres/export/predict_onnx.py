@@ -184,7 +184,7 @@ def read_nifti(path, reader="SimpleITKIO"):
     header = np.frombuffer(bytearray(content[:348]), endian, 1)[0]
     ndim, voxels = header["dim"][0], VOXELS.get(int(header["type"]))
     if header["magic"] != b"n+1" or not voxels or not 2 <= ndim <= 4:
-        raise ValueError("this is no NIfTI-1 image of numbers with two to four axes")
+        raise ValueError("expected a NIfTI-1 image of numbers with two to four axes")
     if reader not in ("SimpleITKIO", "NibabelIO"):
         raise ValueError(f"this script does not read NIfTI as {reader} does: read the image so, and call predict")
     shape = [*header["dim"][1 : ndim + 1].tolist(), 1, 1][3::-1]

@@ -50,19 +50,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: if the folder has content, is no folder, or cannot be written.
     """
-    if path.is_symlink() or path.exists():
-        if not path.is_dir():
-            raise UserError(f"-o {path} exists and is no folder: choose another one")
-        if any(path.iterdir()):
-            raise UserError(f"-o {path} exists and is not empty: choose another folder, or move it away")
+    check_new_folder(path)
     parent = path if path.is_dir() else path.absolute().parent
     temporary = parent / f".{path.absolute().name}.{os.getpid()}"
     try:
         temporary.mkdir(parents=True)
         yield temporary
         if path.is_dir():
-            for entry in temporary.iterdir():
-                entry.replace(path / entry.name)
+            _move_content(temporary, path)
         else:
             temporary.replace(path)
     except OSError as error:
@@ -70,6 +65,24 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path} ({reason}): choose another folder or free disk space") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise a UserError if there is something at a path that is no empty folder."""
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"-o {path} exists and is not an empty folder: choose another one, or move it away")
+
+
+def _move_content(source: Path, target: Path) -> None:
+    """Move what is in a folder into another one of the same file system, everything or nothing."""
+    moved = []
+    try:
+        for path in sorted(source.iterdir()):
+            moved.append((path, path.rename(target / path.name)))
+    except BaseException:
+        for before, after in moved:
+            after.rename(before)
+        raise
 
 
 def read_json(path: Path, description: str) -> dict[str, Any]:

@@ -112,5 +112,5 @@ def test_a_folder_with_content_is_kept(folders, capsys):
     (folders / "out").mkdir()
     (folders / "out" / "predict_onnx.py").write_text("mine")
     code, text = export(capsys, folders)
-    assert code == 2 and "not empty" in text.splitlines()[-1]
+    assert code == 2 and "not an empty folder" in text.splitlines()[-1]
     assert [path.read_text() for path in (folders / "out").iterdir()] == ["mine"]
