@@ -25,19 +25,24 @@ from support.hippocampus import decathlon_folder
 from support.workspace import TRAINER, Workspace, shrink
 
 COMMANDS_OF_NNUNET = ("tests/nnunet/", "tests/slurm/")
+IN_ONE_PROCESS = ("tests/training/test_ddp.py", "tests/paper/test_sizes.py", "tests/test_docs.py")
+"""Files whose tests share something that takes seconds to make."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Of several test processes, one runs all tests of nnU-Net's commands, which share a workspace, and first.
 
-    This is pytest-xdist's `loadgroup`, whose marks are without effect in pytest 9.2 with pytest-xdist 3.8.
+    The tests of a file of IN_ONE_PROCESS run in one process as well. This is pytest-xdist's
+    `loadgroup`, whose marks are without effect in pytest 9.2 with pytest-xdist 3.8.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "nnunet" if nodeid.startswith(COMMANDS_OF_NNUNET) else nodeid
+            if nodeid.startswith(COMMANDS_OF_NNUNET):
+                return "nnunet"
+            return nodeid.partition("::")[0] if nodeid.startswith(IN_ONE_PROCESS) else nodeid
 
     return Scheduling(config, log)
 

@@ -114,6 +114,7 @@ def test_wrong_input_and_options():
         PaperUNet(3, 1, skips=False)
 
 
+@pytest.mark.slow
 def test_it_compiles_to_one_graph():
     network, x = PaperUNet(3, 2).eval(), torch.randn(1, 3, 32, 40)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
