@@ -22,9 +22,9 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..utils.errors import StepFailedError, UserError
+from ..utils.errors import StepFailedError, UserError, last_line
 from ..utils.tables import format_table
 from .arguments import positive_float
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("onnx", "torchscript", "program")
+_EXAMPLE = Path(__file__).parents[1] / "export" / "predict_onnx.py"
 _BOUND = 1e-3
 _PATCHES = 4
 """The number of patches of the comparison with PyTorch."""
@@ -83,20 +84,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
     formats, bound = list(dict.fromkeys(arguments.formats or ["onnx"])), arguments.bound or _BOUND
     _check_packages(formats)
-    for option, folder in (("-i", arguments.images), ("--previous-stage", arguments.previous_stage)):
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"{option} {folder} is no folder")
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from tqdm import tqdm
 
     from ..export import description, graphs, parity
     from ..utils.checkpoints import read_checkpoint
-    from ..utils.errors import last_line
     from ..utils.files import check_new_folder, new_folder
     from ..utils.quiet import silence_libraries
-    from ..utils.trained_models import load_model
+    from ..utils.trained_models import check_folders, load_model
 
+    check_folders({"-i": arguments.images, "--previous-stage": arguments.previous_stage})
     check_new_folder(arguments.out)
     with silence_libraries():
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
@@ -150,9 +148,6 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
     print(f"written: {arguments.out}")
 
 
-_EXAMPLE = Path(__file__).parents[1] / "export" / "predict_onnx.py"
-
-
 def _check_packages(formats: list[str]) -> None:
     from importlib.util import find_spec
 
@@ -177,7 +172,7 @@ def _preprocess_images(arguments: argparse.Namespace, predictor: "nnUNetPredicto
                 f"{images} does not exist: name a folder of images with -i, for the comparison with PyTorch on patches "
                 "of real images"
             )
-    cases: dict[str, Any] = find_cases(images, ending)
+    cases = find_cases(images, ending)
     data = []
     for case in choose_evenly(list(cases), 2):
         previous = None if arguments.previous_stage is None else arguments.previous_stage / f"{case}{ending}"

@@ -89,10 +89,9 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    folders = (("-i", arguments.images), ("--labels", arguments.labels), ("--previous-stage", arguments.previous_stage))
-    for option, folder in folders:
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"{option} {folder} is no folder")
+    from ..utils.trained_models import check_folders
+
+    check_folders({"-i": arguments.images, "--labels": arguments.labels, "--previous-stage": arguments.previous_stage})
     if not 0 < arguments.step_size <= 1:
         raise UserError(f"--step-size must be above 0 and at most 1, got {arguments.step_size:g}")
 

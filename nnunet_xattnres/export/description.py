@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from .. import __version__
 from ..utils.files import sha256
+from ..utils.trained_models import channel_names
 from .graphs import INPUT, OUTPUT, ImageSizes, axis_names
 from .parity import Parity
 
@@ -97,7 +98,7 @@ def _normalisation(predictor: nnUNetPredictor) -> list[dict[str, Any]]:
     """The normalisation of every channel, with the statistics of the training images."""
     configuration = predictor.configuration_manager
     statistics = predictor.plans_manager.foreground_intensity_properties_per_channel
-    names = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
+    names = channel_names(predictor.dataset_json)
     channels = zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
     return [
         {"channel": names[str(n)], "scheme": scheme, "use_mask": bool(use_mask)}

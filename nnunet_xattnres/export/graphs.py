@@ -19,6 +19,7 @@ from ..training.patches import planned_strides
 from ..training.trainer import XAttnResTrainer
 from ..utils.errors import UserError
 from ..utils.quiet import silence_libraries
+from ..utils.trained_models import uncompiled_network
 
 ONNX_OPSET = 18
 INPUT, OUTPUT = "image", "logits"
@@ -56,8 +57,7 @@ class ImageSizes:
 
 def ensemble_network(predictor: nnUNetPredictor) -> nn.Module:
     """The network of an initialised predictor for all its folds, in evaluation mode."""
-    network: Any = predictor.network
-    network = getattr(network, "_orig_mod", network).cpu()
+    network = uncompiled_network(predictor).cpu()
     networks = []
     for parameters in predictor.list_of_parameters:
         networks.append(copy.deepcopy(network))

@@ -18,6 +18,7 @@ from torch import nn
 
 from .. import __version__
 from ..training.patches import describe_size
+from ..utils.trained_models import channel_names
 
 
 class Needs(Enum):
@@ -98,7 +99,7 @@ class ModelFacts:
     @property
     def channels(self) -> list[str]:
         """The names of the channels."""
-        names = self.dataset.get("channel_names") or self.dataset["modality"]
+        names = channel_names(self.dataset)
         return [_one_line(names[number]) for number in sorted(names, key=int)]
 
     @property
@@ -304,8 +305,8 @@ def _not_recorded(facts: ModelFacts) -> Iterator[str]:
 
 def _licence(facts: ModelFacts) -> Iterator[str]:
     yield "## Licence\n"
-    yield "**Not chosen yet.** Whoever shares this model: choose a licence that the data allow, write it here, and fill"
-    yield "in `license` at the top of this file."
+    yield "**Not chosen yet.** Before you share this model, choose a licence that the data allow, write it here, and"
+    yield "fill in `license` at the top of this file."
     stated = facts.dataset.get("licence") or facts.dataset.get("license")
     if stated:
         yield f"The data set's `dataset.json` states for the data: {_one_line(stated)}."

@@ -35,7 +35,7 @@ from ..utils.errors import UserError, last_line
 from ..utils.files import check_new_folder, new_folder, read_json, sha256
 from ..utils.plans_file import get_configuration, read_plans
 from ..utils.quiet import silence_libraries
-from ..utils.trained_models import find_folds, load_model
+from ..utils.trained_models import find_folds, load_model, uncompiled_network
 from .model_card import Fold, ModelFacts, Needs, Scores, model_card
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -277,7 +277,7 @@ def _load(model: Path, fold: str, checkpoint: str) -> Any:
     with silence_libraries():  # nnU-Net prints that it predicts on the CPU
         predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     load_model(predictor, model, [fold], checkpoint)
-    predictor.network = getattr(predictor.network, "_orig_mod", predictor.network)  # nnU-Net may compile it
+    predictor.network = uncompiled_network(predictor)
     return predictor
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..layer import XAttnRes
 from ..stages import XAttnResStages
-from ..utils.trained_models import preprocess_case, read_case
+from ..utils.trained_models import preprocess_case, read_case, uncompiled_network
 
 
 class AttentionPredictor(nnUNetPredictor):
@@ -46,12 +46,12 @@ class AttentionPredictor(nnUNetPredictor):
         Raises:
             ValueError: if the network has no XAttnRes layers.
         """
-        stages = _find_stages(self._network())
+        stages = _find_stages(uncompiled_network(self))
         return [_stage_name(stages, int(n)) for n in stages]
 
     def sources(self, layer: str) -> list[str]:
         """What a layer reads: the earlier stages, oldest first, then its input x."""
-        stages = _find_stages(self._network())
+        stages = _find_stages(uncompiled_network(self))
         return [*(_stage_name(stages, k) for k in range(_stage_number(stages, layer))), "x"]
 
     def preprocess(self, files: Sequence[str | Path], previous_stage: Path | None = None) -> tuple[Tensor, dict]:
@@ -87,7 +87,7 @@ class AttentionPredictor(nnUNetPredictor):
         attributes: Any = vars(self)
         network, label_manager = attributes["network"], attributes["label_manager"]
         scale = accumulation_scale(self.tile_step_size, len(self.configuration_manager.patch_size))
-        with _AttentionNetwork.of(self._network(), layer, scale) as attention:
+        with _AttentionNetwork.of(uncompiled_network(self), layer, scale) as attention:
             try:
                 self.network = attention
                 # nnU-Net allocates as many channels as there are segmentation heads
@@ -124,10 +124,6 @@ class AttentionPredictor(nnUNetPredictor):
         return convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, self.plans_manager, self.configuration_manager, self.label_manager, properties
         )
-
-    def _network(self) -> nn.Module:
-        network: Any = self.network
-        return getattr(network, "_orig_mod", network)
 
 
 class _Found(Exception):  # noqa: N818

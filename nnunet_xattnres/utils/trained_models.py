@@ -1,7 +1,7 @@
 """Trained models, folders TRAINER__PLANS__CONFIGURATION in nnUNet_results, and the cases that they predict."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,22 @@ import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import UserError, last_line
 from .quiet import silence_libraries
+
+
+def check_folders(folders: Mapping[str, Path | None]) -> None:
+    """Raise a UserError if the folder of an option that is given does not exist."""
+    for option, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{option} {folder} is no folder")
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the channels by their numbers; files of the first nnU-Net call them modalities."""
+    return dataset_json.get("channel_names") or dataset_json["modality"]
 
 
 def find_folds(model: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:
@@ -52,13 +64,17 @@ def load_model(predictor: nnUNetPredictor, model: Path, folds: Sequence[str], ch
     with silence_libraries():
         try:
             predictor.initialize_from_trained_model_folder(str(model), list(folds), checkpoint)
-            # nnU-Net compiles it where the variable nnUNet_compile is set
-            network: Any = getattr(predictor.network, "_orig_mod", predictor.network)
             for parameters in predictor.list_of_parameters:
-                network.load_state_dict(parameters)
+                uncompiled_network(predictor).load_state_dict(parameters)
         except Exception as error:  # unpickling and other people's trainers raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"-m {model} cannot be loaded ({reason})") from None
+
+
+def uncompiled_network(predictor: nnUNetPredictor) -> nn.Module:
+    """The network of an initialised predictor, which nnU-Net compiles where the variable nnUNet_compile is set."""
+    network: Any = predictor.network
+    return getattr(network, "_orig_mod", network)
 
 
 def find_cases(images: Path, file_ending: str) -> dict[str, list[str]]:
@@ -96,7 +112,7 @@ def read_case(predictor: nnUNetPredictor, files: Sequence[str | Path]) -> tuple[
         UserError: if the files cannot be read as one image, or it has another number of channels than those of the
             training.
     """
-    channels = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
+    channels = channel_names(predictor.dataset_json)
     reader = predictor.plans_manager.image_reader_writer_class()
     case = re.sub(r"_\d{4}\..*", "", Path(files[0]).name)
     try:
