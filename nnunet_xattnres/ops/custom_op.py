@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import torch_backend
+from . import cpp_backend, torch_backend
 from .autocast import without_autocast
 from .needs import Needs
 
@@ -45,8 +45,9 @@ def _compute(function: str, backend: str, *arguments):
                 if str(error) not in triton_refusals:
                     triton_refusals.add(str(error))
                     _log.warning("XAttnRes: %s; using the slower PyTorch backend for this layer", error)
-        used_backends.add("torch")
-        return getattr(torch_backend, function)(*arguments)
+            backend = "torch"
+        used_backends.add(backend)
+        return getattr(cpp_backend if backend == "cpp" else torch_backend, function)(*arguments)
 
 
 def _call_triton(function: str, *arguments):
@@ -88,7 +89,7 @@ def forward(
         query: the pseudo-query times the gain of RMSNorm, (C,).
         gate: g, a tensor of one element, or None for no gate.
         eps: added to the mean square under the root of RMSNorm.
-        backend: "torch" or "triton".
+        backend: "cpp", "torch" or "triton".
 
     Returns:
         out (B, C, *S) in the dtype of x, and alpha (B, K+1, *S) in float32, or float64 for float64 inputs.

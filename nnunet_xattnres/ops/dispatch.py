@@ -3,16 +3,17 @@
 import logging
 import math
 import os
+import sys
 from collections.abc import Sequence
 from functools import cache, reduce
 
 import torch
 from torch import Tensor
 
-from . import custom_op, export_backend, reference
+from . import cpp_backend, cpp_library, custom_op, export_backend, reference
 from .pooling import pool_history
 
-BACKENDS = ("auto", "reference", "torch", "triton")
+BACKENDS = ("auto", "cpp", "reference", "torch", "triton")
 """The names that `backend` arguments and the environment variable accept."""
 
 BACKEND_VARIABLE = "XATTNRES_BACKEND"
@@ -55,8 +56,8 @@ def xattnres(
         pseudo_query: w, (C,).
         norm_weight: the gain of RMSNorm, (C,).
         eps: added to the mean square under the root of RMSNorm.
-        backend: "auto", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND, and
-            "auto" where that is not set. Where a graph is traced or exported, every backend gives the same graph, of
+        backend: "auto", "cpp", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND,
+            and "auto" where that is not set. Where a graph is traced or exported, every backend gives the same graph, of
             PyTorch's own operations.
         gate: g, a tensor of one element, or None for no gate.
 
@@ -102,10 +103,11 @@ def xattnres(
 
 @torch.compiler.assume_constant_result
 def resolve_backend(backend: str | None, device_type: str, dtype: torch.dtype = torch.float32) -> str:
-    """The backend that computes on a device: "reference", "torch" or "triton".
+    """The backend that computes on a device: "cpp", "reference", "torch" or "triton".
 
-    "auto" is Triton on CUDA and PyTorch elsewhere. Where Triton is selected but does not work, PyTorch computes, and
-    one warning says why. Float64 is always computed by PyTorch.
+    "auto" is Triton on CUDA, the C++ kernels on a CPU under Linux, and PyTorch elsewhere. Where Triton or the C++ kernels
+    are selected but do not work, PyTorch computes, and one warning says why. It also computes the dtypes that they do
+    not have: float64 in Triton, and all but float32 and float64 in C++.
 
     Args:
         backend: one of BACKENDS. None takes the environment variable XATTNRES_BACKEND, and "auto" where that is not
@@ -120,22 +122,44 @@ def resolve_backend(backend: str | None, device_type: str, dtype: torch.dtype = 
     if backend not in BACKENDS:
         raise ValueError(f"XAttnRes: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     resolved = _resolve(backend, device_type)
-    return "torch" if resolved == "triton" and dtype == torch.float64 else resolved
+    if (resolved == "triton" and dtype == torch.float64) or (resolved == "cpp" and dtype not in cpp_backend.DTYPES):
+        return "torch"
+    return resolved
 
 
 @cache
 def _resolve(backend: str, device_type: str) -> str:
     """`resolve_backend` for a valid name; cached, so that a process logs its choice once."""
-    resolved = backend
-    if backend == "auto" and device_type != "cuda":
-        resolved = "torch"
-    elif backend in ("auto", "triton"):
-        reason = why_triton_unavailable(device_type)
-        resolved = "triton" if reason is None else "torch"
+    resolved = _automatic(device_type) if backend == "auto" else backend
+    if resolved in ("cpp", "triton"):
+        name, why_unavailable = {
+            "cpp": ("the C++ kernels", why_cpp_unavailable),
+            "triton": ("Triton", why_triton_unavailable),
+        }[resolved]
+        reason = why_unavailable(device_type)
         if reason is not None:
-            _log.warning("XAttnRes: Triton cannot be used (%s); using the slower PyTorch backend instead", reason)
+            _log.warning("XAttnRes: %s cannot be used (%s); using the slower PyTorch backend instead", name, reason)
+            resolved = "torch"
     _log.info("XAttnRes: backend %s on %s", resolved, device_type)
     return resolved
+
+
+def _automatic(device_type: str) -> str:
+    """The fastest backend for a device, which may not work there."""
+    if device_type == "cpu" and sys.platform.startswith("linux"):
+        return "cpp"
+    return "triton" if device_type == "cuda" else "torch"
+
+
+def why_cpp_unavailable(device_type: str) -> str | None:
+    """Why the C++ kernels cannot compute on a device, or None if they can; they are compiled to find out."""
+    if device_type != "cpu":
+        return f"they compute on a CPU, not on {device_type}"
+    try:
+        cpp_library.load_library()
+    except cpp_library.LibraryUnavailableError as error:
+        return str(error)
+    return None
 
 
 def why_triton_unavailable(device_type: str) -> str | None:

@@ -1,6 +1,7 @@
 """The 1x1 convolution of a feature of the history (Eq. 4) as a matrix product, and its gradients."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -45,4 +46,41 @@ def project_backward(
         grad_weight = torch.bmm(flat, source.flatten(2).transpose(1, 2).to(flat.dtype)).sum(0, dtype=acc_dtype)
     if needs_bias:
         grad_bias = flat.sum((0, 2), dtype=acc_dtype)
+    return grad_source, grad_weight, grad_bias
+
+
+def project_channels_last(
+    source: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, channels: int
+) -> Tensor:
+    """Project (B, C_k, *S) to (B, pixels, channels), where channels beyond C are zero; see `project`."""
+    flat = source.to(dtype).flatten(2).transpose(1, 2)
+    if weight is None or bias is None:
+        return F.pad(flat, (0, channels - flat.shape[2])).contiguous()
+    padding = channels - len(weight)
+    weight, bias = F.pad(weight.to(dtype), (0, 0, 0, padding)), F.pad(bias.to(dtype), (0, padding))
+    return torch.baddbmm(bias.view(1, 1, -1), flat, weight.T.expand(len(flat), -1, -1))
+
+
+def project_channels_last_backward(
+    grad: Tensor,
+    source: Tensor,
+    weight: Tensor | None,
+    needs_source: bool = True,
+    needs_weight: bool = True,
+    needs_bias: bool = True,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of source, weight and bias from that of the projected feature, (B, pixels, C).
+
+    Those that are not needed are None, and not computed.
+    """
+    if weight is None:
+        return grad.transpose(1, 2).reshape(source.shape) if needs_source else None, None, None
+    grad_source = grad_weight = grad_bias = None
+    if needs_source:
+        grad_source = torch.bmm(weight.T.to(grad.dtype).expand(len(grad), -1, -1), grad.transpose(1, 2))
+        grad_source = grad_source.view(source.shape)
+    if needs_weight:
+        grad_weight = torch.bmm(grad.transpose(1, 2), source.to(grad.dtype).flatten(2).transpose(1, 2)).sum(0)
+    if needs_bias:
+        grad_bias = grad.sum((0, 1))
     return grad_source, grad_weight, grad_bias

@@ -60,7 +60,7 @@ def forward(
     batch, channels = len(x[0]), query.numel()
     out = x[0].new_empty((batch, channels, *size))
     alpha = x[0].new_empty((batch, len(sources) + 1, *size), dtype=acc_dtype)
-    for rows in _samples(sources, x, channels, acc_dtype):
+    for rows in sample_groups(sources, x, channels, acc_dtype):
         values = _without_infinity(_project(sources, weights, biases, rows, x[0].dtype), size, acc_dtype)
         current = [part[rows].contiguous() for part in x]
         weight = torch.softmax(_scores(values, current, query, size, eps).logits, 1, out=alpha[rows])
@@ -105,7 +105,7 @@ def backward(
     grad_sources, grad_x = _empty(sources, needs.sources), _empty(x, needs.x)
     grad_weights, grad_biases = _zeros(weights, needs.weights, acc_dtype), _zeros(biases, needs.biases, acc_dtype)
     grad_query, grad_gate = _zeros([query, gate], [needs.query, needs.gate], acc_dtype)
-    for rows in _samples(sources, x, channels, acc_dtype):
+    for rows in sample_groups(sources, x, channels, acc_dtype):
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
         scores = _scores(values, current, query, size, eps)
@@ -184,8 +184,8 @@ def _apply_gate_(alpha: Tensor, gate: Tensor) -> Tensor:
     return alpha
 
 
-def _samples(sources: Sequence[Tensor], x: Sequence[Tensor], channels: int, acc_dtype: torch.dtype) -> Iterator[slice]:
-    """Groups of samples whose values stay below the limit of memory."""
+def sample_groups(sources: Sequence[Tensor], x: Sequence[Tensor], channels: int, acc_dtype: torch.dtype) -> Iterator[slice]:
+    """Groups of samples whose projected features stay below the limit of memory."""
     batch = len(x[0])
     pixels = sum(math.prod(feature.shape[2:]) for feature in (*sources, x[0]))
     limit = _SAMPLES if x[0].device.type == "cpu" else _SAMPLES_GPU

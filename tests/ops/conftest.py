@@ -26,4 +26,4 @@ def backend(request, monkeypatch):
 
 @pytest.fixture
 def operator(backend):
-    return partial(xattnres, backend=backend) if backend == "torch" else triton_in_float32
+    return partial(xattnres, backend=backend) if backend != "triton" else triton_in_float32

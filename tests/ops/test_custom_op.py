@@ -11,6 +11,8 @@ import torch
 from support.operator import (
     DEVICE,
     DTYPES,
+    FLOAT64_BACKENDS,
+    HALF_PRECISION_BACKENDS,
     SHAPES,
     all_needed,
     all_results,
@@ -27,7 +29,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from nnunet_xattnres import History
-from nnunet_xattnres.ops import torch_backend, triton_backend, xattnres
+from nnunet_xattnres.ops import cpp_backend, torch_backend, triton_backend, xattnres
 from nnunet_xattnres.ops.reference import xattnres as reference
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -89,14 +91,15 @@ def test_eps_argument(operator, backend):
 
 # without Triton, which has no float64: its gradients are compared with those of the reference
 @pytest.mark.parametrize("shape", ["gradcheck 2-D", "gradcheck 3-D", "gradcheck parts"])
-def test_gradcheck(shape):
+@pytest.mark.parametrize("backend", FLOAT64_BACKENDS, indirect=True)
+def test_gradcheck(operator, shape):
     case = make(shape)
 
     def function(*tensors):
         replaced = iter(tensors)
         history, x = [next(replaced) for _ in case.history], [next(replaced) for _ in case.x]
         projections = [None if p is None else (next(replaced), next(replaced)) for p in case.projections]
-        return xattnres(history, x, projections, *replaced, backend="torch")
+        return operator(history, x, projections, *replaced)
 
     inputs = tuple(case.named().values())
     assert torch.autograd.gradcheck(function, inputs)
@@ -167,8 +170,8 @@ def largest(errors):
     [
         *(
             pytest.param(*run.values, dtype, root_mean_square, marks=run.marks)
-            for run in runs(ROUNDED, FEW)
             for dtype in (torch.float32, *HALVES)
+            for run in runs(ROUNDED, FEW, half_precision=dtype in HALVES)
         ),
         # the largest error is only compared where there are enough values, and in float32, because it is random
         *(pytest.param(*run.values, torch.float32, largest, marks=run.marks) for run in runs(VARIED, FEW)),
@@ -196,17 +199,19 @@ def test_rounding_errors_are_at_most_twice_those_of_the_reference(operator, shap
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize(("shape", "entry"), [("decoder", 0), ("decoder", 2), ("no whole ratio", 0), ("3-D", 1)])
-def test_a_value_that_is_not_finite_spreads_no_further_than_in_the_reference(shape, entry, value):
+@pytest.mark.parametrize("backend", FLOAT64_BACKENDS, indirect=True)
+def test_a_value_that_is_not_finite_spreads_no_further_than_in_the_reference(operator, shape, entry, value):
     case = make(shape)
     with torch.no_grad():
         case.history[entry][0, 0].view(-1)[0] = value
         expected = case.run(reference)[0]
-        actual = case.run(partial(xattnres, backend="torch"))[0]
+        actual = case.run(operator)[0]
     assert expected.isnan().any()
     assert expected.isfinite().any()
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10, equal_nan=True)
 
 
+@pytest.mark.parametrize("backend", HALF_PRECISION_BACKENDS, indirect=True)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_pseudo_query_and_gain_in_half_precision_are_multiplied_in_float32(operator, dtype):
     """Without a projection, nothing is rounded to half precision before the attention, which is in float32."""
@@ -215,7 +220,7 @@ def test_pseudo_query_and_gain_in_half_precision_are_multiplied_in_float32(opera
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize(("backend", "shape"), runs(VARIED, FEW), indirect=["backend"])
+@pytest.mark.parametrize(("backend", "shape"), runs(VARIED, FEW, half_precision=True), indirect=["backend"])
 def test_autocast_does_not_change_the_results(operator, shape, dtype):
     """The operator disables autocast inside, because it chooses the dtype of every step itself."""
     case = make(shape, torch.float32).map(lambda name, t: t.to(dtype) if name.startswith(("history", "x")) else t)
@@ -226,6 +231,7 @@ def test_autocast_does_not_change_the_results(operator, shape, dtype):
         assert torch.equal(actual[name], value), name
 
 
+@pytest.mark.parametrize("backend", HALF_PRECISION_BACKENDS, indirect=True)
 @pytest.mark.parametrize("shape", ["decoder", "3-D anisotropic"])
 def test_large_activations_are_finite_under_float16_autocast(operator, shape):
     case = make(shape, torch.float32, scale=1e3).map(
@@ -242,6 +248,7 @@ def test_large_activations_are_finite_under_float16_autocast(operator, shape):
         assert tensor.grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize("backend", HALF_PRECISION_BACKENDS, indirect=True)
 def test_autocast_logits_of_512_channels_do_not_overflow(operator):
     # |V|^2 = 512 * 1e6 and w.V = 5e5 are both larger than the largest float16
     x = torch.full((1, 512, 4, 4), 1e3, dtype=torch.float16, device=DEVICE)
@@ -400,21 +407,23 @@ def test_nothing_is_saved_for_backward_but_arguments_and_pooled_copies(operator,
 
 
 @pytest.mark.parametrize("count", [1, 6])
-def test_nothing_is_left_in_memory_for_backward_but_pooled_copies(tmp_path, count):
+@pytest.mark.parametrize("backend", ["cpp", "torch"])
+def test_nothing_is_left_in_memory_for_backward_but_pooled_copies(tmp_path, backend, count):
     """Allocated bytes include tensors that are kept without `save_for_backward`."""
     case = HistoryOfManyFeatures(count, "cpu")
 
     def output():
-        return xattnres(case.features, case.x, case.projections, *case.vectors, backend="torch")[0]
+        return xattnres(case.features, case.x, case.projections, *case.vectors, backend=backend)[0]
 
-    output()  # the first call fills the cache of interpolation matrices
+    output()  # the first call fills the cache of interpolation weights
     _, left = memory_of(output, tmp_path / "trace.json")
     needed = case.output + case.pooled
     assert needed <= left <= needed + 16 * 4 * case.channels
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_values_are_not_kept_at_full_resolution(tmp_path, direction):
+@pytest.mark.parametrize("backend", [cpp_backend, torch_backend])
+def test_values_are_not_kept_at_full_resolution(tmp_path, backend, direction):
     """The K+1 values of Eq. 5 never exist together: another feature needs less than half of the memory of a value."""
     batch, channels, size = 2, 64, (32, 32)
     feature = 4 * batch * channels * size[0] * size[1]
@@ -425,7 +434,7 @@ def test_values_are_not_kept_at_full_resolution(tmp_path, direction):
         arguments = (history, [x], [None] * count, [None] * count, query, None, 1e-6)
         if direction == "backward":
             arguments = (torch.randn_like(x), torch.randn(batch, count + 1, *size), *arguments)
-        peaks[count], _ = memory_of(partial(getattr(torch_backend, direction), *arguments), tmp_path / "trace.json")
+        peaks[count], _ = memory_of(partial(getattr(backend, direction), *arguments), tmp_path / "trace.json")
     assert peaks[12] - peaks[4] < 8 * feature / 2
     assert peaks[12] < 13 * feature
 
@@ -524,6 +533,7 @@ def test_backward_op_passes_the_checks_of_torch_library(backend, shape, gradient
         *itertools.product(
             ["torch"], [torch.float64, torch.float32, *HALVES], ["channels last", "every second column"]
         ),
+        *(("cpp", torch.float32, layout) for layout in ("channels last", "every second column") if DEVICE == "cpu"),
         pytest.param("triton", torch.float16, "channels last", marks=interpreter),
     ],
     indirect=["backend"],

@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 from support.operator import (
-    BACKENDS,
+    FLOAT64_BACKENDS,
+    HALF_PRECISION_BACKENDS,
     DEVICE,
     all_needed,
     all_results,
@@ -27,10 +28,23 @@ TRITON = ["decoder", "two parts", "3-D two parts"]
 GATES = [-0.4, 0.0, 0.3, 1.0, 1.7]
 
 
+HALVES = [torch.float16, torch.bfloat16]
+
+
 def on_backends(*shapes):
     """The parameters of a test that runs on every backend, for shapes of VARIED."""
     pairs = runs(shapes, [shape for shape in shapes if shape in TRITON])
     return pytest.mark.parametrize(("backend", "shape"), pairs, indirect=["backend"])
+
+
+def on_backends_in_every_precision(*shapes):
+    """The parameters of a test that runs on every backend in every dtype that it has, for shapes of VARIED."""
+    parameters = [
+        pytest.param(*run.values, dtype, marks=run.marks)
+        for dtype in (torch.float32, *HALVES)
+        for run in runs(shapes, [shape for shape in shapes if shape in TRITON], half_precision=dtype in HALVES)
+    ]
+    return pytest.mark.parametrize(("backend", "shape", "dtype"), parameters, indirect=["backend"])
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -47,8 +61,7 @@ def test_a_gate_of_one_is_no_gate(operator, backend, shape):
     assert_equal_results(backend, gated, without)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@on_backends(*VARIED)
+@on_backends_in_every_precision(*VARIED)
 def test_a_closed_gate_gives_x_bit_for_bit(operator, shape, dtype):
     case = in_precision(make(shape, torch.float32, gate=0.0), dtype)
     for function in (operator, reference):
@@ -70,10 +83,10 @@ def test_the_attention_sums_to_one_and_gives_the_output(operator, shape, gate):
 
 
 # without Triton, which has no float64: its gradients are compared with those of the reference
-@pytest.mark.parametrize("function", [reference, partial(xattnres, backend="torch")], ids=["reference", "torch"])
+@pytest.mark.parametrize("backend", ["reference", *FLOAT64_BACKENDS])
 @pytest.mark.parametrize("shape", ["gradcheck 2-D", pytest.param("gradcheck parts", marks=pytest.mark.slow)])
-def test_gradcheck(function, shape):
-    case = make(shape, gate=0.6)
+def test_gradcheck(backend, shape):
+    case, function = make(shape, gate=0.6), partial(xattnres, backend=backend)
 
     def of_tensors(*tensors):
         return case.replace(tensors).run(function)
@@ -125,8 +138,7 @@ def test_two_runs_are_bitwise_equal(operator, shape):
         assert torch.equal(value, second[name]), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@on_backends(*VARIED)
+@on_backends_in_every_precision(*VARIED)
 def test_rounding_errors_are_at_most_twice_those_of_the_reference(operator, shape, dtype):
     """That of the gate, one number, is at most one rounding of its summands."""
     reference_errors, errors, values = defaultdict(list), defaultdict(list), defaultdict(list)
@@ -162,7 +174,7 @@ def gate_summands(case):
 
 
 @pytest.mark.parametrize(("dtype", "unit"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)], ids=str)
-@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+@pytest.mark.parametrize("backend", HALF_PRECISION_BACKENDS, indirect=True)
 def test_the_gradient_of_the_gate_is_accumulated_in_float32(operator, dtype, unit):
     """The products of values and gradients of about 300, and their sum, exceed the largest float16."""
     history = torch.full((1, 8, 2, 2), 300.0, dtype=dtype, device=DEVICE)

@@ -17,7 +17,13 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 interpreter: Any = [pytest.mark.interpreter] if DEVICE == "cpu" else []
 """Marks for a test that runs Triton's kernels: on a CPU, its interpreter takes seconds."""
 
-BACKENDS = ["torch", pytest.param("triton", marks=interpreter)]
+HALF_PRECISION_BACKENDS = ["torch", pytest.param("triton", marks=interpreter)]
+"""Those of BACKENDS that compute float16 and bfloat16."""
+
+FLOAT64_BACKENDS = ["torch", *(["cpp"] if DEVICE == "cpu" else [])]
+"""Those of BACKENDS that compute float64."""
+
+BACKENDS = [*FLOAT64_BACKENDS, pytest.param("triton", marks=interpreter)]
 """The backends that must agree with the reference."""
 
 SHAPES = {
@@ -54,17 +60,27 @@ SHAPES = {
 
 
 def runs(
-    torch: Iterable[str], triton: Iterable[str], default: Collection[str] = (), slow: Collection[str] = ()
+    torch: Collection[str],
+    triton: Iterable[str],
+    default: Collection[str] = (),
+    slow: Collection[str] = (),
+    half_precision: bool = False,
 ) -> list:
     """Pairs of a backend and a shape, as parameters of a test.
 
     Args:
-        torch: the shapes for PyTorch.
+        torch: the shapes for PyTorch, and for the C++ kernels on a CPU.
         triton: the shapes for Triton, marked `interpreter` on a CPU.
         default: those of the shapes for Triton that are not marked.
-        slow: those of the shapes for PyTorch that are marked `slow`.
+        slow: those of the shapes for PyTorch and C++ that are marked `slow`.
+        half_precision: without the C++ kernels, which have no float16 and bfloat16.
     """
-    pairs = [pytest.param("torch", shape, marks=pytest.mark.slow if shape in slow else []) for shape in torch]
+    backends = ["torch"] if half_precision else FLOAT64_BACKENDS
+    pairs = [
+        pytest.param(backend, shape, marks=pytest.mark.slow if shape in slow else [])
+        for backend in backends
+        for shape in torch
+    ]
     return pairs + [pytest.param("triton", shape, marks=[] if shape in default else interpreter) for shape in triton]
 
 
@@ -169,7 +185,7 @@ def assert_all_close(actual: dict[str, Tensor], expected: dict[str, Tensor], tol
         )
 
 
-DTYPES = {"torch": torch.float64, "triton": torch.float32}
+DTYPES = {"torch": torch.float64, "cpp": torch.float64, "triton": torch.float32}
 """The precision in which the results of a backend are compared: the kernels of Triton have no float64."""
 
 
@@ -196,7 +212,7 @@ def assert_equal_results(backend, actual, expected):
     assert actual.keys() == expected.keys()
     for name, value in actual.items():
         largest_value = expected[name].abs().max().item()
-        tolerances = {"rtol": 1e-10, "atol": 1e-10} if backend == "torch" else {"rtol": 0, "atol": 1e-5 * largest_value}
+        tolerances = {"rtol": 1e-10, "atol": 1e-10} if backend != "triton" else {"rtol": 0, "atol": 1e-5 * largest_value}
         torch.testing.assert_close(value, expected[name], **tolerances, msg=lambda m, n=name: f"{n}: {m}")
 
 

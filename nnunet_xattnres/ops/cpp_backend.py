@@ -1,0 +1,290 @@
+"""Eqs. 4-8 of arXiv 2604.03297 on a CPU, in float32 and float64, by the kernels in `cpp_kernels.cpp`.
+
+PyTorch projects every feature at its own resolution, because a 1x1 convolution commutes with linear interpolation. The
+kernels then compute everything else in one pass over the pixels, with no intermediate result of the size of x. Nothing
+is kept for backward but the arguments: it computes projections, logits and attention again.
+"""
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cpp_library import load_library
+from .needs import Needs
+from .projection import project_channels_last, project_channels_last_backward
+from .torch_backend import sample_groups
+
+DTYPES = (torch.float32, torch.float64)
+"""The dtypes of x that the kernels compute."""
+
+# The kernels read the channels of a pixel in pieces of this many bytes.
+_ALIGNMENT = 64
+# The slabs of a sample, which threads take one after the other, and the least planes of a slab: a slab has sums of its
+# own for all planes that it reads, and thin slabs have many of them in common.
+_SLABS, _LEAST_PLANES = 16, 4
+
+
+# The structures of cpp_kernels.cpp
+class _Axis(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("lower", "upper", "fraction"))
+
+
+class _Feature(ctypes.Structure):
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p),
+        ("axes", _Axis * 3),
+        ("length", ctypes.c_int64 * 3),
+        ("planes", ctypes.c_int64),
+    )
+
+
+class _Part(ctypes.Structure):
+    _fields_ = (("value", ctypes.c_void_p), ("gradient", ctypes.c_void_p), ("channels", ctypes.c_int64))
+
+
+class _Arguments(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("features", "parts", "query", "gate", "out", "alpha")),
+        *((name, ctypes.c_void_p) for name in ("grad_out", "grad_alpha", "grad_query", "grad_gate")),
+        *((name, ctypes.c_int64) for name in ("feature_count", "part_count", "channels", "padded_channels")),
+        ("size", ctypes.c_int64 * 3),
+        ("planes_per_slab", ctypes.c_int64),
+        ("eps", ctypes.c_double),
+    )
+
+
+def forward(
+    sources: Sequence[Tensor],
+    x: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+    query: Tensor,
+    gate: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Compute out (B, C, *S) and alpha (B, K+1, *S); arguments as in `torch_backend.forward`."""
+    channels = query.numel()
+    out = x[0].new_empty((len(x[0]), channels, *x[0].shape[2:]))
+    alpha = x[0].new_empty((len(x[0]), len(sources) + 1, *x[0].shape[2:]))
+    for rows in sample_groups(sources, x, channels, x[0].dtype):
+        kernels = _Kernels(_project(sources, weights, biases, rows, x[0].dtype, channels), x, rows, query, gate, eps)
+        kernels.forward(out[rows], alpha[rows])
+    return out, alpha
+
+
+def backward(
+    grad_out: Tensor | None,
+    grad_alpha: Tensor | None,
+    sources: Sequence[Tensor],
+    x: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+    query: Tensor,
+    gate: Tensor | None,
+    eps: float,
+    needs: Needs | None = None,
+) -> tuple[
+    list[Tensor | None], list[Tensor | None], list[Tensor | None], list[Tensor | None], Tensor | None, Tensor | None
+]:
+    """Compute the gradients of sources, x, weights, biases, query and gate; arguments as in `torch_backend.backward`.
+
+    Those of the query and the gate are always computed, because they cost nothing beside the others.
+    """
+    needs = Needs.all(sources, x, weights, biases, gate) if needs is None else needs
+    dtype, channels = x[0].dtype, query.numel()
+    if grad_out is None:
+        grad_out = x[0].new_zeros((len(x[0]), channels, *x[0].shape[2:]))
+    needed = [needs.value(n) for n in range(len(sources))]
+    grad_sources, grad_x = _empty(sources, needs.sources), _empty(x, needs.x)
+    grad_weights: list[Tensor | None] = [None] * len(sources)
+    grad_biases: list[Tensor | None] = [None] * len(sources)
+    grad_query, grad_gate = torch.zeros(channels, dtype=dtype), torch.zeros((), dtype=dtype)
+    for rows in sample_groups(sources, x, channels, dtype):
+        kernels = _Kernels(_project(sources, weights, biases, rows, dtype, channels), x, rows, query, gate, eps)
+        d_values, d_query, d_gate = kernels.backward(
+            grad_out[rows],
+            None if grad_alpha is None else grad_alpha[rows],
+            needed,
+            [None if gradient is None else gradient[rows] for gradient in grad_x],
+        )
+        grad_query += d_query
+        grad_gate += d_gate
+        for n, (d_value, source) in enumerate(zip(d_values, sources, strict=True)):
+            if d_value is None:
+                continue
+            d_source, d_weight, d_bias = project_channels_last_backward(
+                d_value, source[rows], weights[n], needs.sources[n], needs.weights[n], needs.biases[n]
+            )
+            grad_source = grad_sources[n]
+            if grad_source is not None and d_source is not None:
+                grad_source[rows] = d_source
+            for total, gradient in ((grad_weights, d_weight), (grad_biases, d_bias)):
+                if gradient is not None:
+                    previous = total[n]
+                    total[n] = gradient if previous is None else previous + gradient
+    return grad_sources, grad_x, grad_weights, grad_biases, grad_query, None if gate is None else grad_gate.view_as(gate)
+
+
+def _empty(tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Contiguous tensors for the gradients that are needed, else None."""
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
+        for tensor, need in zip(tensors, needed, strict=True)
+    ]
+
+
+def _project(sources, weights, biases, rows: slice, dtype: torch.dtype, channels: int) -> list[Tensor]:
+    """The K projected features of some samples at their own resolutions, (B, *length, C) with padded channels."""
+    pieces = _ALIGNMENT // dtype.itemsize
+    padded = -(-channels // pieces) * pieces
+    return [
+        project_channels_last(source[rows], weight, bias, dtype, padded).view(-1, *_three_axes(source), padded)
+        for source, weight, bias in zip(sources, weights, biases, strict=True)
+    ]
+
+
+def _three_axes(tensor: Tensor) -> tuple[int, int, int]:
+    """The spatial size with three axes; two-dimensional images have one line in every plane."""
+    first, *others = tensor.shape[2:]
+    *_, line, last = (1, *others)
+    return first, line, last
+
+
+@lru_cache(maxsize=256)
+def _taps(length: int, target: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The two elements that each of `target` positions reads, int32, and the weight of the second one.
+
+    They are those of `torch.nn.functional.interpolate`, so that an infinite element reaches the same positions.
+    """
+    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * (length / target) - 0.5).clamp(min=0)
+    lower = position.floor().clamp(max=length - 1)
+    return lower.int(), (lower + 1).clamp(max=length - 1).int(), (position - lower).to(dtype)
+
+
+class _Kernels:
+    """The kernels with their arguments, for some samples.
+
+    Args:
+        values: the projected features, (B, *length, C) with three axes and padded channels.
+        x, query, gate, eps: as in `forward`.
+        rows: the samples.
+    """
+
+    def __init__(
+        self, values: list[Tensor], x: Sequence[Tensor], rows: slice, query: Tensor, gate: Tensor | None, eps: float
+    ):
+        self.dtype = x[0].dtype
+        self.values = values
+        self.current = [part[rows].contiguous() for part in x]
+        self.channels, self.padded_channels = query.numel(), values[0].shape[-1]
+        self.query = F.pad(query.to(self.dtype), (0, self.padded_channels - self.channels))
+        self.gate = None if gate is None else gate.to(self.dtype)
+        self.eps = eps
+        self.size = _three_axes(x[0])
+        self.planes_per_slab = max(_LEAST_PLANES, -(-self.size[0] // _SLABS))
+        self.slabs = -(-self.size[0] // self.planes_per_slab)
+        # of every feature, for every axis that is interpolated
+        self.taps = [
+            [None if s == t else _taps(s, t, self.dtype) for s, t in zip(value.shape[1:4], self.size, strict=True)]
+            for value in values
+        ]
+
+    def forward(self, out: Tensor, alpha: Tensor) -> None:
+        """Write out (B, C, *S) and alpha (B, K+1, *S)."""
+        nothing: list[None] = [None] * len(self.values)
+        self._run("forward", nothing, [None] * len(self.current), out=out, alpha=alpha)
+
+    def backward(
+        self, grad_out: Tensor, grad_alpha: Tensor | None, needed: Sequence[bool], grad_current: list[Tensor | None]
+    ) -> tuple[list[Tensor | None], Tensor, Tensor]:
+        """Write the gradients of x to `grad_current`, except to None, and return the others.
+
+        Returns:
+            the gradients of those projected features that are needed, (B, pixels, C), of the query and of the gate.
+        """
+        batch = len(grad_out)
+        gradients = [self._zeros(n) if need else None for n, need in enumerate(needed)]
+        grad_query = torch.zeros((batch, self.slabs, self.padded_channels), dtype=self.dtype)
+        grad_gate = torch.empty((batch, self.slabs), dtype=self.dtype)
+        self._run(
+            "backward", gradients, grad_current, grad_out=grad_out.contiguous(),
+            grad_alpha=None if grad_alpha is None else grad_alpha.contiguous(), grad_query=grad_query,
+            grad_gate=grad_gate,
+        )  # fmt: skip
+        d_values = [None if g is None else self._sum_slabs(n, g) for n, g in enumerate(gradients)]
+        d_values = [None if d is None else d.flatten(1, 3)[..., : self.channels] for d in d_values]
+        return d_values, grad_query.sum((0, 1))[: self.channels], grad_gate.sum()
+
+    def _planes(self, n: int) -> list[tuple[int, int]] | None:
+        """The first plane of feature n that each slab reads, and behind the last; None if every slab reads its own."""
+        taps = self.taps[n][0]
+        if taps is None:
+            return None
+        lower, upper, _ = taps
+        starts = range(0, self.size[0], self.planes_per_slab)
+        ends = (min(start + self.planes_per_slab, self.size[0]) for start in starts)
+        return [(int(lower[start]), int(upper[end - 1]) + 1) for start, end in zip(starts, ends, strict=True)]
+
+    def _zeros(self, n: int) -> Tensor:
+        """The tensor to which the kernels add the gradients of feature n."""
+        batch, _, *others = self.values[n].shape
+        planes = self._planes(n)
+        if planes is None:
+            return torch.zeros_like(self.values[n])
+        most = max(end - first for first, end in planes)
+        return self.values[n].new_zeros((batch, self.slabs, most, *others))
+
+    def _sum_slabs(self, n: int, gradient: Tensor) -> Tensor:
+        """The sum over all slabs, as `values`."""
+        planes = self._planes(n)
+        if planes is None:
+            return gradient
+        total = torch.zeros_like(self.values[n])
+        for slab, (first, end) in enumerate(planes):
+            total[:, first:end] += gradient[:, slab, : end - first]
+        return total
+
+    def _run(
+        self, function: str, gradients: Sequence[Tensor | None], grad_current: Sequence[Tensor | None],
+        **tensors: Tensor | None,
+    ) -> None:  # fmt: skip
+        """Compute all slabs of all samples, several at a time."""
+        features = (_Feature * len(self.values))(*(self._feature(n, g) for n, g in enumerate(gradients)))
+        parts = (_Part * len(self.current))(
+            *((part.data_ptr(), _pointer(g), part.shape[1]) for part, g in zip(self.current, grad_current, strict=True))
+        )
+        arguments = _Arguments(
+            features=ctypes.addressof(features), parts=ctypes.addressof(parts), query=self.query.data_ptr(),
+            gate=_pointer(self.gate), feature_count=len(features), part_count=len(parts), channels=self.channels,
+            padded_channels=self.padded_channels, size=self.size, planes_per_slab=self.planes_per_slab, eps=self.eps,
+            **{name: _pointer(tensor) for name, tensor in tensors.items()},
+        )  # fmt: skip
+        compute = getattr(load_library(), f"{function}_{str(self.dtype).removeprefix('torch.')}")
+        tasks = list(itertools.product(range(len(self.current[0])), range(self.slabs)))
+        threads = min(torch.get_num_threads(), len(tasks))
+        if threads <= 1:
+            for sample, slab in tasks:
+                compute(ctypes.addressof(arguments), sample, slab)
+            return
+        # not kept between calls: a process that is forked would have the pool without its threads
+        with ThreadPoolExecutor(threads) as pool:
+            for future in [pool.submit(compute, ctypes.addressof(arguments), *task) for task in tasks]:
+                future.result()
+
+    def _feature(self, n: int, gradient: Tensor | None) -> _Feature:
+        value, planes = self.values[n], 0
+        if gradient is not None and self.taps[n][0] is not None:
+            planes = gradient.shape[2]
+        axes = [_Axis() if taps is None else _Axis(*(tensor.data_ptr() for tensor in taps)) for taps in self.taps[n]]
+        return _Feature(value.data_ptr(), _pointer(gradient), (_Axis * 3)(*axes), tuple(value.shape[1:4]), planes)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,514 @@
+// Eqs. 4-8 of arXiv 2604.03297 and their gradients on a CPU, for features that have been projected to the channels of x.
+//
+// Features are channels-last, so that the vectors that a pixel reads are contiguous. A feature is interpolated along
+// its first two axes once for every row of pixels, and along the last axis for every pixel: V = (1-a) u + a v, where u
+// and v are neighbours in the row. The factors of the logit, q.V and |V|^2, follow from three numbers for every vector u
+// of a row, q.u, |u|^2 and u.v, because
+//
+//     q.V = (1-a) q.u + a q.v,    |V|^2 = (1-a)^2 |u|^2 + 2 a (1-a) u.v + a^2 |v|^2.
+//
+// The backward pass sums the gradients of these numbers over the pixels of a row before it multiplies vectors by them.
+//
+// Two-dimensional images have the size (H, 1, W). One call computes one slab, which is some planes along the first axis
+// of one sample. Every slab has its own sums, and the caller adds them in a fixed order, so the results do not depend
+// on the number of threads. Channels-last tensors have their channels padded with zeros to a multiple of 64 bytes.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+// The arguments. `cpp_backend.py` declares the same structures.
+
+// How positions along an axis are interpolated: position p reads the elements lower[p] and upper[p], which are equal at
+// the end of the axis, with the weights 1 - fraction[p] and fraction[p]. All null for an axis that is not interpolated.
+template <typename T>
+struct Axis {
+    const int32_t *lower, *upper;
+    const T *fraction;
+};
+
+template <typename T>
+struct Feature {
+    const T *value;  // (B, *length, C)
+    // Null if it is not needed, else zeros, as `value`. If the first axis is interpolated, every slab has a sum of its
+    // own, (B, slabs, planes, *length[1:], C), over the planes from the first one that it reads.
+    T *gradient;
+    Axis<T> axes[3];
+    int64_t length[3];
+    int64_t planes;
+};
+
+// Some channels of x.
+template <typename T>
+struct Part {
+    const T *value;  // (B, channels, *size)
+    T *gradient;     // as `value`, or null if it is not needed
+    int64_t channels;
+};
+
+template <typename T>
+struct Arguments {
+    const Feature<T> *features;
+    const Part<T> *parts;
+    const T *query;       // q, the pseudo-query times the gain, (C,)
+    const T *gate;        // one element, or null
+    T *out;               // (B, channels, *size)
+    T *alpha;             // (B, K+1, *size)
+    const T *grad_out;    // as `out`
+    const T *grad_alpha;  // as `alpha`, or null for zero
+    T *grad_query;        // (B, slabs, C), zeros
+    T *grad_gate;         // (B, slabs)
+    int64_t feature_count;
+    int64_t part_count;
+    int64_t channels;         // of x
+    int64_t padded_channels;  // C
+    int64_t size[3];
+    int64_t planes_per_slab;
+    double eps;
+};
+
+// Vectors of 32 bytes, which compilers split where a CPU has none.
+constexpr int64_t BYTES = 32;
+
+template <typename T>
+struct VectorOf {
+    typedef T Type __attribute__((vector_size(BYTES)));
+};
+template <typename T>
+using Vector = typename VectorOf<T>::Type;
+template <typename T>
+constexpr int64_t LANES = BYTES / sizeof(T);
+
+template <typename T>
+Vector<T> load(const T *from) {
+    Vector<T> vector;
+    std::memcpy(&vector, from, BYTES);
+    return vector;
+}
+
+template <typename T>
+void store(T *to, const Vector<T> &vector) {
+    std::memcpy(to, &vector, BYTES);
+}
+
+template <typename T>
+T sum_lanes(const Vector<T> &vector) {
+    typedef T Half __attribute__((vector_size(BYTES / 2)));
+    Half first, second;
+    std::memcpy(&first, &vector, BYTES / 2);
+    std::memcpy(&second, reinterpret_cast<const char *>(&vector) + BYTES / 2, BYTES / 2);
+    first += second;
+    if constexpr (LANES<T> == 8) return (first[0] + first[1]) + (first[2] + first[3]);
+    return first[0] + first[1];
+}
+
+template <typename T>
+T dot(const T *a, const T *b, int64_t n) {
+    Vector<T> sum = {};
+    for (int64_t i = 0; i < n; i += LANES<T>) sum += load(a + i) * load(b + i);
+    return sum_lanes<T>(sum);
+}
+
+// out += factor * in
+template <typename T>
+void add(T *out, T factor, const T *in, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES<T>) store<T>(out + i, load(out + i) + factor * load(in + i));
+}
+
+// The pixels of a row that are computed together: 16 float32 of a channel fill a line of the cache.
+constexpr int64_t BLOCK = 16;
+
+// From (channels, pixels) to (pixels, C), for the `count` first pixels.
+template <typename T>
+void to_channels_last(T *out, int64_t C, const T *in, int64_t pixels, int64_t channels, int64_t count) {
+    for (int64_t c = 0; c < channels; ++c)
+        for (int64_t i = 0; i < count; ++i) out[i * C + c] = in[c * pixels + i];
+}
+
+// From (pixels, C) to (channels, pixels), for the `count` first pixels.
+template <typename T>
+void to_channels_first(T *out, int64_t pixels, const T *in, int64_t C, int64_t channels, int64_t count) {
+    for (int64_t c = 0; c < channels; ++c)
+        for (int64_t i = 0; i < count; ++i) out[c * pixels + i] = in[i * C + c];
+}
+
+// The elements along an axis that one position reads, and their weights; `index` and `weight` always have two.
+template <typename T>
+struct Taps {
+    int64_t index[2];
+    T weight[2];
+    int count;
+
+    Taps(const Axis<T> &axis, int64_t position) {
+        index[0] = axis.lower ? axis.lower[position] : position;
+        index[1] = axis.lower ? axis.upper[position] : position;
+        count = index[0] == index[1] ? 1 : 2;
+        weight[1] = count == 2 ? axis.fraction[position] : T(0);
+        weight[0] = 1 - weight[1];
+    }
+};
+
+// A term of a sum over vectors.
+template <typename T>
+struct Term {
+    T weight;
+    const T *vector;
+};
+
+// A row of a feature: its vectors u, interpolated along the first two axes, with their numbers and gradients.
+template <typename T>
+struct Row {
+    std::vector<Taps<T>> taps;                       // of every pixel along the last axis
+    std::vector<T> interpolated;                     // (length, C), unless the row is one of the feature
+    const T *value = nullptr;                        // (length, C), these or those of the feature
+    std::vector<T> product, square, cross;           // q.u, |u|^2, and u.v with the next vector v
+    std::vector<T> gradient;                         // (length, C), if the feature is interpolated along any axis
+    std::vector<T> d_product, d_square, d_cross;     // d_square and d_cross are twice the gradients
+};
+
+// One slab of one sample.
+template <typename T>
+class Slab {
+  public:
+    Slab(const Arguments<T> &arguments, int64_t sample, int64_t slab)
+        : a(arguments), C(a.padded_channels), K(a.feature_count),
+          slabs((a.size[0] + a.planes_per_slab - 1) / a.planes_per_slab), sample(sample), slab(slab),
+          pixels(a.size[0] * a.size[1] * a.size[2]), rows(K), terms(2 * K + 1), current(BLOCK * C),
+          product((K + 1) * BLOCK), rstd((K + 1) * BLOCK), alpha((K + 1) * BLOCK) {
+        for (int64_t n = 0; n < K; ++n)
+            for (int64_t x = 0; x < a.size[2]; ++x) rows[n].taps.emplace_back(a.features[n].axes[2], x);
+    }
+
+    void forward() {
+        std::vector<T> out(BLOCK * C);
+        for_each_row([&](int64_t z, int64_t y) {
+            for_each_block(z, y, [&](int64_t x, int64_t pixel, int64_t count) {
+                for (int64_t i = 0; i < count; ++i) sum_values(x + i, i, &out[i * C]);
+                to_channels_first(a.out + sample * a.channels * pixels + pixel, pixels, out.data(), C, a.channels,
+                                  count);
+                for (int64_t n = 0; n <= K; ++n)
+                    for (int64_t i = 0; i < count; ++i)
+                        a.alpha[(sample * (K + 1) + n) * pixels + pixel + i] = gated(n, i);
+            });
+        });
+    }
+
+    void backward() {
+        grad.resize(BLOCK * C);
+        grad_current.resize(BLOCK * C);
+        d_alpha.resize((K + 1) * BLOCK);
+        // sums of a row are added to those of the slab, because many small terms added to a large sum lose digits
+        d_query.resize(C);
+        double d_gate_of_slab = 0;
+        for_each_row([&](int64_t z, int64_t y) {
+            std::fill(d_query.begin(), d_query.end(), T(0));
+            d_gate = 0;
+            for (int64_t n = 0; n < K; ++n) clear_gradients(n);
+            for_each_block(z, y, [&](int64_t x, int64_t pixel, int64_t count) {
+                to_channels_last(grad.data(), C, a.grad_out + sample * a.channels * pixels + pixel, pixels, a.channels,
+                                 count);
+                for (int64_t i = 0; i < count; ++i) backward_pixel(x + i, i, pixel + i);
+                write_current_gradients(pixel, count);
+            });
+            for (int64_t n = 0; n < K; ++n) write_row_gradients(n, z, y);
+            add(a.grad_query + (sample * slabs + slab) * C, T(1), d_query.data(), C);
+            d_gate_of_slab += d_gate;
+        });
+        a.grad_gate[sample * slabs + slab] = T(d_gate_of_slab);
+    }
+
+  private:
+    const Arguments<T> &a;
+    const int64_t C, K, slabs, sample, slab, pixels;
+    std::vector<Row<T>> rows;
+    std::vector<Term<T>> terms;
+    // of the pixels of a block: (pixels, C), and numbers for each of the K+1 values, (K+1, pixels)
+    std::vector<T> current, grad, grad_current;
+    std::vector<T> product, rstd, alpha, d_alpha;
+    // of the pixels of a row
+    std::vector<T> d_query;
+    double d_gate = 0;
+
+    template <typename Function>
+    void for_each_row(Function function) {
+        const int64_t begin = slab * a.planes_per_slab, end = std::min(a.size[0], begin + a.planes_per_slab);
+        for (int64_t z = begin; z < end; ++z)
+            for (int64_t y = 0; y < a.size[1]; ++y) {
+                for (int64_t n = 0; n < K; ++n) read_row(n, z, y);
+                function(z, y);
+            }
+    }
+
+    template <typename Function>
+    void for_each_block(int64_t z, int64_t y, Function function) {
+        for (int64_t x = 0; x < a.size[2]; x += BLOCK) {
+            const int64_t pixel = (z * a.size[1] + y) * a.size[2] + x, count = std::min(BLOCK, a.size[2] - x);
+            int64_t first = 0;
+            for (int64_t p = 0; p < a.part_count; ++p) {
+                const Part<T> &part = a.parts[p];
+                to_channels_last(&current[first], C, part.value + sample * part.channels * pixels + pixel, pixels,
+                                 part.channels, count);
+                first += part.channels;
+            }
+            attend(x, count);
+            function(x, pixel, count);
+        }
+    }
+
+    // Interpolate feature n along the first two axes.
+    void read_row(int64_t n, int64_t z, int64_t y) {
+        const Feature<T> &feature = a.features[n];
+        Row<T> &row = rows[n];
+        const int64_t length = feature.length[2];
+        const Taps<T> planes(feature.axes[0], z), lines(feature.axes[1], y);
+        Term<T> sources[4];
+        int count = 0;
+        for (int i = 0; i < planes.count; ++i)
+            for (int j = 0; j < lines.count; ++j) {
+                const int64_t plane = sample * feature.length[0] + planes.index[i];
+                const int64_t line = plane * feature.length[1] + lines.index[j];
+                sources[count++] = {planes.weight[i] * lines.weight[j], feature.value + line * length * C};
+            }
+        if (count == 1) {
+            row.value = sources[0].vector;
+        } else {
+            row.interpolated.resize(length * C);
+            row.value = row.interpolated.data();
+        }
+        for (std::vector<T> *numbers : {&row.product, &row.square, &row.cross}) numbers->assign(length, T(0));
+        const bool neighbours = feature.axes[2].lower != nullptr;
+        if (count == 1) read_vectors<1>(row, sources, length, neighbours);
+        if (count == 2) read_vectors<2>(row, sources, length, neighbours);
+        if (count == 4) read_vectors<4>(row, sources, length, neighbours);
+    }
+
+    // Sum the rows of the feature, and compute the numbers of the vectors in the same pass.
+    template <int COUNT>
+    void read_vectors(Row<T> &row, const Term<T> (&sources)[4], int64_t length, bool neighbours) {
+        for (int64_t i = 0; i < length; ++i) {
+            const bool has_previous = neighbours && i > 0;
+            const T *previous = row.value + (i - has_previous) * C;
+            Vector<T> product = {}, square = {}, cross = {};
+            for (int64_t c = 0; c < C; c += LANES<T>) {
+                Vector<T> u = load(sources[0].vector + i * C + c);
+                if constexpr (COUNT > 1) {
+                    u *= sources[0].weight;
+                    for (int k = 1; k < COUNT; ++k) u += sources[k].weight * load(sources[k].vector + i * C + c);
+                    store<T>(&row.interpolated[i * C + c], u);
+                }
+                product += load(a.query + c) * u;
+                square += u * u;
+                if (has_previous) cross += load(previous + c) * u;
+            }
+            row.product[i] = sum_lanes<T>(product);
+            row.square[i] = sum_lanes<T>(square);
+            if (has_previous) row.cross[i - 1] = sum_lanes<T>(cross);
+        }
+    }
+
+    // Eqs. 6 and 7 of a block: the factors of the logits, q.V and 1 / RMS(V), and the attention.
+    void attend(int64_t x, int64_t count) {
+        for (int64_t i = 0; i < count; ++i) {
+            T largest = 0, sum = 0;
+            for (int64_t n = 0; n <= K; ++n) {
+                T square;
+                if (n == K) {
+                    product[n * BLOCK + i] = dot(a.query, &current[i * C], C);
+                    square = dot(&current[i * C], &current[i * C], C);
+                } else {
+                    const Row<T> &row = rows[n];
+                    const Taps<T> &taps = row.taps[x + i];
+                    const int64_t lower = taps.index[0], upper = taps.index[1];
+                    const T u = taps.weight[0], v = taps.weight[1];
+                    product[n * BLOCK + i] = u * row.product[lower] + v * row.product[upper];
+                    square = u * u * row.square[lower] + 2 * u * v * row.cross[lower] + v * v * row.square[upper];
+                    // rounding may make it negative; NaN stays
+                    if (square < 0) square = 0;
+                }
+                rstd[n * BLOCK + i] = 1 / std::sqrt(square / T(a.channels) + T(a.eps));
+                const T logit = alpha[n * BLOCK + i] = product[n * BLOCK + i] * rstd[n * BLOCK + i];
+                largest = n == 0 ? logit : std::max(largest, logit);
+            }
+            for (int64_t n = 0; n <= K; ++n)
+                sum += alpha[n * BLOCK + i] = std::exp(alpha[n * BLOCK + i] - largest);
+            const T scale = 1 / sum;
+            for (int64_t n = 0; n <= K; ++n) alpha[n * BLOCK + i] *= scale;
+        }
+    }
+
+    // The weight of value n in the sum of Eq. 8: g alpha, plus 1 - g for x.
+    T gated(int64_t n, int64_t i) const {
+        const T weight = alpha[n * BLOCK + i];
+        return a.gate ? *a.gate * weight + (n == K ? 1 - *a.gate : T(0)) : weight;
+    }
+
+    // Eq. 8 of pixel x, which is the i-th one of the block.
+    void sum_values(int64_t x, int64_t i, T *out) {
+        size_t count = 0;
+        terms[count++] = {gated(K, i), &current[i * C]};
+        for (int64_t n = 0; n < K; ++n) {
+            const Taps<T> &taps = rows[n].taps[x];
+            for (int t = 0; t < taps.count; ++t)
+                terms[count++] = {gated(n, i) * taps.weight[t], rows[n].value + taps.index[t] * C};
+        }
+        // two vectors at a time, which stay in registers
+        for (int64_t c = 0; c < C; c += 2 * LANES<T>) {
+            Vector<T> first = {}, second = {};
+            for (size_t t = 0; t < count; ++t) {
+                first += terms[t].weight * load(terms[t].vector + c);
+                second += terms[t].weight * load(terms[t].vector + c + LANES<T>);
+            }
+            store<T>(out + c, first);
+            store<T>(out + c + LANES<T>, second);
+        }
+    }
+
+    bool is_interpolated(const Feature<T> &feature) const {
+        return feature.axes[0].lower || feature.axes[1].lower || feature.axes[2].lower;
+    }
+
+    void clear_gradients(int64_t n) {
+        const Feature<T> &feature = a.features[n];
+        const int64_t length = feature.length[2];
+        if (feature.gradient && is_interpolated(feature)) rows[n].gradient.assign(length * C, T(0));
+        for (std::vector<T> *numbers : {&rows[n].d_product, &rows[n].d_square, &rows[n].d_cross})
+            numbers->assign(length, T(0));
+    }
+
+    void backward_pixel(int64_t x, int64_t i, int64_t pixel) {
+        const T *g = &grad[i * C];
+        const T gate = a.gate ? *a.gate : T(1);
+        // Eq. 8
+        T mean = 0;
+        for (int64_t n = 0; n <= K; ++n) {
+            T d = n == K ? dot(g, &current[i * C], C) : dot_value(g, n, x);
+            if (a.grad_alpha) d += a.grad_alpha[(sample * (K + 1) + n) * pixels + pixel];
+            d_alpha[n * BLOCK + i] = d;
+            mean += alpha[n * BLOCK + i] * d;
+        }
+        d_gate += mean - d_alpha[K * BLOCK + i];
+        for (int64_t n = 0; n <= K; ++n) {
+            const int64_t k = n * BLOCK + i;
+            // Eq. 7, then Eq. 6
+            const T d_logit = alpha[k] * (d_alpha[k] - mean) * gate;
+            const T d_product = d_logit * rstd[k];
+            // twice the gradient of |V|^2, which is the factor of V in the gradient of V
+            const T d_square = -d_product * product[k] * rstd[k] * rstd[k] / T(a.channels);
+            const T weight = gated(n, i);
+            if (n == K) {
+                const T *value = &current[i * C];
+                add(d_query.data(), d_product, value, C);
+                for (int64_t c = 0; c < C; c += LANES<T>)
+                    store<T>(&grad_current[i * C + c], weight * load(g + c) + d_product * load(a.query + c) +
+                                                           d_square * load(value + c));
+                continue;
+            }
+            Row<T> &row = rows[n];
+            const Taps<T> &taps = row.taps[x];
+            const int64_t lower = taps.index[0], upper = taps.index[1];
+            const T u = taps.weight[0], v = taps.weight[1];
+            row.d_product[lower] += u * d_product;
+            row.d_product[upper] += v * d_product;
+            row.d_square[lower] += u * u * d_square;
+            row.d_square[upper] += v * v * d_square;
+            row.d_cross[lower] += u * v * d_square;
+            T *gradient = row.gradient.data();
+            if (row.gradient.empty() && a.features[n].gradient)
+                gradient = a.features[n].gradient + (sample * pixels + pixel - x) * C;
+            if (!gradient) continue;
+            if (taps.count == 1) {
+                add(gradient + lower * C, weight, g, C);
+                continue;
+            }
+            T *first = gradient + lower * C, *second = gradient + upper * C;
+            for (int64_t c = 0; c < C; c += LANES<T>) {
+                const Vector<T> weighted = weight * load(g + c);
+                store<T>(first + c, load(first + c) + u * weighted);
+                store<T>(second + c, load(second + c) + v * weighted);
+            }
+        }
+    }
+
+    // The dot product of g with value n of pixel x.
+    T dot_value(const T *g, int64_t n, int64_t x) const {
+        const Taps<T> &taps = rows[n].taps[x];
+        const T *lower = rows[n].value + taps.index[0] * C, *upper = rows[n].value + taps.index[1] * C;
+        if (taps.count == 1) return dot(g, lower, C);
+        Vector<T> first = {}, second = {};
+        for (int64_t c = 0; c < C; c += LANES<T>) {
+            const Vector<T> vector = load(g + c);
+            first += vector * load(lower + c);
+            second += vector * load(upper + c);
+        }
+        return sum_lanes<T>(taps.weight[0] * first + taps.weight[1] * second);
+    }
+
+    void write_current_gradients(int64_t pixel, int64_t count) {
+        int64_t first = 0;
+        for (int64_t p = 0; p < a.part_count; ++p) {
+            const Part<T> &part = a.parts[p];
+            if (part.gradient)
+                to_channels_first(part.gradient + sample * part.channels * pixels + pixel, pixels, &grad_current[first],
+                                  C, part.channels, count);
+            first += part.channels;
+        }
+    }
+
+    // Add the gradients of the numbers of a row, and write those of the vectors to the rows that they were read from.
+    void write_row_gradients(int64_t n, int64_t z, int64_t y) {
+        const Feature<T> &feature = a.features[n];
+        Row<T> &row = rows[n];
+        const int64_t length = feature.length[2];
+        for (int64_t i = 0; i < length; ++i) add(d_query.data(), row.d_product[i], row.value + i * C, C);
+        if (!feature.gradient) return;
+        T *gradient = row.gradient.data();
+        if (row.gradient.empty())
+            gradient = feature.gradient + (sample * pixels + (z * a.size[1] + y) * a.size[2]) * C;
+        for (int64_t i = 0; i < length; ++i) {
+            const T *u = row.value + i * C;
+            T *d = gradient + i * C;
+            for (int64_t c = 0; c < C; c += LANES<T>)
+                store<T>(d + c, load(d + c) + row.d_product[i] * load(a.query + c) + row.d_square[i] * load(u + c));
+            if (i + 1 < length && feature.axes[2].lower) {
+                add(d, row.d_cross[i], u + C, C);
+                add(d + C, row.d_cross[i], u, C);
+            }
+        }
+        if (row.gradient.empty()) return;
+        const Taps<T> planes(feature.axes[0], z), lines(feature.axes[1], y);
+        int64_t first = sample * feature.length[0];
+        if (feature.axes[0].lower)
+            first = (sample * slabs + slab) * feature.planes - feature.axes[0].lower[slab * a.planes_per_slab];
+        for (int i = 0; i < planes.count; ++i)
+            for (int j = 0; j < lines.count; ++j) {
+                const int64_t line = (first + planes.index[i]) * feature.length[1] + lines.index[j];
+                add(feature.gradient + line * length * C, planes.weight[i] * lines.weight[j], gradient, length * C);
+            }
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+void forward_float32(const Arguments<float> *arguments, int64_t sample, int64_t slab) {
+    Slab<float>(*arguments, sample, slab).forward();
+}
+
+void forward_float64(const Arguments<double> *arguments, int64_t sample, int64_t slab) {
+    Slab<double>(*arguments, sample, slab).forward();
+}
+
+void backward_float32(const Arguments<float> *arguments, int64_t sample, int64_t slab) {
+    Slab<float>(*arguments, sample, slab).backward();
+}
+
+void backward_float64(const Arguments<double> *arguments, int64_t sample, int64_t slab) {
+    Slab<double>(*arguments, sample, slab).backward();
+}
+
+}
