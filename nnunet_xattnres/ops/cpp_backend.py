@@ -7,6 +7,8 @@ is kept for backward but the arguments: it computes projections, logits and atte
 
 import ctypes
 import itertools
+import math
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -25,6 +27,8 @@ DTYPES = (torch.float32, torch.float64)
 
 # The kernels read the channels of a pixel in pieces of this many bytes.
 _ALIGNMENT = 64
+# The bytes of intermediate results for which memory is kept between calls.
+_WORKSPACE = 256 * 2**20
 # The slabs of a sample, which threads take one after the other, and the least planes of a slab: a slab has sums of its
 # own for all planes that it reads, and thin slabs have many of them in common.
 _SLABS, _LEAST_PLANES = 16, 4
@@ -74,8 +78,8 @@ def forward(
     out = x[0].new_empty((len(x[0]), channels, *x[0].shape[2:]))
     alpha = x[0].new_empty((len(x[0]), len(sources) + 1, *x[0].shape[2:]))
     for rows in sample_groups(sources, x, channels, x[0].dtype):
-        kernels = _Kernels(_project(sources, weights, biases, rows, x[0].dtype, channels), x, rows, query, gate, eps)
-        kernels.forward(out[rows], alpha[rows])
+        values = _project(sources, weights, biases, rows, x[0].dtype, channels)
+        _Kernels(values, x, rows, query, gate, eps).forward(out[rows], alpha[rows])
     return out, alpha
 
 
@@ -102,13 +106,13 @@ def backward(
     if grad_out is None:
         grad_out = x[0].new_zeros((len(x[0]), channels, *x[0].shape[2:]))
     needed = [needs.value(n) for n in range(len(sources))]
-    grad_sources, grad_x = _empty(sources, needs.sources), _empty(x, needs.x)
+    grad_sources, grad_x = _empty(sources, needs.sources, dtype), _empty(x, needs.x, dtype)
     grad_weights: list[Tensor | None] = [None] * len(sources)
     grad_biases: list[Tensor | None] = [None] * len(sources)
     grad_query, grad_gate = torch.zeros(channels, dtype=dtype), torch.zeros((), dtype=dtype)
     for rows in sample_groups(sources, x, channels, dtype):
-        kernels = _Kernels(_project(sources, weights, biases, rows, dtype, channels), x, rows, query, gate, eps)
-        d_values, d_query, d_gate = kernels.backward(
+        values = _project(sources, weights, biases, rows, dtype, channels)
+        d_values, d_query, d_gate = _Kernels(values, x, rows, query, gate, eps).backward(
             grad_out[rows],
             None if grad_alpha is None else grad_alpha[rows],
             needed,
@@ -119,12 +123,15 @@ def backward(
         for n, (d_value, source) in enumerate(zip(d_values, sources, strict=True)):
             if d_value is None:
                 continue
-            d_source, d_weight, d_bias = project_channels_last_backward(
-                d_value, source[rows], weights[n], needs.sources[n], needs.weights[n], needs.biases[n]
-            )
             grad_source = grad_sources[n]
-            if grad_source is not None and d_source is not None:
-                grad_source[rows] = d_source
+            d_weight, d_bias = project_channels_last_backward(
+                d_value,
+                source[rows],
+                weights[n],
+                None if grad_source is None else grad_source[rows],
+                needs.weights[n],
+                needs.biases[n],
+            )
             for total, gradient in ((grad_weights, d_weight), (grad_biases, d_bias)):
                 if gradient is not None:
                     previous = total[n]
@@ -132,22 +139,58 @@ def backward(
     return grad_sources, grad_x, grad_weights, grad_biases, grad_query, None if gate is None else grad_gate.view_as(gate)
 
 
-def _empty(tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+class _Workspace(threading.local):
+    """Memory for the intermediate results of a call, which the next call uses again.
+
+    New memory is slow, because the operating system clears it page by page: on a virtual machine, 1 GB took 0.6 s.
+    """
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def start(self) -> None:
+        """Use the memory from its beginning. What has been taken from it is no longer valid."""
+        size = min(self._used, _WORKSPACE)
+        if size > len(self._memory):
+            # a tensor that is made in inference mode could not be changed outside of it
+            with torch.inference_mode(False):
+                self._memory = torch.empty(size, dtype=torch.uint8)
+        self._used = 0
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor with any content."""
+        start, size = self._used, math.prod(shape) * dtype.itemsize
+        self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
+        if self._used > len(self._memory):
+            return torch.empty(shape, dtype=dtype)
+        return self._memory[start : start + size].view(dtype).view(shape)
+
+
+_workspace = _Workspace()
+
+
+def _empty(tensors: Sequence[Tensor], needed: Sequence[bool], dtype: torch.dtype) -> list[Tensor | None]:
     """Contiguous tensors for the gradients that are needed, else None."""
     return [
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) if need else None
-        for tensor, need in zip(tensors, needed, strict=True)
+        torch.empty(tensor.shape, dtype=dtype) if need else None for tensor, need in zip(tensors, needed, strict=True)
     ]
 
 
 def _project(sources, weights, biases, rows: slice, dtype: torch.dtype, channels: int) -> list[Tensor]:
-    """The K projected features of some samples at their own resolutions, (B, *length, C) with padded channels."""
+    """The K projected features of some samples at their own resolutions, (B, *length, C) with padded channels.
+
+    They are the first intermediate results of a call.
+    """
+    _workspace.start()
     pieces = _ALIGNMENT // dtype.itemsize
     padded = -(-channels // pieces) * pieces
-    return [
-        project_channels_last(source[rows], weight, bias, dtype, padded).view(-1, *_three_axes(source), padded)
-        for source, weight, bias in zip(sources, weights, biases, strict=True)
-    ]
+    values = []
+    for source, weight, bias in zip(sources, weights, biases, strict=True):
+        part = source[rows]
+        values.append(_workspace.take((len(part), *_three_axes(source), padded), dtype))
+        project_channels_last(part, weight, bias, values[-1].flatten(1, 3))
+    return values
 
 
 def _three_axes(tensor: Tensor) -> tuple[int, int, int]:
@@ -210,7 +253,7 @@ class _Kernels:
             the gradients of those projected features that are needed, (B, pixels, C), of the query and of the gate.
         """
         batch = len(grad_out)
-        gradients = [self._zeros(n) if need else None for n, need in enumerate(needed)]
+        gradients = [self._gradient(n) if need else None for n, need in enumerate(needed)]
         grad_query = torch.zeros((batch, self.slabs, self.padded_channels), dtype=self.dtype)
         grad_gate = torch.empty((batch, self.slabs), dtype=self.dtype)
         self._run(
@@ -232,21 +275,22 @@ class _Kernels:
         ends = (min(start + self.planes_per_slab, self.size[0]) for start in starts)
         return [(int(lower[start]), int(upper[end - 1]) + 1) for start, end in zip(starts, ends, strict=True)]
 
-    def _zeros(self, n: int) -> Tensor:
-        """The tensor to which the kernels add the gradients of feature n."""
-        batch, _, *others = self.values[n].shape
-        planes = self._planes(n)
+    def _gradient(self, n: int) -> Tensor:
+        """The tensor for the gradient of feature n, or for the sums of all slabs."""
+        value, planes = self.values[n], self._planes(n)
         if planes is None:
-            return torch.zeros_like(self.values[n])
+            gradient = _workspace.take(value.shape, self.dtype)
+            return gradient if self.taps[n] == [None] * 3 else gradient.zero_()
+        batch, _, *others = value.shape
         most = max(end - first for first, end in planes)
-        return self.values[n].new_zeros((batch, self.slabs, most, *others))
+        return _workspace.take((batch, self.slabs, most, *others), self.dtype).zero_()
 
     def _sum_slabs(self, n: int, gradient: Tensor) -> Tensor:
         """The sum over all slabs, as `values`."""
         planes = self._planes(n)
         if planes is None:
             return gradient
-        total = torch.zeros_like(self.values[n])
+        total = _workspace.take(self.values[n].shape, self.dtype).zero_()
         for slab, (first, end) in enumerate(planes):
             total[:, first:end] += gradient[:, slab, : end - first]
         return total
@@ -267,16 +311,19 @@ class _Kernels:
             **{name: _pointer(tensor) for name, tensor in tensors.items()},
         )  # fmt: skip
         compute = getattr(load_library(), f"{function}_{str(self.dtype).removeprefix('torch.')}")
-        tasks = list(itertools.product(range(len(self.current[0])), range(self.slabs)))
-        threads = min(torch.get_num_threads(), len(tasks))
-        if threads <= 1:
-            for sample, slab in tasks:
-                compute(ctypes.addressof(arguments), sample, slab)
-            return
+        tasks = itertools.product(range(len(self.current[0])), range(self.slabs))
+
+        def work() -> None:
+            for task in tasks:
+                compute(ctypes.addressof(arguments), *task)
+
+        threads = min(torch.get_num_threads(), len(self.current[0]) * self.slabs)
         # not kept between calls: a process that is forked would have the pool without its threads
-        with ThreadPoolExecutor(threads) as pool:
-            for future in [pool.submit(compute, ctypes.addressof(arguments), *task) for task in tasks]:
-                future.result()
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            others = [pool.submit(work) for _ in range(threads - 1)]
+            work()
+            for other in others:
+                other.result()
 
     def _feature(self, n: int, gradient: Tensor | None) -> _Feature:
         value, planes = self.values[n], 0

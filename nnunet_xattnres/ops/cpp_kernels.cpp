@@ -34,8 +34,8 @@ struct Axis {
 template <typename T>
 struct Feature {
     const T *value;  // (B, *length, C)
-    // Null if it is not needed, else zeros, as `value`. If the first axis is interpolated, every slab has a sum of its
-    // own, (B, slabs, planes, *length[1:], C), over the planes from the first one that it reads.
+    // Null if it is not needed, else as `value`; zeros where an axis is interpolated. If it is the first one, every slab
+    // has sums of its own, (B, slabs, planes, *length[1:], C), for the planes from the first one that it reads.
     T *gradient;
     Axis<T> axes[3];
     int64_t length[3];
@@ -122,18 +122,26 @@ void add(T *out, T factor, const T *in, int64_t n) {
 // The pixels of a row that are computed together: 16 float32 of a channel fill a line of the cache.
 constexpr int64_t BLOCK = 16;
 
-// From (channels, pixels) to (pixels, C), for the `count` first pixels.
+// From (channels, pixels) to (pixels, C), for the first `count` pixels; a constant count makes it twice as fast.
 template <typename T>
 void to_channels_last(T *out, int64_t C, const T *in, int64_t pixels, int64_t channels, int64_t count) {
-    for (int64_t c = 0; c < channels; ++c)
-        for (int64_t i = 0; i < count; ++i) out[i * C + c] = in[c * pixels + i];
+    for (int64_t c = 0; c < channels; ++c) {
+        __builtin_prefetch(in + c * pixels + BLOCK);  // of the next block
+        if (count == BLOCK)
+            for (int64_t i = 0; i < BLOCK; ++i) out[i * C + c] = in[c * pixels + i];
+        else
+            for (int64_t i = 0; i < count; ++i) out[i * C + c] = in[c * pixels + i];
+    }
 }
 
-// From (pixels, C) to (channels, pixels), for the `count` first pixels.
+// From (pixels, C) to (channels, pixels), likewise.
 template <typename T>
 void to_channels_first(T *out, int64_t pixels, const T *in, int64_t C, int64_t channels, int64_t count) {
     for (int64_t c = 0; c < channels; ++c)
-        for (int64_t i = 0; i < count; ++i) out[c * pixels + i] = in[i * C + c];
+        if (count == BLOCK)
+            for (int64_t i = 0; i < BLOCK; ++i) out[c * pixels + i] = in[i * C + c];
+        else
+            for (int64_t i = 0; i < count; ++i) out[c * pixels + i] = in[i * C + c];
 }
 
 // The elements along an axis that one position reads, and their weights; `index` and `weight` always have two.
@@ -166,7 +174,7 @@ struct Row {
     std::vector<T> interpolated;                     // (length, C), unless the row is one of the feature
     const T *value = nullptr;                        // (length, C), these or those of the feature
     std::vector<T> product, square, cross;           // q.u, |u|^2, and u.v with the next vector v
-    std::vector<T> gradient;                         // (length, C), if the feature is interpolated along any axis
+    std::vector<T> gradient;                         // (length, C), where the feature is interpolated along any axis
     std::vector<T> d_product, d_square, d_cross;     // d_square and d_cross are twice the gradients
 };
 
@@ -178,7 +186,7 @@ class Slab {
         : a(arguments), C(a.padded_channels), K(a.feature_count),
           slabs((a.size[0] + a.planes_per_slab - 1) / a.planes_per_slab), sample(sample), slab(slab),
           pixels(a.size[0] * a.size[1] * a.size[2]), rows(K), terms(2 * K + 1), current(BLOCK * C),
-          product((K + 1) * BLOCK), rstd((K + 1) * BLOCK), alpha((K + 1) * BLOCK) {
+          product((K + 1) * BLOCK), square((K + 1) * BLOCK), rstd((K + 1) * BLOCK), alpha((K + 1) * BLOCK) {
         for (int64_t n = 0; n < K; ++n)
             for (int64_t x = 0; x < a.size[2]; ++x) rows[n].taps.emplace_back(a.features[n].axes[2], x);
     }
@@ -228,7 +236,7 @@ class Slab {
     std::vector<Term<T>> terms;
     // of the pixels of a block: (pixels, C), and numbers for each of the K+1 values, (K+1, pixels)
     std::vector<T> current, grad, grad_current;
-    std::vector<T> product, rstd, alpha, d_alpha;
+    std::vector<T> product, square, rstd, alpha, d_alpha;
     // of the pixels of a row
     std::vector<T> d_query;
     double d_gate = 0;
@@ -310,34 +318,43 @@ class Slab {
         }
     }
 
-    // Eqs. 6 and 7 of a block: the factors of the logits, q.V and 1 / RMS(V), and the attention.
+    // Eqs. 6 and 7 of a block: the factors of the logits, q.V and 1 / RMS(V), and the attention. The loops over whole
+    // blocks are those that compilers vectorise.
     void attend(int64_t x, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) {
-            T largest = 0, sum = 0;
-            for (int64_t n = 0; n <= K; ++n) {
-                T square;
-                if (n == K) {
-                    product[n * BLOCK + i] = dot(a.query, &current[i * C], C);
-                    square = dot(&current[i * C], &current[i * C], C);
-                } else {
-                    const Row<T> &row = rows[n];
-                    const Taps<T> &taps = row.taps[x + i];
-                    const int64_t lower = taps.index[0], upper = taps.index[1];
-                    const T u = taps.weight[0], v = taps.weight[1];
-                    product[n * BLOCK + i] = u * row.product[lower] + v * row.product[upper];
-                    square = u * u * row.square[lower] + 2 * u * v * row.cross[lower] + v * v * row.square[upper];
-                    // rounding may make it negative; NaN stays
-                    if (square < 0) square = 0;
-                }
-                rstd[n * BLOCK + i] = 1 / std::sqrt(square / T(a.channels) + T(a.eps));
-                const T logit = alpha[n * BLOCK + i] = product[n * BLOCK + i] * rstd[n * BLOCK + i];
-                largest = n == 0 ? logit : std::max(largest, logit);
+        for (int64_t n = 0; n < K; ++n) {
+            const Row<T> &row = rows[n];
+            for (int64_t i = 0; i < count; ++i) {
+                const Taps<T> &taps = row.taps[x + i];
+                const int64_t lower = taps.index[0], upper = taps.index[1];
+                const T u = taps.weight[0], v = taps.weight[1];
+                product[n * BLOCK + i] = u * row.product[lower] + v * row.product[upper];
+                square[n * BLOCK + i] =
+                    u * u * row.square[lower] + 2 * u * v * row.cross[lower] + v * v * row.square[upper];
             }
-            for (int64_t n = 0; n <= K; ++n)
-                sum += alpha[n * BLOCK + i] = std::exp(alpha[n * BLOCK + i] - largest);
-            const T scale = 1 / sum;
-            for (int64_t n = 0; n <= K; ++n) alpha[n * BLOCK + i] *= scale;
         }
+        for (int64_t i = 0; i < count; ++i) {
+            product[K * BLOCK + i] = dot(a.query, &current[i * C], C);
+            square[K * BLOCK + i] = dot(&current[i * C], &current[i * C], C);
+        }
+        T largest[BLOCK], sum[BLOCK];
+        for (int64_t n = 0; n <= K; ++n)
+            for (int64_t i = 0; i < BLOCK; ++i) {
+                const int64_t k = n * BLOCK + i;
+                // rounding may make it negative; NaN stays
+                const T mean_square = (square[k] < 0 ? T(0) : square[k]) / T(a.channels);
+                rstd[k] = 1 / std::sqrt(mean_square + T(a.eps));
+                alpha[k] = product[k] * rstd[k];
+                largest[i] = n > 0 && largest[i] > alpha[k] ? largest[i] : alpha[k];
+                sum[i] = 0;
+            }
+        for (int64_t n = 0; n <= K; ++n)
+            for (int64_t i = 0; i < BLOCK; ++i) {
+                const T exponential = std::exp(alpha[n * BLOCK + i] - largest[i]);
+                alpha[n * BLOCK + i] = exponential;
+                sum[i] += exponential;
+            }
+        for (int64_t n = 0; n <= K; ++n)
+            for (int64_t i = 0; i < BLOCK; ++i) alpha[n * BLOCK + i] /= sum[i];
     }
 
     // The weight of value n in the sum of Eq. 8: g alpha, plus 1 - g for x.
@@ -367,21 +384,21 @@ class Slab {
         }
     }
 
-    bool is_interpolated(const Feature<T> &feature) const {
-        return feature.axes[0].lower || feature.axes[1].lower || feature.axes[2].lower;
+    bool is_interpolated(int64_t n) const {
+        const Axis<T> *axes = a.features[n].axes;
+        return axes[0].lower || axes[1].lower || axes[2].lower;
     }
 
     void clear_gradients(int64_t n) {
-        const Feature<T> &feature = a.features[n];
-        const int64_t length = feature.length[2];
-        if (feature.gradient && is_interpolated(feature)) rows[n].gradient.assign(length * C, T(0));
+        if (!is_interpolated(n)) return;
+        const int64_t length = a.features[n].length[2];
+        if (a.features[n].gradient) rows[n].gradient.assign(length * C, T(0));
         for (std::vector<T> *numbers : {&rows[n].d_product, &rows[n].d_square, &rows[n].d_cross})
             numbers->assign(length, T(0));
     }
 
     void backward_pixel(int64_t x, int64_t i, int64_t pixel) {
         const T *g = &grad[i * C];
-        const T gate = a.gate ? *a.gate : T(1);
         // Eq. 8
         T mean = 0;
         for (int64_t n = 0; n <= K; ++n) {
@@ -394,42 +411,46 @@ class Slab {
         for (int64_t n = 0; n <= K; ++n) {
             const int64_t k = n * BLOCK + i;
             // Eq. 7, then Eq. 6
-            const T d_logit = alpha[k] * (d_alpha[k] - mean) * gate;
+            const T d_logit = alpha[k] * (d_alpha[k] - mean) * (a.gate ? *a.gate : T(1));
             const T d_product = d_logit * rstd[k];
             // twice the gradient of |V|^2, which is the factor of V in the gradient of V
             const T d_square = -d_product * product[k] * rstd[k] * rstd[k] / T(a.channels);
-            const T weight = gated(n, i);
-            if (n == K) {
-                const T *value = &current[i * C];
-                add(d_query.data(), d_product, value, C);
-                for (int64_t c = 0; c < C; c += LANES<T>)
-                    store<T>(&grad_current[i * C + c], weight * load(g + c) + d_product * load(a.query + c) +
-                                                           d_square * load(value + c));
+            if (n < K && is_interpolated(n)) {
+                add_gradients(n, x, g, gated(n, i), d_product, d_square);
                 continue;
             }
-            Row<T> &row = rows[n];
-            const Taps<T> &taps = row.taps[x];
-            const int64_t lower = taps.index[0], upper = taps.index[1];
-            const T u = taps.weight[0], v = taps.weight[1];
-            row.d_product[lower] += u * d_product;
-            row.d_product[upper] += v * d_product;
-            row.d_square[lower] += u * u * d_square;
-            row.d_square[upper] += v * v * d_square;
-            row.d_cross[lower] += u * v * d_square;
-            T *gradient = row.gradient.data();
-            if (row.gradient.empty() && a.features[n].gradient)
-                gradient = a.features[n].gradient + (sample * pixels + pixel - x) * C;
+            const T *value = n == K ? &current[i * C] : rows[n].value + x * C;
+            T *gradient = n == K ? &grad_current[i * C] : a.features[n].gradient;
+            add(d_query.data(), d_product, value, C);
             if (!gradient) continue;
-            if (taps.count == 1) {
-                add(gradient + lower * C, weight, g, C);
-                continue;
-            }
-            T *first = gradient + lower * C, *second = gradient + upper * C;
-            for (int64_t c = 0; c < C; c += LANES<T>) {
-                const Vector<T> weighted = weight * load(g + c);
-                store<T>(first + c, load(first + c) + u * weighted);
-                store<T>(second + c, load(second + c) + v * weighted);
-            }
+            if (n < K) gradient += (sample * pixels + pixel) * C;
+            for (int64_t c = 0; c < C; c += LANES<T>)
+                store<T>(gradient + c,
+                         gated(n, i) * load(g + c) + d_product * load(a.query + c) + d_square * load(value + c));
+        }
+    }
+
+    // Add the gradients of an interpolated feature at pixel x to those of its row.
+    void add_gradients(int64_t n, int64_t x, const T *g, T weight, T d_product, T d_square) {
+        Row<T> &row = rows[n];
+        const Taps<T> &taps = row.taps[x];
+        const int64_t lower = taps.index[0], upper = taps.index[1];
+        const T u = taps.weight[0], v = taps.weight[1];
+        row.d_product[lower] += u * d_product;
+        row.d_product[upper] += v * d_product;
+        row.d_square[lower] += u * u * d_square;
+        row.d_square[upper] += v * v * d_square;
+        row.d_cross[lower] += u * v * d_square;
+        if (!a.features[n].gradient) return;
+        T *first = &row.gradient[lower * C], *second = &row.gradient[upper * C];
+        if (taps.count == 1) {
+            add(first, weight, g, C);
+            return;
+        }
+        for (int64_t c = 0; c < C; c += LANES<T>) {
+            const Vector<T> weighted = weight * load(g + c);
+            store<T>(first + c, load(first + c) + u * weighted);
+            store<T>(second + c, load(second + c) + v * weighted);
         }
     }
 
@@ -458,27 +479,25 @@ class Slab {
         }
     }
 
-    // Add the gradients of the numbers of a row, and write those of the vectors to the rows that they were read from.
+    // Add the gradients of the numbers of a row to those of its vectors, and these to the rows that it was read from.
     void write_row_gradients(int64_t n, int64_t z, int64_t y) {
+        if (!is_interpolated(n)) return;
         const Feature<T> &feature = a.features[n];
         Row<T> &row = rows[n];
         const int64_t length = feature.length[2];
         for (int64_t i = 0; i < length; ++i) add(d_query.data(), row.d_product[i], row.value + i * C, C);
         if (!feature.gradient) return;
-        T *gradient = row.gradient.data();
-        if (row.gradient.empty())
-            gradient = feature.gradient + (sample * pixels + (z * a.size[1] + y) * a.size[2]) * C;
         for (int64_t i = 0; i < length; ++i) {
             const T *u = row.value + i * C;
-            T *d = gradient + i * C;
+            T *gradient = &row.gradient[i * C];
             for (int64_t c = 0; c < C; c += LANES<T>)
-                store<T>(d + c, load(d + c) + row.d_product[i] * load(a.query + c) + row.d_square[i] * load(u + c));
+                store<T>(gradient + c, load(gradient + c) + row.d_product[i] * load(a.query + c) +
+                                           row.d_square[i] * load(u + c));
             if (i + 1 < length && feature.axes[2].lower) {
-                add(d, row.d_cross[i], u + C, C);
-                add(d + C, row.d_cross[i], u, C);
+                add(gradient, row.d_cross[i], u + C, C);
+                add(gradient + C, row.d_cross[i], u, C);
             }
         }
-        if (row.gradient.empty()) return;
         const Taps<T> planes(feature.axes[0], z), lines(feature.axes[1], y);
         int64_t first = sample * feature.length[0];
         if (feature.axes[0].lower)
@@ -486,7 +505,8 @@ class Slab {
         for (int i = 0; i < planes.count; ++i)
             for (int j = 0; j < lines.count; ++j) {
                 const int64_t line = (first + planes.index[i]) * feature.length[1] + lines.index[j];
-                add(feature.gradient + line * length * C, planes.weight[i] * lines.weight[j], gradient, length * C);
+                add(feature.gradient + line * length * C, planes.weight[i] * lines.weight[j], row.gradient.data(),
+                    length * C);
             }
     }
 };

@@ -1,7 +1,6 @@
 """The 1x1 convolution of a feature of the history (Eq. 4) as a matrix product, and its gradients."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -49,38 +48,45 @@ def project_backward(
     return grad_source, grad_weight, grad_bias
 
 
-def project_channels_last(
-    source: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, channels: int
-) -> Tensor:
-    """Project (B, C_k, *S) to (B, pixels, channels), where channels beyond C are zero; see `project`."""
-    flat = source.to(dtype).flatten(2).transpose(1, 2)
+def project_channels_last(source: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
+    """Project (B, C_k, *S) to `out`, (B, pixels, channels), where channels beyond C are set to zero; see `project`."""
+    flat = source.to(out.dtype).flatten(2).transpose(1, 2)
+    channels = flat.shape[2] if weight is None else len(weight)
+    out[..., channels:] = 0
     if weight is None or bias is None:
-        return F.pad(flat, (0, channels - flat.shape[2])).contiguous()
-    padding = channels - len(weight)
-    weight, bias = F.pad(weight.to(dtype), (0, 0, 0, padding)), F.pad(bias.to(dtype), (0, padding))
-    return torch.baddbmm(bias.view(1, 1, -1), flat, weight.T.expand(len(flat), -1, -1))
+        out[..., :channels] = flat
+        return
+    bias, weight = bias.to(out.dtype).view(1, 1, -1), weight.T.to(out.dtype).expand(len(flat), -1, -1)
+    if channels == out.shape[2]:
+        torch.baddbmm(bias, flat, weight, out=out)
+    else:
+        out[..., :channels] = torch.baddbmm(bias, flat, weight)
 
 
 def project_channels_last_backward(
     grad: Tensor,
     source: Tensor,
     weight: Tensor | None,
-    needs_source: bool = True,
+    grad_source: Tensor | None,
     needs_weight: bool = True,
     needs_bias: bool = True,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of source, weight and bias from that of the projected feature, (B, pixels, C).
+) -> tuple[Tensor | None, Tensor | None]:
+    """Write the gradient of source to `grad_source`, unless that is None, and return those of weight and bias.
 
-    Those that are not needed are None, and not computed.
+    Args:
+        grad: the gradient of the projected feature, (B, pixels, C).
+        source: (B, C_k, *S).
+        weight: (C, C_k), or None for the identity.
+        grad_source: as `source`, contiguous, in the dtype of `grad`.
+        needs_weight, needs_bias: whether these gradients are needed. The others are None, and not computed.
     """
-    if weight is None:
-        return grad.transpose(1, 2).reshape(source.shape) if needs_source else None, None, None
-    grad_source = grad_weight = grad_bias = None
-    if needs_source:
-        grad_source = torch.bmm(weight.T.to(grad.dtype).expand(len(grad), -1, -1), grad.transpose(1, 2))
-        grad_source = grad_source.view(source.shape)
-    if needs_weight:
+    if grad_source is not None and weight is None:
+        grad_source.flatten(2).copy_(grad.transpose(1, 2))
+    elif grad_source is not None and weight is not None:
+        torch.bmm(weight.T.to(grad.dtype).expand(len(grad), -1, -1), grad.transpose(1, 2), out=grad_source.flatten(2))
+    grad_weight = grad_bias = None
+    if weight is not None and needs_weight:
         grad_weight = torch.bmm(grad.transpose(1, 2), source.to(grad.dtype).flatten(2).transpose(1, 2)).sum(0)
-    if needs_bias:
+    if weight is not None and needs_bias:
         grad_bias = grad.sum((0, 1))
-    return grad_source, grad_weight, grad_bias
+    return grad_weight, grad_bias
