@@ -45,8 +45,8 @@ class XAttnRes(nn.Module):
         init: the initialisation of the pseudo-query: "zero", "normal" (standard deviation 0.01), "kaiming_uniform" or
             "xavier_uniform".
         eps: added to the mean square under the root of RMSNorm.
-        backend: "auto", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND at
-            every call, and "auto" where that is not set.
+        backend: "auto", "cpp", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND
+            at every call, and "auto" where that is not set.
         gate: learn the scalar g.
 
     Shapes:

@@ -39,8 +39,6 @@ from .arguments import positive_int
 from .devices import find_device
 
 if TYPE_CHECKING:
-    import torch
-
     from ..cost.cases import Case
     from ..cost.check import Comparison
     from ..cost.layers import LayerMeasurement
@@ -62,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="measure every network of this package without XAttnRes and with it",
     )  # fmt: skip
     measured.add_argument(
-        "--backend", nargs="+", default=["auto"], choices=["auto", "torch", "triton"],
+        "--backend", nargs="+", default=["auto"], choices=["auto", "cpp", "torch", "triton"],
         help="one or several backends of XAttnRes (default: auto)",
     )  # fmt: skip
     measured.add_argument(
@@ -156,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="xattnres-cost-", ignore_cleanup_errors=True) as folder:
         measure_all = _measure_scaling if arguments.scaling else _measure_pixels if arguments.pixels else _measure_cases
         measured = measure_all(arguments, options, trainers, Path(folder))
-    if measured is None or not _triton_was_used(arguments.backend, device):
+    if measured is None or not _named_backends_were_used(arguments.backend, options):
         return 1
     if arguments.out:
         report.save_json(arguments.out, options, measured)
@@ -354,20 +352,22 @@ def _measure_layers(
     return layers
 
 
-def _triton_was_used(backends: Sequence[str], device: "torch.device") -> bool:
-    """Whether Triton computed XAttnRes wherever it was chosen. If PyTorch replaced it, the reason goes to stderr."""
+def _named_backends_were_used(backends: Sequence[str], options: "MeasureOptions") -> bool:
+    """Whether the backends computed XAttnRes that were chosen. If PyTorch replaced one, the reason goes to stderr."""
+    import torch
+
     from ..ops import custom_op
     from ..ops.dispatch import resolve_backend
 
-    reasons = sorted(custom_op.triton_refusals)
-    if "triton" in backends and resolve_backend("triton", device.type) != "triton":
-        reasons.append("it cannot be used here")
+    device = options.device.type
+    dtype = torch.get_autocast_dtype(device) if options.amp else torch.float32
+    reasons = [f"Triton ({reason})" for reason in sorted(custom_op.triton_refusals)]
+    for name, label in (("cpp", "the C++ kernels"), ("triton", "Triton")):
+        if name in backends and resolve_backend(name, device, dtype) != name:
+            reasons.append(f"{label} (not for {str(dtype).removeprefix('torch.')} on {device} here)")
     for reason in reasons:
-        print(
-            f"xattnres cost: PyTorch replaced Triton ({reason}), so these are not the results of Triton: --out is not "
-            "written",
-            file=sys.stderr,
-        )
+        print(f"xattnres cost: PyTorch replaced {reason}: the results have the wrong name, so --out is not written",
+              file=sys.stderr)  # fmt: skip
     return not reasons
 
 

@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -253,7 +254,7 @@ def check_network() -> Iterator[CheckResult]:
 
 
 def check_device() -> Iterator[CheckResult]:
-    """The GPU, and on CUDA the compiler and the backend of XAttnRes."""
+    """The GPU, and on CUDA the compiler; and the backend of XAttnRes."""
     import torch
 
     if torch.cuda.is_available():
@@ -262,7 +263,7 @@ def check_device() -> Iterator[CheckResult]:
             text = f"CUDA {torch.version.cuda}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
             yield CheckResult(Level.OK, f"cuda:{index}", text)
         yield from check_compiler()
-        yield from check_backend()
+        yield from check_backend("cuda")
     elif torch.backends.mps.is_available():
         yield CheckResult(
             Level.OK, "mps", "Apple GPU: train with -device mps; nnU-Net does not use torch.compile there"
@@ -270,21 +271,29 @@ def check_device() -> Iterator[CheckResult]:
     else:
         hint = "train with -device cpu, but only to try it out: nnU-Net's trainings need a GPU"
         yield CheckResult(Level.WARNING, "cpu", f"no GPU; {os.cpu_count()} CPU cores", hint)
+        yield from check_backend("cpu")
 
 
-def check_backend() -> Iterator[CheckResult]:
-    """The backend that computes XAttnRes on CUDA."""
-    from ..ops.dispatch import BACKEND_VARIABLE, resolve_backend, why_triton_unavailable
+def check_backend(device_type: str) -> Iterator[CheckResult]:
+    """The backend that computes XAttnRes on a device, "cuda" or "cpu"."""
+    from ..ops.dispatch import BACKEND_VARIABLE, resolve_backend, why_cpp_unavailable, why_triton_unavailable
 
-    name = os.environ.get(BACKEND_VARIABLE) or "auto"
-    if name in ("torch", "reference"):
-        text = f"backend of XAttnRes: {resolve_backend(None, 'cuda')}, because of {BACKEND_VARIABLE}={name}"
+    if (name := os.environ.get(BACKEND_VARIABLE) or "auto") != "auto":
+        text = f"backend of XAttnRes: {resolve_backend(None, device_type)}, because of {BACKEND_VARIABLE}={name}"
         yield CheckResult(Level.OK, "backend", text)
-    elif reason := why_triton_unavailable("cuda"):
-        text = f"backend of XAttnRes: torch, which is slower than Triton; Triton cannot be used ({reason})"
-        yield CheckResult(Level.WARNING, "backend", text, "see the compiler above, or update PyTorch and the driver")
+        return
+    label, reason, hint = "", None, ""
+    if device_type == "cuda":
+        label, reason = "Triton", why_triton_unavailable(device_type)
+        hint = "see the compiler above, or update PyTorch and the driver"
+    elif sys.platform.startswith("linux"):
+        label, reason, hint = "C++", why_cpp_unavailable(device_type), "install a C++ compiler: apt-get install g++"
+    resolved = resolve_backend("auto", device_type)
+    if reason is not None:
+        text = f"backend of XAttnRes: torch, which is slower than {label}; {label} cannot be used ({reason})"
+        yield CheckResult(Level.WARNING, "backend", text, hint)
     else:
-        yield CheckResult(Level.OK, "backend", "backend of XAttnRes: triton")
+        yield CheckResult(Level.OK, "backend", f"backend of XAttnRes: {resolved}")
 
 
 def check_compiler() -> Iterator[CheckResult]:

@@ -1,9 +1,9 @@
 """The XAttnRes operator, Eqs. 4-8 of arXiv 2604.03297, and its backends.
 
-`reference.py` is the specification. `torch_backend.py` and `triton_backend.py` compute the same function with less
-memory and time, behind one PyTorch operator (`custom_op.py`). `export_backend.py` takes their place in graphs that are
-traced or exported. `dispatch.py` has the public function, `xattnres`, and
-selects the backend.
+`reference.py` is the specification. `torch_backend.py`, `cpp_backend.py` (CPU) and `triton_backend.py` (CUDA) compute
+the same function with less memory and time, behind one PyTorch operator (`custom_op.py`). `export_backend.py` takes
+their place in graphs that are traced or exported. `dispatch.py` has the public function, `xattnres`, and selects the
+backend.
 """
 
 from .dispatch import BACKENDS, xattnres

@@ -136,7 +136,14 @@ def backward(
                 if gradient is not None:
                     previous = total[n]
                     total[n] = gradient if previous is None else previous + gradient
-    return grad_sources, grad_x, grad_weights, grad_biases, grad_query, None if gate is None else grad_gate.view_as(gate)
+    return (
+        grad_sources,
+        grad_x,
+        grad_weights,
+        grad_biases,
+        grad_query,
+        None if gate is None else grad_gate.view_as(gate),
+    )
 
 
 class _Workspace(threading.local):
@@ -302,7 +309,7 @@ class _Kernels:
         """Compute all slabs of all samples, several at a time."""
         features = (_Feature * len(self.values))(*(self._feature(n, g) for n, g in enumerate(gradients)))
         parts = (_Part * len(self.current))(
-            *((part.data_ptr(), _pointer(g), part.shape[1]) for part, g in zip(self.current, grad_current, strict=True))
+            *(_Part(p.data_ptr(), _pointer(g), p.shape[1]) for p, g in zip(self.current, grad_current, strict=True))
         )
         arguments = _Arguments(
             features=ctypes.addressof(features), parts=ctypes.addressof(parts), query=self.query.data_ptr(),

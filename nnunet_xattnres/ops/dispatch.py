@@ -57,8 +57,8 @@ def xattnres(
         norm_weight: the gain of RMSNorm, (C,).
         eps: added to the mean square under the root of RMSNorm.
         backend: "auto", "cpp", "reference", "torch" or "triton". None takes the environment variable XATTNRES_BACKEND,
-            and "auto" where that is not set. Where a graph is traced or exported, every backend gives the same graph, of
-            PyTorch's own operations.
+            and "auto" where that is not set. Where a graph is traced or exported, every backend gives the same graph,
+            of PyTorch's own operations.
         gate: g, a tensor of one element, or None for no gate.
 
     Returns:
@@ -105,9 +105,9 @@ def xattnres(
 def resolve_backend(backend: str | None, device_type: str, dtype: torch.dtype = torch.float32) -> str:
     """The backend that computes on a device: "cpp", "reference", "torch" or "triton".
 
-    "auto" is Triton on CUDA, the C++ kernels on a CPU under Linux, and PyTorch elsewhere. Where Triton or the C++ kernels
-    are selected but do not work, PyTorch computes, and one warning says why. It also computes the dtypes that they do
-    not have: float64 in Triton, and all but float32 and float64 in C++.
+    "auto" is Triton on CUDA, the C++ kernels on a CPU under Linux, and PyTorch elsewhere. Where Triton or the C++
+    kernels are selected but do not work, PyTorch computes, and one warning says why. It also computes the dtypes that
+    they do not have: float64 in Triton, and all but float32 and float64 in C++.
 
     Args:
         backend: one of BACKENDS. None takes the environment variable XATTNRES_BACKEND, and "auto" where that is not

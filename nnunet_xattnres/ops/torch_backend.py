@@ -184,7 +184,9 @@ def _apply_gate_(alpha: Tensor, gate: Tensor) -> Tensor:
     return alpha
 
 
-def sample_groups(sources: Sequence[Tensor], x: Sequence[Tensor], channels: int, acc_dtype: torch.dtype) -> Iterator[slice]:
+def sample_groups(
+    sources: Sequence[Tensor], x: Sequence[Tensor], channels: int, acc_dtype: torch.dtype
+) -> Iterator[slice]:
     """Groups of samples whose projected features stay below the limit of memory."""
     batch = len(x[0])
     pixels = sum(math.prod(feature.shape[2:]) for feature in (*sources, x[0]))

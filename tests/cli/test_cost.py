@@ -9,8 +9,8 @@ from support.plans_file import write_plans
 from nnunet_xattnres.cli import cost
 from nnunet_xattnres.cli.main import main
 from nnunet_xattnres.cost.cases import TYPICAL_CASES, pixel_cases
-from nnunet_xattnres.cost.measure import FirstStep
-from nnunet_xattnres.ops import custom_op, torch_backend
+from nnunet_xattnres.cost.measure import FirstStep, MeasureOptions
+from nnunet_xattnres.ops import custom_op, dispatch, torch_backend
 from nnunet_xattnres.training.names import NETWORKS, parse
 
 
@@ -166,10 +166,10 @@ def test_a_wrong_result_is_not_measured(plans, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(torch_backend, "forward", wrong)
     out = tmp_path / "figures.json"
-    assert main(["cost", "--plans", plans, "--out", str(out)]) == 1
+    assert main(["cost", "--plans", plans, "--backend", "torch", "--out", str(out)]) == 1
     output = capsys.readouterr()
     for precision in ("float64", "float32"):
-        assert f"2d: XAttnRes in {precision}" in output.err
+        assert f"2d: XAttnRes torch in {precision}" in output.err
     assert "\nlogits 0 " in output.err
     assert "stock" not in output.out
     assert not out.exists()
@@ -181,6 +181,17 @@ def test_results_are_not_saved_if_pytorch_replaced_triton(plans, tmp_path, capsy
     assert main(["cost", "--plans", plans, "--repeats", "1", "--no-reference", "--out", str(out)]) == 1
     assert "no registers left" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_cpp_kernels_are_replaced_by_pytorch_in_mixed_precision(capsys, monkeypatch):
+    """On a CPU, mixed precision is bfloat16, which they do not have."""
+    monkeypatch.setattr(dispatch, "why_cpp_unavailable", lambda device_type: None)
+    options = {"device": torch.device("cpu"), "compile": False, "repeats": 1, "reference_repeats": 1}
+    assert cost._named_backends_were_used(["auto", "cpp", "torch"], MeasureOptions(amp=False, **options))
+    assert cost._named_backends_were_used(["auto", "torch"], MeasureOptions(amp=True, **options))
+    assert not capsys.readouterr().err
+    assert not cost._named_backends_were_used(["auto", "cpp"], MeasureOptions(amp=True, **options))
+    assert "bfloat16" in capsys.readouterr().err
 
 
 def test_the_command_knows_every_typical_case():

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -254,15 +255,26 @@ def test_the_network_has_gradients():
     assert result.level is Level.OK
 
 
-def test_the_backend_on_cuda(monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "backend", "question", "reason"),
+    [
+        ("cuda", "triton", "why_triton_unavailable", "a GeForce GTX 980 is too old for it"),
+        ("cpu", "cpp", "why_cpp_unavailable", "there is no C++ compiler"),
+    ],
+)
+def test_the_backend(monkeypatch, device, backend, question, reason):
     monkeypatch.delenv("XATTNRES_BACKEND", raising=False)
-    monkeypatch.setattr(dispatch, "why_triton_unavailable", lambda device_type: None)
-    (result,) = doctor.check_backend()
-    assert result.level is Level.OK and "triton" in result.text
-    monkeypatch.setattr(dispatch, "why_triton_unavailable", lambda device_type: "a GeForce GTX 980 is too old for it")
-    (result,) = doctor.check_backend()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(dispatch, question, lambda device_type: None)
+    dispatch._resolve.cache_clear()
+    (result,) = doctor.check_backend(device)
+    assert result.level is Level.OK and backend in result.text
+    monkeypatch.setattr(dispatch, question, lambda device_type: reason)
+    dispatch._resolve.cache_clear()
+    (result,) = doctor.check_backend(device)
     assert result.level is Level.WARNING
-    assert "torch" in result.text and "a GeForce GTX 980 is too old for it" in result.text
-    monkeypatch.setenv("XATTNRES_BACKEND", "torch")
-    (result,) = doctor.check_backend()
-    assert result.level is Level.OK and "XATTNRES_BACKEND=torch" in result.text
+    assert "torch" in result.text and reason in result.text
+    monkeypatch.setenv("XATTNRES_BACKEND", "reference")
+    (result,) = doctor.check_backend(device)
+    assert result.level is Level.OK and "XATTNRES_BACKEND=reference" in result.text
+    dispatch._resolve.cache_clear()

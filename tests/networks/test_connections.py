@@ -79,7 +79,7 @@ def test_unknown_options(allowed, named):
     [
         ("decoder_input", "skip", ["concat", "upsampled"]),
         ("init", "ones", ["zero", "normal", "kaiming_uniform", "xavier_uniform"]),
-        ("backend", "cudnn", ["auto", "reference", "torch", "triton"]),
+        ("backend", "cudnn", ["auto", "cpp", "reference", "torch", "triton"]),
     ],
 )
 def test_unknown_values(option, value, allowed):

@@ -5,11 +5,21 @@ import sys
 
 import pytest
 import torch
-from support.operator import DEVICE, interpreter
+from support.operator import DEVICE, FLOAT64_BACKENDS, interpreter
 from triton.runtime.errors import OutOfResources
 
 from nnunet_xattnres import XAttnRes, ops
-from nnunet_xattnres.ops import BACKENDS, custom_op, dispatch, reference, torch_backend, triton_backend, xattnres
+from nnunet_xattnres.ops import (
+    BACKENDS,
+    cpp_backend,
+    cpp_library,
+    custom_op,
+    dispatch,
+    reference,
+    torch_backend,
+    triton_backend,
+    xattnres,
+)
 from nnunet_xattnres.ops.dispatch import resolve_backend
 
 
@@ -51,6 +61,8 @@ def calls(monkeypatch):
         monkeypatch.setattr(module, name, recorded)
 
     record(reference, "resize", "reference")
+    record(cpp_backend, "forward", "cpp")
+    record(cpp_backend, "backward", "cpp backward")
     record(torch_backend, "forward", "torch")
     record(torch_backend, "backward", "torch backward")
     record(triton_backend, "forward", "triton")
@@ -83,7 +95,7 @@ def arguments():
 
 
 def test_names():
-    assert BACKENDS == ("auto", "reference", "torch", "triton")
+    assert BACKENDS == ("auto", "cpp", "reference", "torch", "triton")
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -95,9 +107,57 @@ def test_reference_and_torch_are_used_as_named(monkeypatch, warnings, backend, d
     assert warnings() == []
 
 
+@pytest.fixture
+def cpp_works(monkeypatch):
+    """A machine with a C++ compiler and Linux; nothing is compiled."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(dispatch, "why_cpp_unavailable", lambda device_type: None)
+
+
 @pytest.mark.parametrize("backend", [None, "auto"])
-def test_auto_on_a_cpu(warnings, backend):
-    assert resolve_backend(backend, "cpu") == "torch"
+def test_auto_on_a_cpu(cpp_works, warnings, backend):
+    assert resolve_backend(backend, "cpu") == "cpp"
+    assert resolve_backend(backend, "cpu", torch.float64) == "cpp"
+    assert warnings() == []
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_the_cpp_kernels_are_compiled_on_other_systems_only_where_they_are_named(monkeypatch, warnings, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    compiled = []
+    monkeypatch.setattr(cpp_library, "load_library", lambda: compiled.append(True))
+    assert resolve_backend("auto", "cpu") == "torch"
+    assert not compiled
+    assert resolve_backend("cpp", "cpu") == "cpp"
+    assert compiled
+    assert warnings() == []
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpp"])
+def test_unavailable_cpp_kernels_are_replaced_by_torch_with_one_warning(monkeypatch, warnings, backend):
+    def load_library():
+        raise cpp_library.LibraryUnavailableError("there is no C++ compiler")
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(cpp_library, "load_library", load_library)
+    assert [resolve_backend(backend, "cpu") for _ in range(3)] == ["torch"] * 3
+    (message,) = warnings()
+    assert "there is no C++ compiler" in message
+    assert "\n" not in message
+
+
+def test_the_cpp_kernels_on_cuda_are_replaced_by_torch_with_one_warning(warnings):
+    assert [resolve_backend("cpp", "cuda") for _ in range(3)] == ["torch"] * 3
+    (message,) = warnings()
+    assert "cuda" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_on_a_cpu_is_computed_by_torch(cpp_works, warnings, calls, dtype):
+    history, x, *rest = arguments()
+    xattnres([h.to(dtype) for h in history], x.to(dtype), *rest, backend="cpp")
+    assert calls == ["torch"]
+    assert resolve_backend("cpp", "cpu", dtype) == "torch"
     assert warnings() == []
 
 
@@ -161,15 +221,15 @@ def test_environment_variable(monkeypatch, backend):
     assert resolve_backend(None, "cpu") == backend
 
 
-def test_argument_has_precedence_over_the_environment(monkeypatch):
+def test_argument_has_precedence_over_the_environment(monkeypatch, cpp_works):
     monkeypatch.setenv("XATTNRES_BACKEND", "reference")
     assert resolve_backend("torch", "cpu") == "torch"
-    assert resolve_backend("auto", "cpu") == "torch"
+    assert resolve_backend("auto", "cpu") == "cpp"
 
 
-def test_an_empty_environment_variable_is_ignored(monkeypatch):
+def test_an_empty_environment_variable_is_ignored(monkeypatch, cpp_works):
     monkeypatch.setenv("XATTNRES_BACKEND", "")
-    assert resolve_backend(None, "cpu") == "torch"
+    assert resolve_backend(None, "cpu") == "cpp"
 
 
 @pytest.mark.parametrize("source", ["argument", "environment"])
@@ -185,6 +245,8 @@ EXPECTED = {
     "torch": {"torch", "torch backward"},
     "triton": {"triton", "triton backward"},
 }
+if "cpp" in FLOAT64_BACKENDS:
+    EXPECTED["cpp"] = {"cpp", "cpp backward"}
 
 
 @pytest.mark.parametrize("backend", EXPECTED)

@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 from support.operator import (
+    DEVICE,
     FLOAT64_BACKENDS,
     HALF_PRECISION_BACKENDS,
-    DEVICE,
     all_needed,
     all_results,
     assert_all_close,

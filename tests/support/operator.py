@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nnunet_xattnres import History
 from nnunet_xattnres.ops import xattnres
+from nnunet_xattnres.ops.cpp_library import find_compiler
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -20,7 +21,7 @@ interpreter: Any = [pytest.mark.interpreter] if DEVICE == "cpu" else []
 HALF_PRECISION_BACKENDS = ["torch", pytest.param("triton", marks=interpreter)]
 """Those of BACKENDS that compute float16 and bfloat16."""
 
-FLOAT64_BACKENDS = ["torch", *(["cpp"] if DEVICE == "cpu" else [])]
+FLOAT64_BACKENDS = ["torch", *(["cpp"] if DEVICE == "cpu" and find_compiler() else [])]
 """Those of BACKENDS that compute float64."""
 
 BACKENDS = [*FLOAT64_BACKENDS, pytest.param("triton", marks=interpreter)]
@@ -212,7 +213,9 @@ def assert_equal_results(backend, actual, expected):
     assert actual.keys() == expected.keys()
     for name, value in actual.items():
         largest_value = expected[name].abs().max().item()
-        tolerances = {"rtol": 1e-10, "atol": 1e-10} if backend != "triton" else {"rtol": 0, "atol": 1e-5 * largest_value}
+        tolerances = (
+            {"rtol": 1e-10, "atol": 1e-10} if backend != "triton" else {"rtol": 0, "atol": 1e-5 * largest_value}
+        )
         torch.testing.assert_close(value, expected[name], **tolerances, msg=lambda m, n=name: f"{n}: {m}")
 
 

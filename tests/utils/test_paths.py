@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_xattnres.ops import cpp_library
 from nnunet_xattnres.utils.paths import trainers_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -49,6 +50,10 @@ def test_the_wheel_includes_the_trainers(installed):
     assert {p.name for p in (installed / "nnunet_xattnres" / "trainers").iterdir()} == files
     assert not (installed / "tests").exists()
     assert not (installed / "trainers").exists()
+
+
+def test_the_wheel_includes_the_source_of_the_cpp_kernels(installed):
+    assert (installed / "nnunet_xattnres" / "ops" / cpp_library._SOURCE.name).is_file()
 
 
 def test_the_wheel_includes_the_published_tables(installed):

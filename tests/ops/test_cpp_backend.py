@@ -1,0 +1,214 @@
+"""The C++ kernels: neighbours, slabs, threads, groups of samples and memory that is used again.
+
+That they agree with the reference is tested in test_custom_op.py and test_gate.py, with the other backends.
+"""
+
+import os
+import threading
+from functools import partial
+
+import pytest
+import torch
+from support.operator import all_results, assert_all_close, make
+from torch.nn import functional
+
+from nnunet_xattnres.ops import cpp_backend, torch_backend, xattnres
+from nnunet_xattnres.ops.cpp_library import find_compiler
+from nnunet_xattnres.ops.reference import xattnres as reference
+
+pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
+
+operator = partial(xattnres, backend="cpp")
+
+# more rows than a slab, in features of ratios 2, 3, 8 and 12, none, and along some axes alone
+TALL = {
+    "2-D": ([(5, (48, 6)), (4, (24, 3)), (3, (16, 6)), (6, (6, 2)), (3, (4, 6)), (5, (96, 12))], (2, 3), (48, 6)),
+    "3-D": ([(5, (36, 4, 6)), (3, (18, 2, 3)), (4, (36, 2, 3)), (5, (3, 4, 6)), (2, (36, 4, 2))], (5,), (36, 4, 6)),
+}
+
+
+def tall(name, dtype=torch.float64, batch=3):
+    """A case of TALL with a gate."""
+    history, parts, size = TALL[name]
+    case = make("one below", dtype, gate=0.6, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape):
+        return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_()
+
+    channels, ones = sum(parts), (1,) * len(size)
+    case.history = [leaf(batch, width, *s) for width, s in history]
+    case.x = [leaf(batch, part, *size) for part in parts]
+    case.projections = [
+        None if width == channels else (leaf(channels, width, *ones), leaf(channels)) for width, _ in history
+    ]
+    case.pseudo_query, case.norm_weight = leaf(channels), leaf(channels)
+    return case
+
+
+def assert_bitwise_equal(actual, expected):
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("target", [1, 5, 6, 8, 13, 24])
+def test_neighbours_are_those_of_pytorch(length, target):
+    lower, upper, fraction = cpp_backend._taps(length, target, torch.float64)
+    weights = torch.zeros(target, length, dtype=torch.float64)
+    weights.scatter_add_(1, lower.long().unsqueeze(1), (1 - fraction).unsqueeze(1))
+    weights.scatter_add_(1, upper.long().unsqueeze(1), fraction.unsqueeze(1))
+    unit_vectors = torch.eye(length, dtype=torch.float64).unsqueeze(0)
+    expected = functional.interpolate(unit_vectors, target, mode="linear", align_corners=False)[0].T
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-14)
+    assert lower.min() >= 0 and upper.max() < length
+    assert (lower.diff() >= 0).all() and (upper.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("shape", TALL)
+def test_features_of_several_slabs(shape):
+    case = tall(shape)
+    assert_all_close(all_results(operator, case), all_results(reference, case), 1e-10)
+
+
+@pytest.mark.parametrize("shape", TALL)
+def test_results_do_not_depend_on_the_number_of_threads(shape):
+    case = tall(shape, torch.float32)
+    before, results = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 2, 5, 64):
+            torch.set_num_threads(threads)
+            # the projections are PyTorch's, whose sums may depend on the number of threads
+            results[threads] = all_results(partial(operator), without_projections(case))
+    finally:
+        torch.set_num_threads(before)
+    for threads in results:
+        assert_bitwise_equal(results[threads], results[1])
+
+
+def without_projections(case):
+    kept = [k for k, projection in enumerate(case.projections) if projection is None]
+    case.history = [case.history[k] for k in kept]
+    case.projections = [None] * len(kept)
+    return case
+
+
+@pytest.mark.parametrize("slabs", [1, 2, 5, 100])
+@pytest.mark.parametrize("shape", TALL)
+def test_results_do_not_depend_on_the_number_of_slabs(monkeypatch, shape, slabs):
+    case = tall(shape)
+    expected = all_results(operator, case)
+    monkeypatch.setattr(cpp_backend, "_SLABS", slabs)
+    monkeypatch.setattr(cpp_backend, "_LEAST_PLANES", 1)
+    assert_all_close(all_results(operator, case), expected, 1e-12)
+
+
+@pytest.mark.parametrize("shape", TALL)
+def test_results_do_not_depend_on_the_groups_of_samples(monkeypatch, shape):
+    case = tall(shape)
+    expected = all_results(operator, case)
+    groups = []
+
+    def run(self, function, *args, original=cpp_backend._Kernels._run, **tensors):
+        groups.append(len(self.current[0]))
+        return original(self, function, *args, **tensors)
+
+    monkeypatch.setattr(cpp_backend._Kernels, "_run", run)
+    monkeypatch.setattr(torch_backend, "_SAMPLES", 1)
+    assert_all_close(all_results(operator, case), expected, 1e-12)
+    assert groups == [1] * 6
+
+
+def test_no_samples():
+    case = tall("2-D", batch=0)
+    out, alpha = case.run(operator)
+    assert out.shape == (0, 5, 48, 6) and alpha.shape == (0, 7, 48, 6)
+
+
+def test_other_dtypes_of_features_and_vectors():
+    """x has float32; a feature, a projection and the gate have others."""
+    case = tall("2-D")
+    x = [part.detach().float().requires_grad_() for part in case.x]
+    actual = operator(case.history, x, case.projections, case.pseudo_query, case.norm_weight, gate=case.gate)
+    inputs = [*case.history, *case.x, case.pseudo_query, case.gate]
+    gradients = torch.autograd.grad(actual[0].sum(), [*case.history, *x, case.pseudo_query, case.gate])
+    assert actual[0].dtype == actual[1].dtype == torch.float32
+    assert [g.dtype for g in gradients] == [t.dtype for t in (*case.history, *x, case.pseudo_query, case.gate)]
+    expected = case.run(reference)
+    torch.testing.assert_close([a.double() for a in actual], list(expected), rtol=1e-4, atol=1e-4)
+    expected_gradients = torch.autograd.grad(expected[0].sum(), inputs)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient.double(), other, rtol=1e-3, atol=1e-3)
+
+
+# memory that is used again
+
+
+def test_results_are_not_in_the_memory_that_is_used_again():
+    """The second call has the same shapes, so it writes its intermediate results to the same places."""
+    first = all_results(operator, tall("2-D"))
+    copies = {name: value.clone() for name, value in first.items()}
+    case = tall("2-D").map(lambda name, t: t + 1)
+    for _ in range(3):
+        all_results(operator, case)
+    assert_bitwise_equal(first, copies)
+
+
+def test_the_memory_grows_to_what_a_call_needs_but_not_beyond_the_limit(monkeypatch):
+    monkeypatch.setattr(cpp_backend, "_WORKSPACE", 1000)
+    workspace = cpp_backend._Workspace()
+    addresses = []
+    for _ in range(3):
+        workspace.start()
+        taken = [workspace.take((2, 5), torch.float64) for _ in range(2)] + [workspace.take((500,), torch.float32)]
+        for k, tensor in enumerate(taken):
+            tensor.fill_(k)
+        assert [tensor.unique().tolist() for tensor in taken] == [[0], [1], [2]]
+        addresses.append([tensor.data_ptr() for tensor in taken])
+        assert all(address % 64 == 0 for address in addresses[-1][:2])
+    assert addresses[1][:2] == addresses[2][:2]
+    assert len(workspace._memory) == 1000
+
+
+def test_inference_mode_and_training_share_the_memory():
+    case = tall("2-D")
+    expected = all_results(operator, case)
+    cpp_backend._workspace.__dict__.clear()
+    cpp_backend._workspace.__init__()
+    for _ in range(2):
+        with torch.inference_mode():
+            assert_all_close({"output": case.run(operator)[0]}, {"output": expected["output"]}, 0)
+    assert_bitwise_equal(all_results(operator, case), expected)
+
+
+def test_threads_have_memory_of_their_own():
+    cases = [tall("2-D").map(lambda name, t, n=n: t * (1 + n)) for n in range(4)]
+    expected = [all_results(operator, case) for case in cases]
+    wrong = []
+
+    def compute(n):
+        for _ in range(5):
+            actual = all_results(operator, cases[n])
+            wrong.extend(name for name, value in expected[n].items() if not torch.equal(actual[name], value))
+
+    threads = [threading.Thread(target=compute, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_computes(tmp_path):
+    """nnU-Net's workers may be forked; a pool of threads would not be there in them."""
+    case = tall("2-D", torch.float32)
+    out = case.run(operator)[0]
+    child = os.fork()
+    if child == 0:
+        equal = False
+        try:
+            equal = torch.equal(case.run(operator)[0], out)
+        finally:
+            os._exit(0 if equal else 1)
+    assert os.waitpid(child, 0)[1] == 0

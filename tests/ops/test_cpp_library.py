@@ -1,0 +1,149 @@
+"""The compilation of the C++ kernels: the compiler, the cache, and what is said where there is none."""
+
+import os
+import shlex
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_xattnres.ops import cpp_library
+from nnunet_xattnres.ops.cpp_library import LibraryUnavailableError, find_compiler, load_library
+
+needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
+
+FUNCTIONS = ("forward_float32", "forward_float64", "backward_float32", "backward_float64")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cpp_library, "_OPTIONS", [o for o in cpp_library._OPTIONS if o != "-O3"])  # is faster
+    return tmp_path / "nnunet_xattnres"
+
+
+@pytest.fixture
+def fake_compiler(tmp_path, monkeypatch):
+    """Let CXX name a program with this Python code, which takes the compiler's arguments."""
+
+    def write(code):
+        path = tmp_path / "fake c++"
+        path.write_text(f"#!{sys.executable}\nimport sys\n{code}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("CXX", shlex.quote(str(path)))
+        return path
+
+    return write
+
+
+def load():
+    """Load the library as a new process does."""
+    return load_library.__wrapped__()
+
+
+@needs_compiler
+def test_the_library_is_compiled_once(cache, fake_compiler):
+    counter = cache.parent / "calls"
+    real = find_compiler()
+    fake_compiler(
+        f"import subprocess\nopen({str(counter)!r}, 'a').write('x')\nsys.exit(subprocess.call({real!r} + sys.argv[1:]))"
+    )
+    for _ in range(2):
+        library = load()
+        assert all(getattr(library, name).argtypes for name in FUNCTIONS)
+    assert counter.read_text() == "x"
+    (path,) = cache.iterdir()
+    assert path.suffix == ".so"
+
+
+@needs_compiler
+def test_another_compiler_or_another_source_is_another_library(cache, tmp_path, monkeypatch):
+    load()
+    monkeypatch.setattr(cpp_library, "_OPTIONS", [*cpp_library._OPTIONS, "-g"])
+    load()
+    source = tmp_path / "changed.cpp"
+    source.write_text(cpp_library._SOURCE.read_text() + "// changed\n")
+    monkeypatch.setattr(cpp_library, "_SOURCE", source)
+    load()
+    assert len(list(cache.iterdir())) == 3
+
+
+@needs_compiler
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, cache):
+    tmp_path.chmod(0o500)
+    try:
+        assert load().forward_float32
+    finally:
+        tmp_path.chmod(0o700)
+    assert not cache.exists()
+
+
+@needs_compiler
+def test_a_cache_that_is_a_file(tmp_path, monkeypatch, cache):
+    cache.write_text("mine")
+    assert load().forward_float32
+    assert cache.read_text() == "mine"
+
+
+@needs_compiler
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2"])
+def test_every_capability_of_a_cpu_compiles_without_warnings(monkeypatch, cache, capability):
+    """AVX512 has the options of AVX2. Other processors than those of x86-64 have none."""
+    if capability == "AVX2" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("this CPU has no AVX2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    # without AVX, GCC remarks that vectors are passed in another way than with it, which matters between libraries only
+    monkeypatch.setattr(
+        cpp_library, "_OPTIONS", [*cpp_library._OPTIONS, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wno-psabi"]
+    )
+    assert load().backward_float64
+
+
+def test_the_compiler_of_the_environment(monkeypatch):
+    monkeypatch.setenv("CXX", "ccache 'my compiler'")
+    assert find_compiler() == ["ccache", "my compiler"]
+    monkeypatch.setenv("CXX", "")
+    found = find_compiler()
+    assert found is None or Path(found[0]).is_absolute()
+
+
+def test_no_compiler(monkeypatch, cache, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_compiler() is None
+    with pytest.raises(LibraryUnavailableError, match=r"no C\+\+ compiler"):
+        load()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sys.exit('cpp_kernels.cpp:12:3: error: unknown attribute\\nand more')",
+        "sys.exit('first line: error: unknown attribute')",
+    ],
+)
+def test_a_compiler_that_fails(cache, fake_compiler, code):
+    compiler = fake_compiler(code)
+    with pytest.raises(LibraryUnavailableError) as error:
+        load()
+    message = str(error.value)
+    assert str(compiler) in message and "error: unknown attribute" in message
+    assert "\n" not in message
+    assert not list(cache.iterdir())
+
+
+def test_a_compiler_that_does_not_exist(monkeypatch, cache):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.raises(LibraryUnavailableError, match=r"/nowhere/g\+\+"):
+        load()
+    assert not list(cache.iterdir())
+
+
+def test_a_library_that_cannot_be_loaded(cache, fake_compiler):
+    fake_compiler("open(sys.argv[sys.argv.index('-o') + 1], 'w').write('this is no library')")
+    with pytest.raises(LibraryUnavailableError, match=r"\.so cannot be loaded"):
+        load()
