@@ -3,7 +3,7 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim-bookworm
 ARG PYTHON
 
-# Triton and torch.compile compile with it when a training begins
+# Triton, torch.compile and the layers on a CPU compile with it when a training begins
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \

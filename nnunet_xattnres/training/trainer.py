@@ -197,7 +197,7 @@ class XAttnResTrainer(nnUNetTrainer):
         return [module for module in self.network.modules() if isinstance(module, XAttnRes)]
 
     def _agree_on_backend(self, layers: list[XAttnRes], backend: str) -> str:
-        """Let all processes use PyTorch if a faster backend works in some of them only: the others would wait for these."""
+        """Let all processes use PyTorch if a faster backend works in some of them only, because these would wait."""
         backends: list[str] = [""] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(backends, backend)
         if len(set(backends)) == 1:

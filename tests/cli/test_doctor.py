@@ -246,8 +246,10 @@ def test_no_compiler_where_nnunet_compiles(monkeypatch):
 def test_no_gpu_is_a_warning(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    (result,) = doctor.check_device()
-    assert result.level is Level.WARNING
+    monkeypatch.setattr(dispatch, "why_cpp_unavailable", lambda device_type: None)
+    device, backend = doctor.check_device()
+    assert device.level is Level.WARNING
+    assert backend.level is Level.OK and backend.subject == "backend"
 
 
 def test_the_network_has_gradients():
