@@ -276,24 +276,30 @@ def check_device() -> Iterator[CheckResult]:
 
 def check_backend(device_type: str) -> Iterator[CheckResult]:
     """The backend that computes XAttnRes on a device, "cuda" or "cpu"."""
-    from ..ops.dispatch import BACKEND_VARIABLE, resolve_backend, why_cpp_unavailable, why_triton_unavailable
+    from ..ops.dispatch import (
+        BACKEND_VARIABLE,
+        BACKENDS,
+        resolve_backend,
+        why_cpp_unavailable,
+        why_triton_unavailable,
+    )
 
-    if (name := os.environ.get(BACKEND_VARIABLE) or "auto") != "auto":
-        text = f"backend of XAttnRes: {resolve_backend(None, device_type)}, because of {BACKEND_VARIABLE}={name}"
-        yield CheckResult(Level.OK, "backend", text)
-        return
+    name = os.environ.get(BACKEND_VARIABLE) or "auto"
+    if name not in BACKENDS:
+        return  # the check of the variables names it
+    because = "" if name == "auto" else f", because of {BACKEND_VARIABLE}={name}"
+    resolved = resolve_backend(None, device_type)
     label, reason, hint = "", None, ""
-    if device_type == "cuda":
+    if name == "triton" or (name == "auto" and device_type == "cuda"):
         label, reason = "Triton", why_triton_unavailable(device_type)
         hint = "see the compiler above, or update PyTorch and the driver"
-    elif sys.platform.startswith("linux"):
+    elif name == "cpp" or (name == "auto" and sys.platform.startswith("linux")):
         label, reason, hint = "C++", why_cpp_unavailable(device_type), "install a C++ compiler: apt-get install g++"
-    resolved = resolve_backend("auto", device_type)
     if reason is not None:
         text = f"backend of XAttnRes: torch, which is slower than {label}; {label} cannot be used ({reason})"
         yield CheckResult(Level.WARNING, "backend", text, hint)
     else:
-        yield CheckResult(Level.OK, "backend", f"backend of XAttnRes: {resolved}")
+        yield CheckResult(Level.OK, "backend", f"backend of XAttnRes: {resolved}{because}")
 
 
 def check_compiler() -> Iterator[CheckResult]:

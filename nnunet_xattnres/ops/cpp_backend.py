@@ -1,16 +1,14 @@
 """Eqs. 4-8 of arXiv 2604.03297 on a CPU, in float32 and float64, by the kernels in `cpp_kernels.cpp`.
 
 PyTorch projects every feature at its own resolution, because a 1x1 convolution commutes with linear interpolation. The
-kernels then compute everything else in one pass over the pixels, with no intermediate result of the size of x. Nothing
-is kept for backward but the arguments: it computes projections, logits and attention again.
+kernels then compute everything else in one pass over the pixels, without the interpolated values. Nothing is kept for
+backward but the arguments: it computes projections, logits and attention again.
 """
 
 import ctypes
-import itertools
 import math
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
@@ -20,14 +18,14 @@ from torch import Tensor
 from .cpp_library import load_library
 from .needs import Needs
 from .projection import project_channels_last, project_channels_last_backward
-from .torch_backend import sample_groups
+from .torch_backend import empty, sample_groups, zeros
 
 DTYPES = (torch.float32, torch.float64)
 """The dtypes of x that the kernels compute."""
 
-# The kernels read the channels of a pixel in pieces of this many bytes.
+# Channels are padded to a multiple of this many bytes, which the kernels read at once.
 _ALIGNMENT = 64
-# The bytes of intermediate results for which memory is kept between calls.
+# The most bytes that a thread keeps between calls for intermediate results.
 _WORKSPACE = 256 * 2**20
 # The slabs of a sample, which threads take one after the other, and the least planes of a slab: a slab has sums of its
 # own for all planes that it reads, and thin slabs have many of them in common.
@@ -57,7 +55,8 @@ class _Arguments(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("features", "parts", "query", "gate", "out", "alpha")),
         *((name, ctypes.c_void_p) for name in ("grad_out", "grad_alpha", "grad_query", "grad_gate")),
-        *((name, ctypes.c_int64) for name in ("feature_count", "part_count", "channels", "padded_channels")),
+        *((name, ctypes.c_int64) for name in ("samples", "threads", "feature_count", "part_count")),
+        *((name, ctypes.c_int64) for name in ("channels", "padded_channels")),
         ("size", ctypes.c_int64 * 3),
         ("planes_per_slab", ctypes.c_int64),
         ("eps", ctypes.c_double),
@@ -77,7 +76,7 @@ def forward(
     channels = query.numel()
     out = x[0].new_empty((len(x[0]), channels, *x[0].shape[2:]))
     alpha = x[0].new_empty((len(x[0]), len(sources) + 1, *x[0].shape[2:]))
-    for rows in sample_groups(sources, x, channels, x[0].dtype):
+    for rows in sample_groups(sources, x, _padded(channels, x[0].dtype), x[0].dtype):
         values = _project(sources, weights, biases, rows, x[0].dtype, channels)
         _Kernels(values, x, rows, query, gate, eps).forward(out[rows], alpha[rows])
     return out, alpha
@@ -106,11 +105,10 @@ def backward(
     if grad_out is None:
         grad_out = x[0].new_zeros((len(x[0]), channels, *x[0].shape[2:]))
     needed = [needs.value(n) for n in range(len(sources))]
-    grad_sources, grad_x = _empty(sources, needs.sources, dtype), _empty(x, needs.x, dtype)
-    grad_weights: list[Tensor | None] = [None] * len(sources)
-    grad_biases: list[Tensor | None] = [None] * len(sources)
+    grad_sources, grad_x = empty(sources, needs.sources, dtype), empty(x, needs.x, dtype)
+    grad_weights, grad_biases = zeros(weights, needs.weights, dtype), zeros(biases, needs.biases, dtype)
     grad_query, grad_gate = torch.zeros(channels, dtype=dtype), torch.zeros((), dtype=dtype)
-    for rows in sample_groups(sources, x, channels, dtype):
+    for rows in sample_groups(sources, x, _padded(channels, dtype), dtype):
         values = _project(sources, weights, biases, rows, dtype, channels)
         d_values, d_query, d_gate = _Kernels(values, x, rows, query, gate, eps).backward(
             grad_out[rows],
@@ -132,18 +130,11 @@ def backward(
                 needs.weights[n],
                 needs.biases[n],
             )
-            for total, gradient in ((grad_weights, d_weight), (grad_biases, d_bias)):
-                if gradient is not None:
-                    previous = total[n]
-                    total[n] = gradient if previous is None else previous + gradient
-    return (
-        grad_sources,
-        grad_x,
-        grad_weights,
-        grad_biases,
-        grad_query,
-        None if gate is None else grad_gate.view_as(gate),
-    )
+            for total, gradient in ((grad_weights[n], d_weight), (grad_biases[n], d_bias)):
+                if total is not None and gradient is not None:
+                    total += gradient
+    grad_of_gate = None if gate is None else grad_gate.view_as(gate)
+    return grad_sources, grad_x, grad_weights, grad_biases, grad_query, grad_of_gate
 
 
 class _Workspace(threading.local):
@@ -160,6 +151,7 @@ class _Workspace(threading.local):
         """Use the memory from its beginning. What has been taken from it is no longer valid."""
         size = min(self._used, _WORKSPACE)
         if size > len(self._memory):
+            self._memory = self._memory.new_empty(0)  # frees it before the larger one is made
             # a tensor that is made in inference mode could not be changed outside of it
             with torch.inference_mode(False):
                 self._memory = torch.empty(size, dtype=torch.uint8)
@@ -177,41 +169,38 @@ class _Workspace(threading.local):
 _workspace = _Workspace()
 
 
-def _empty(tensors: Sequence[Tensor], needed: Sequence[bool], dtype: torch.dtype) -> list[Tensor | None]:
-    """Contiguous tensors for the gradients that are needed, else None."""
-    return [
-        torch.empty(tensor.shape, dtype=dtype) if need else None for tensor, need in zip(tensors, needed, strict=True)
-    ]
-
-
 def _project(sources, weights, biases, rows: slice, dtype: torch.dtype, channels: int) -> list[Tensor]:
     """The K projected features of some samples at their own resolutions, (B, *length, C) with padded channels.
 
     They are the first intermediate results of a call.
     """
     _workspace.start()
-    pieces = _ALIGNMENT // dtype.itemsize
-    padded = -(-channels // pieces) * pieces
     values = []
     for source, weight, bias in zip(sources, weights, biases, strict=True):
-        part = source[rows]
-        values.append(_workspace.take((len(part), *_three_axes(source), padded), dtype))
-        project_channels_last(part, weight, bias, values[-1].flatten(1, 3))
+        samples = source[rows]
+        values.append(_workspace.take((len(samples), *_three_axes(source), _padded(channels, dtype)), dtype))
+        project_channels_last(samples, weight, bias, values[-1].flatten(1, 3))
     return values
+
+
+def _padded(channels: int, dtype: torch.dtype) -> int:
+    """The number of channels with padding."""
+    multiple = _ALIGNMENT // dtype.itemsize
+    return -(-channels // multiple) * multiple
 
 
 def _three_axes(tensor: Tensor) -> tuple[int, int, int]:
     """The spatial size with three axes; two-dimensional images have one line in every plane."""
-    first, *others = tensor.shape[2:]
-    *_, line, last = (1, *others)
-    return first, line, last
+    size = tensor.shape[2:]
+    return (size[0], 1, size[1]) if len(size) == 2 else (size[0], size[1], size[2])
 
 
 @lru_cache(maxsize=256)
 def _taps(length: int, target: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """The two elements that each of `target` positions reads, int32, and the weight of the second one.
 
-    They are those of `torch.nn.functional.interpolate`, so that an infinite element reaches the same positions.
+    They are those of `torch.nn.functional.interpolate` in float64: at the end of an axis, both elements are the last
+    one, so that an infinite element reaches the same positions.
     """
     position = ((torch.arange(target, dtype=torch.float64) + 0.5) * (length / target) - 0.5).clamp(min=0)
     lower = position.floor().clamp(max=length - 1)
@@ -306,31 +295,21 @@ class _Kernels:
         self, function: str, gradients: Sequence[Tensor | None], grad_current: Sequence[Tensor | None],
         **tensors: Tensor | None,
     ) -> None:  # fmt: skip
-        """Compute all slabs of all samples, several at a time."""
+        """Call a kernel for all samples."""
         features = (_Feature * len(self.values))(*(self._feature(n, g) for n, g in enumerate(gradients)))
         parts = (_Part * len(self.current))(
             *(_Part(p.data_ptr(), _pointer(g), p.shape[1]) for p, g in zip(self.current, grad_current, strict=True))
         )
         arguments = _Arguments(
             features=ctypes.addressof(features), parts=ctypes.addressof(parts), query=self.query.data_ptr(),
-            gate=_pointer(self.gate), feature_count=len(features), part_count=len(parts), channels=self.channels,
+            gate=_pointer(self.gate), samples=len(self.current[0]), threads=torch.get_num_threads(),
+            feature_count=len(features), part_count=len(parts), channels=self.channels,
             padded_channels=self.padded_channels, size=self.size, planes_per_slab=self.planes_per_slab, eps=self.eps,
             **{name: _pointer(tensor) for name, tensor in tensors.items()},
         )  # fmt: skip
         compute = getattr(load_library(), f"{function}_{str(self.dtype).removeprefix('torch.')}")
-        tasks = itertools.product(range(len(self.current[0])), range(self.slabs))
-
-        def work() -> None:
-            for task in tasks:
-                compute(ctypes.addressof(arguments), *task)
-
-        threads = min(torch.get_num_threads(), len(self.current[0]) * self.slabs)
-        # not kept between calls: a process that is forked would have the pool without its threads
-        with ThreadPoolExecutor(max(threads, 1)) as pool:
-            others = [pool.submit(work) for _ in range(threads - 1)]
-            work()
-            for other in others:
-                other.result()
+        if compute(ctypes.addressof(arguments)):
+            raise MemoryError("XAttnRes: there is not enough memory for the C++ kernels")
 
     def _feature(self, n: int, gradient: Tensor | None) -> _Feature:
         value, planes = self.values[n], 0

@@ -1,22 +1,25 @@
-// Eqs. 4-8 of arXiv 2604.03297 and their gradients on a CPU, for features that have been projected to the channels of x.
+// Eqs. 4-8 of arXiv 2604.03297 and their gradients on a CPU, for features that are projected to the channels of x.
 //
 // Features are channels-last, so that the vectors that a pixel reads are contiguous. A feature is interpolated along
 // its first two axes once for every row of pixels, and along the last axis for every pixel: V = (1-a) u + a v, where u
-// and v are neighbours in the row. The factors of the logit, q.V and |V|^2, follow from three numbers for every vector u
-// of a row, q.u, |u|^2 and u.v, because
+// and v are neighbours in the row. The factors of the logit, q.V and |V|^2, follow from three numbers for every vector
+// u of a row, q.u, |u|^2 and u.v, because
 //
 //     q.V = (1-a) q.u + a q.v,    |V|^2 = (1-a)^2 |u|^2 + 2 a (1-a) u.v + a^2 |v|^2.
 //
 // The backward pass sums the gradients of these numbers over the pixels of a row before it multiplies vectors by them.
 //
-// Two-dimensional images have the size (H, 1, W). One call computes one slab, which is some planes along the first axis
-// of one sample. Every slab has its own sums, and the caller adds them in a fixed order, so the results do not depend
-// on the number of threads. Channels-last tensors have their channels padded with zeros to a multiple of 64 bytes.
+// Two-dimensional images have the size (H, 1, W). Threads compute slabs, which are some planes along the first axis of
+// one sample. Every slab has its own sums, and the caller adds them in a fixed order, so the results do not depend on
+// the number of threads. Channels-last tensors have their channels padded with zeros to a multiple of 64 bytes.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -34,8 +37,8 @@ struct Axis {
 template <typename T>
 struct Feature {
     const T *value;  // (B, *length, C)
-    // Null if it is not needed, else as `value`; zeros where an axis is interpolated. If it is the first one, every slab
-    // has sums of its own, (B, slabs, planes, *length[1:], C), for the planes from the first one that it reads.
+    // Null if it is not needed, else as `value`. It must be zero if any axis is interpolated. If the first axis is,
+    // every slab has sums of its own, (B, slabs, planes, *length[1:], C), for the planes from the first that it reads.
     T *gradient;
     Axis<T> axes[3];
     int64_t length[3];
@@ -62,6 +65,8 @@ struct Arguments {
     const T *grad_alpha;  // as `alpha`, or null for zero
     T *grad_query;        // (B, slabs, C), zeros
     T *grad_gate;         // (B, slabs)
+    int64_t samples;  // B
+    int64_t threads;
     int64_t feature_count;
     int64_t part_count;
     int64_t channels;         // of x
@@ -327,6 +332,10 @@ class Slab {
                 const Taps<T> &taps = row.taps[x + i];
                 const int64_t lower = taps.index[0], upper = taps.index[1];
                 const T u = taps.weight[0], v = taps.weight[1];
+                product[n * BLOCK + i] = row.product[lower];
+                square[n * BLOCK + i] = row.square[lower];
+                // not with a weight of zero, which makes NaN of infinity
+                if (taps.count == 1) continue;
                 product[n * BLOCK + i] = u * row.product[lower] + v * row.product[upper];
                 square[n * BLOCK + i] =
                     u * u * row.square[lower] + 2 * u * v * row.cross[lower] + v * v * row.square[upper];
@@ -511,24 +520,46 @@ class Slab {
     }
 };
 
+// Compute all slabs of all samples by several threads, which take one slab after the other. Returns 0, or 1 if there is
+// not enough memory.
+template <typename T>
+int compute(const Arguments<T> &a, void (Slab<T>::*function)()) {
+    const int64_t slabs = (a.size[0] + a.planes_per_slab - 1) / a.planes_per_slab, tasks = a.samples * slabs;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+    const auto work = [&] {
+        try {
+            for (int64_t task = next++; task < tasks && !failed; task = next++) {
+                Slab<T> slab(a, task / slabs, task % slabs);
+                (slab.*function)();
+            }
+        } catch (const std::exception &) {
+            failed = true;
+        }
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int64_t n = 1; n < std::min(a.threads, tasks); ++n) others.emplace_back(work);
+    } catch (const std::exception &) {
+        // the threads that there are do all the work
+    }
+    work();
+    for (std::thread &other : others) other.join();
+    return failed;
+}
+
 }  // namespace
 
 extern "C" {
 
-void forward_float32(const Arguments<float> *arguments, int64_t sample, int64_t slab) {
-    Slab<float>(*arguments, sample, slab).forward();
-}
+int forward_float32(const Arguments<float> *arguments) { return compute(*arguments, &Slab<float>::forward); }
+int forward_float64(const Arguments<double> *arguments) { return compute(*arguments, &Slab<double>::forward); }
+int backward_float32(const Arguments<float> *arguments) { return compute(*arguments, &Slab<float>::backward); }
+int backward_float64(const Arguments<double> *arguments) { return compute(*arguments, &Slab<double>::backward); }
 
-void forward_float64(const Arguments<double> *arguments, int64_t sample, int64_t slab) {
-    Slab<double>(*arguments, sample, slab).forward();
-}
-
-void backward_float32(const Arguments<float> *arguments, int64_t sample, int64_t slab) {
-    Slab<float>(*arguments, sample, slab).backward();
-}
-
-void backward_float64(const Arguments<double> *arguments, int64_t sample, int64_t slab) {
-    Slab<double>(*arguments, sample, slab).backward();
-}
+// The sizes of the structures, for a test that `cpp_backend.py` declares the same.
+int64_t size_of_arguments() { return sizeof(Arguments<float>); }
+int64_t size_of_feature() { return sizeof(Feature<float>); }
+int64_t size_of_part() { return sizeof(Part<float>); }
 
 }

@@ -18,7 +18,7 @@ import torch
 _log = logging.getLogger("nnunet_xattnres")
 
 _SOURCE = Path(__file__).with_name("cpp_kernels.cpp")
-_OPTIONS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared"]
+_OPTIONS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread"]
 _INSTRUCTIONS = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx2", "-mfma"]}
 """Options of the compiler by PyTorch's name for what the CPU can do, because a cache may be shared between machines."""
 
@@ -42,29 +42,36 @@ def load_library() -> ctypes.CDLL:
     Raises:
         LibraryUnavailableError: if there is no compiler, if it fails, or if the library cannot be loaded.
     """
+    try:
+        return _load_library()
+    except (OSError, ValueError, AttributeError) as error:
+        raise LibraryUnavailableError(f"they cannot be compiled or loaded: {error}") from error
+
+
+def _load_library() -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         raise LibraryUnavailableError(f"there is no C++ compiler: none of {', '.join(_COMPILERS)}")
     command = [*compiler, *_OPTIONS, *_INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), [])]
     built_from = (_SOURCE.read_text(encoding="utf-8"), command, platform.machine(), platform.libc_ver())
-    name = f"cpp_kernels-{hashlib.sha256(repr(built_from).encode()).hexdigest()[:16]}.so"
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = _cache_folder()
-        except OSError:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path = folder / name
-        if not path.exists():
-            _compile(command, path)
-        try:
-            library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise LibraryUnavailableError(f"{path} cannot be loaded: {error}") from error
+    key = hashlib.sha256(repr(built_from).encode()).hexdigest()[:16]
+    # on some file systems, a file that is in use cannot be removed
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+        folder = _cache_folder() or Path(own)
+        path = _find_library(folder, key)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                return _open_library(path)
+            path.unlink()
+        return _open_library(_compile(command, folder, key))
+
+
+def _open_library(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
     for name in _FUNCTIONS:
         function = getattr(library, name)
-        # a pointer to the arguments, the sample and the slab
-        function.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-        function.restype = None
+        function.argtypes = (ctypes.c_void_p,)
+        function.restype = ctypes.c_int
     return library
 
 
@@ -75,32 +82,53 @@ def find_compiler() -> list[str] | None:
     return next(([path] for name in _COMPILERS if (path := shutil.which(name))), None)
 
 
-def _cache_folder() -> Path:
-    """The cache folder of the user; raises OSError if it cannot be written."""
+def _cache_folder() -> Path | None:
+    """The cache folder of the user, or None if it cannot be written, or if others can put libraries into it."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnunet_xattnres"
-    except RuntimeError as error:
-        raise OSError(f"there is no home folder: {error}") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} cannot be written")
-    return folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except (OSError, RuntimeError):  # there is no home folder
+        return None
+    if os.name == "posix" and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        _log.warning("XAttnRes: %s is not used, because other users can write to it", folder)
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
-def _compile(command: list[str], path: Path) -> None:
+def _find_library(folder: Path, key: str) -> Path | None:
+    """The library in the cache. Its name ends with its size: to load a file that is cut off could end the process."""
+    for path in folder.glob(f"cpp_kernels-{key}-*.so"):
+        if path.stem.rpartition("-")[2] == str(path.stat().st_size):
+            return path
+        path.unlink()
+    return None
+
+
+def _compile(command: list[str], folder: Path, key: str) -> Path:
     """Compile the library to a file that appears complete; raises LibraryUnavailableError."""
-    _log.info("XAttnRes: %s compiles the C++ kernels, once, into %s", command[0], path)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            compiled = Path(folder) / path.name
+    _log.info("XAttnRes: %s compiles the C++ kernels, once, into %s", command[0], folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-", ignore_cleanup_errors=True) as temporary:
+        compiled = Path(temporary) / "cpp_kernels.so"
+        try:
             subprocess.run(
-                [*command, "-o", str(compiled), str(_SOURCE)],
+                [*command, "-o", str(compiled), str(_SOURCE)], env={**os.environ, "LC_ALL": "C"},
                 check=True, capture_output=True, text=True, errors="replace", timeout=_SECONDS,
             )  # fmt: skip
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+            first = next((line for line in lines if "error: " in line), lines[0])
+            raise LibraryUnavailableError(f"{command[0]} cannot compile the C++ kernels: {first}") from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise LibraryUnavailableError(f"{command[0]} cannot compile the C++ kernels: {error}") from error
+        with compiled.open("rb+") as file:
+            os.fsync(file.fileno())
+        path = folder / f"cpp_kernels-{key}-{compiled.stat().st_size}.so"
+        # a link and not a move, which would take the file away from processes that have just loaded theirs
+        try:
+            os.link(compiled, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
             compiled.replace(path)
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
-        first = next((line for line in lines if "error" in line), lines[0])
-        raise LibraryUnavailableError(f"{command[0]} cannot compile the C++ kernels: {first}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LibraryUnavailableError(f"{command[0]} cannot compile the C++ kernels: {error}") from error
+    return path

@@ -102,9 +102,9 @@ def backward(
     acc_dtype = torch.promote_types(x[0].dtype, torch.float32)
     query = query.to(acc_dtype)
     channels = query.numel()
-    grad_sources, grad_x = _empty(sources, needs.sources), _empty(x, needs.x)
-    grad_weights, grad_biases = _zeros(weights, needs.weights, acc_dtype), _zeros(biases, needs.biases, acc_dtype)
-    grad_query, grad_gate = _zeros([query, gate], [needs.query, needs.gate], acc_dtype)
+    grad_sources, grad_x = empty(sources, needs.sources), empty(x, needs.x)
+    grad_weights, grad_biases = zeros(weights, needs.weights, acc_dtype), zeros(biases, needs.biases, acc_dtype)
+    grad_query, grad_gate = zeros([query, gate], [needs.query, needs.gate], acc_dtype)
     for rows in sample_groups(sources, x, channels, acc_dtype):
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
@@ -114,8 +114,8 @@ def backward(
         # Eq. 8
         d_summed = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha[rows].to(acc_dtype, copy=True)
         partial = [upsample_matrix_axes(value.to(acc_dtype), size) for value in values]
-        d_partial = _empty(partial, [needs.value(n) for n in range(len(sources))])
-        d_current = _empty(current, needs.x, acc_dtype)
+        d_partial = empty(partial, [needs.value(n) for n in range(len(sources))])
+        d_current = empty(current, needs.x, acc_dtype)
         for c, part, d_part in _slabs(current, acc_dtype, d_current):
             grad = torch.zeros_like(part, dtype=acc_dtype) if grad_out is None else grad_out[rows, c].to(acc_dtype)
             product = torch.empty_like(part, dtype=acc_dtype)
@@ -158,7 +158,7 @@ def backward(
     return grad_sources, grad_x, grad_weights, grad_biases, grad_query, grad_gate
 
 
-def _empty(tensors: Sequence[Tensor], needed: Sequence[bool], dtype: torch.dtype | None = None) -> list[Tensor | None]:
+def empty(tensors: Sequence[Tensor], needed: Sequence[bool], dtype: torch.dtype | None = None) -> list[Tensor | None]:
     """Contiguous tensors for the gradients that are needed, else None."""
     return [
         torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format) if need else None
@@ -166,7 +166,7 @@ def _empty(tensors: Sequence[Tensor], needed: Sequence[bool], dtype: torch.dtype
     ]
 
 
-def _zeros(tensors: Sequence[Tensor | None], needed: Sequence[bool], dtype: torch.dtype) -> list[Tensor | None]:
+def zeros(tensors: Sequence[Tensor | None], needed: Sequence[bool], dtype: torch.dtype) -> list[Tensor | None]:
     """Zeros to which the gradients that are needed are added, else None."""
     return [
         torch.zeros_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)

@@ -276,7 +276,13 @@ def test_the_backend(monkeypatch, device, backend, question, reason):
     (result,) = doctor.check_backend(device)
     assert result.level is Level.WARNING
     assert "torch" in result.text and reason in result.text
+    monkeypatch.setenv("XATTNRES_BACKEND", backend)
+    (result,) = doctor.check_backend(device)
+    assert result.level is Level.WARNING and reason in result.text
     monkeypatch.setenv("XATTNRES_BACKEND", "reference")
     (result,) = doctor.check_backend(device)
     assert result.level is Level.OK and "XATTNRES_BACKEND=reference" in result.text
+    # it is named by another check
+    monkeypatch.setenv("XATTNRES_BACKEND", "cudnn")
+    assert list(doctor.check_backend(device)) == []
     dispatch._resolve.cache_clear()

@@ -3,6 +3,7 @@
 That they agree with the reference is tested in test_custom_op.py and test_gate.py, with the other backends.
 """
 
+import ctypes
 import os
 import threading
 from functools import partial
@@ -13,17 +14,17 @@ from support.operator import all_results, assert_all_close, make
 from torch.nn import functional
 
 from nnunet_xattnres.ops import cpp_backend, torch_backend, xattnres
-from nnunet_xattnres.ops.cpp_library import find_compiler
+from nnunet_xattnres.ops.cpp_library import find_compiler, load_library
 from nnunet_xattnres.ops.reference import xattnres as reference
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
 
 operator = partial(xattnres, backend="cpp")
 
-# more rows than a slab, in features of ratios 2, 3, 8 and 12, none, and along some axes alone
+# more rows than a slab, and rows of more than one block; features of ratios 2 to 12, of none, and of some axes alone
 TALL = {
-    "2-D": ([(5, (48, 6)), (4, (24, 3)), (3, (16, 6)), (6, (6, 2)), (3, (4, 6)), (5, (96, 12))], (2, 3), (48, 6)),
-    "3-D": ([(5, (36, 4, 6)), (3, (18, 2, 3)), (4, (36, 2, 3)), (5, (3, 4, 6)), (2, (36, 4, 2))], (5,), (36, 4, 6)),
+    "2-D": ([(5, (48, 36)), (4, (24, 18)), (3, (16, 36)), (6, (7, 5)), (3, (4, 12)), (5, (96, 72))], (2, 3), (48, 36)),
+    "3-D": ([(5, (36, 4, 17)), (3, (18, 2, 9)), (4, (36, 2, 17)), (5, (3, 4, 6)), (2, (36, 4, 2))], (5,), (36, 4, 17)),
 }
 
 
@@ -121,8 +122,49 @@ def test_results_do_not_depend_on_the_groups_of_samples(monkeypatch, shape):
 
 def test_no_samples():
     case = tall("2-D", batch=0)
-    out, alpha = case.run(operator)
-    assert out.shape == (0, 5, 48, 6) and alpha.shape == (0, 7, 48, 6)
+    results = all_results(operator, case)
+    assert results["output"].shape == (0, 5, 48, 36) and results["attention"].shape == (0, 7, 48, 36)
+    assert results.keys() >= {"gate", "weight[1]", "history[0]"}
+    assert all(not results[name].any() for name in case.named())
+
+
+def test_large_logits():
+    """exp(150) is no float32."""
+    case = tall("2-D", torch.float32).map(lambda name, t: t * 150 if name == "pseudo_query" else t)
+    in_float64 = case.to(torch.float64)
+    assert in_float64.run(reference)[1].amin() < 1e-40
+    actual, expected = all_results(operator, case), all_results(reference, in_float64)
+    for name in ("output", "attention"):
+        torch.testing.assert_close(actual[name].double(), expected[name], rtol=1e-3, atol=1e-3)
+    assert all(value.isfinite().all() for value in actual.values())
+
+
+def test_a_squared_norm_that_rounding_makes_negative():
+    """At ratio 3, the positions in the middle between u and -u have |V|^2 = 0, computed from large numbers."""
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(64, 16, 1, generator=generator)
+    history = torch.cat((u, -u), 2).view(64, 16, 1, 2) * 1e3
+    x, ones = torch.zeros(64, 16, 1, 6), torch.ones(16)
+    out, alpha = operator([history], x, [None], torch.zeros(16), ones)
+    assert out.isfinite().all() and alpha.isfinite().all()
+    torch.testing.assert_close(alpha, torch.full_like(alpha, 0.5))
+
+
+def test_infinity_stays_where_the_last_element_is_read_alone():
+    """The squared norm overflows: the logits of the reference are zero there, not NaN."""
+    history, x = torch.full((1, 4, 1, 2), 3e19), torch.zeros(1, 4, 1, 4)
+    arguments = [history], x, [None], torch.ones(4), torch.ones(4)
+    expected, actual = reference(*arguments), operator(*arguments)
+    torch.testing.assert_close([t[..., -1] for t in actual], [t[..., -1] for t in expected])
+
+
+def test_structures_have_the_sizes_of_those_of_the_kernels():
+    library = load_library()
+    structures = {"arguments": cpp_backend._Arguments, "feature": cpp_backend._Feature, "part": cpp_backend._Part}
+    for name, structure in structures.items():
+        function = getattr(library, f"size_of_{name}")
+        function.restype = ctypes.c_int64
+        assert function() == ctypes.sizeof(structure), name
 
 
 def test_other_dtypes_of_features_and_vectors():

@@ -141,5 +141,80 @@ def test_a_compiler_that_does_not_exist(monkeypatch, cache):
 
 def test_a_library_that_cannot_be_loaded(cache, fake_compiler):
     fake_compiler("open(sys.argv[sys.argv.index('-o') + 1], 'w').write('this is no library')")
-    with pytest.raises(LibraryUnavailableError, match=r"\.so cannot be loaded"):
+    with pytest.raises(LibraryUnavailableError, match=r"cannot be compiled or loaded: .*\.so"):
+        load()
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["empty", "cut off", "other content"])
+def test_a_damaged_library_is_compiled_again(cache, tmp_path, monkeypatch, damage):
+    """Loading a file that is cut off would end the process."""
+    load()
+    (path,) = cache.iterdir()
+    content = path.read_bytes()
+    damaged = {
+        "empty": b"",
+        "cut off": content[:20000],
+        "other content": b"x" * len(content),
+    }[damage]
+    # in another folder, because a process does not open a file again that it has loaded
+    other = tmp_path / "other" / cache.name
+    other.mkdir(parents=True, mode=0o700)
+    (other / path.name).write_bytes(damaged)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(other.parent))
+    assert load().forward_float32
+    (path,) = other.iterdir()
+    assert path.read_bytes() not in (damaged, b"")
+
+
+@needs_compiler
+def test_two_processes_compile_at_the_same_time(cache, fake_compiler):
+    """The first to end wins, and its file stays the same one, because it may have been loaded."""
+    real = find_compiler()
+    fake_compiler(
+        "import os, shutil, subprocess\n"
+        f"status = subprocess.call({real!r} + sys.argv[1:])\n"
+        "out = sys.argv[sys.argv.index('-o') + 1]\n"
+        "folder = os.path.dirname(os.path.dirname(out))\n"
+        "name = os.environ['NAME_OF_THE_OTHER'] + '-' + str(os.path.getsize(out)) + '.so'\n"
+        "shutil.copy(out, os.path.join(folder, name))\n"
+        "sys.exit(status)"
+    )
+    names = []
+
+    def link(source, target, original=os.link):
+        names.append(os.stat(target).st_ino)
+        return original(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", link)
+        patch.setattr(
+            cpp_library, "_find_library", lambda folder, key: patch.setenv("NAME_OF_THE_OTHER", f"cpp_kernels-{key}")
+        )
+        assert load().forward_float32
+    (path,) = cache.iterdir()
+    assert [path.stat().st_ino] == names
+
+
+@needs_compiler
+@pytest.mark.skipif(os.name != "posix", reason="the folder's mode is that of POSIX")
+def test_a_cache_that_others_can_write_is_not_used(cache, caplog):
+    cache.mkdir()
+    cache.chmod(0o777)
+    assert load().forward_float32
+    assert not list(cache.iterdir())
+    assert str(cache) in caplog.text
+
+
+@pytest.mark.parametrize("value", ["g++ '", "'"])
+def test_a_compiler_with_a_quotation_that_is_not_closed(monkeypatch, cache, value):
+    monkeypatch.setenv("CXX", value)
+    with pytest.raises(LibraryUnavailableError, match="quotation"):
+        load()
+
+
+@needs_compiler
+def test_a_source_that_is_missing(monkeypatch, cache, tmp_path):
+    monkeypatch.setattr(cpp_library, "_SOURCE", tmp_path / "missing.cpp")
+    with pytest.raises(LibraryUnavailableError, match=r"missing\.cpp"):
         load()
