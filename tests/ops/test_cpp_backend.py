@@ -140,11 +140,11 @@ def test_large_logits():
 
 
 def test_a_squared_norm_that_rounding_makes_negative():
-    """At ratio 3, the positions in the middle between u and -u have |V|^2 = 0, computed from large numbers."""
+    """The position in the middle between u and almost -u has a small |V|^2, computed from large numbers."""
     generator = torch.Generator().manual_seed(0)
-    u = torch.randn(64, 16, 1, generator=generator)
-    history = torch.cat((u, -u), 2).view(64, 16, 1, 2) * 1e3
-    x, ones = torch.zeros(64, 16, 1, 6), torch.ones(16)
+    u, difference = (torch.randn(64, 16, 1, generator=generator) for _ in range(2))
+    history = torch.cat((u, 1e-6 * difference - u), 2).view(64, 16, 1, 2) * 1e4
+    x, ones = torch.zeros(64, 16, 1, 3), torch.ones(16)
     out, alpha = operator([history], x, [None], torch.zeros(16), ones)
     assert out.isfinite().all() and alpha.isfinite().all()
     torch.testing.assert_close(alpha, torch.full_like(alpha, 0.5))
