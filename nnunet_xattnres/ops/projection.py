@@ -54,7 +54,9 @@ def project_channels_last(source: Tensor, weight: Tensor | None, bias: Tensor | 
     channels = flat.shape[2] if weight is None else len(weight)
     out[..., channels:] = 0
     if weight is None or bias is None:
-        out[..., :channels] = flat
+        # PyTorch transposes matrices faster than batches of them
+        for sample, projected in zip(flat, out, strict=True):
+            projected[:, :channels] = sample
         return
     bias, weight = bias.to(out.dtype).view(1, 1, -1), weight.T.to(out.dtype).expand(len(flat), -1, -1)
     if channels == out.shape[2]:
@@ -81,7 +83,8 @@ def project_channels_last_backward(
         needs_weight, needs_bias: whether these gradients are needed. The others are None, and not computed.
     """
     if grad_source is not None and weight is None:
-        grad_source.flatten(2).copy_(grad.transpose(1, 2))
+        for gradient, sample in zip(grad_source.flatten(2), grad, strict=True):
+            gradient.copy_(sample.T)
     elif grad_source is not None and weight is not None:
         torch.bmm(weight.T.to(grad.dtype).expand(len(grad), -1, -1), grad.transpose(1, 2), out=grad_source.flatten(2))
     grad_weight = grad_bias = None
