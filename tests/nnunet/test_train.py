@@ -11,6 +11,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from support.workspace import TRAINER, shrink
 
 from nnunet_xattnres import XAttnResResidualEncoderUNet
+from nnunet_xattnres.ops.dispatch import resolve_backend
 
 RESUME = "nnUNetTrainerXAttnResTestResume"
 
@@ -25,7 +26,8 @@ def test_training_writes_the_files_of_nnunet(workspace, trained_2d):
         p.name for p in fold.iterdir()
     }
     assert "Mean Validation Dice" in trained_2d
-    assert any("XAttnRes" in line and "'torch'" in line and "cpu" in line for line in trained_2d.splitlines())
+    backend = f"'{resolve_backend(None, 'cpu')}'"
+    assert any("XAttnRes" in line and backend in line and "cpu" in line for line in trained_2d.splitlines())
     weights = checkpoint(workspace.model(4, "2d"))["network_weights"]
     assert any(name.startswith("xattnres.") for name in weights)
 
