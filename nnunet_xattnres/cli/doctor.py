@@ -12,7 +12,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -279,6 +278,7 @@ def check_backend(device_type: str) -> Iterator[CheckResult]:
     from ..ops.dispatch import (
         BACKEND_VARIABLE,
         BACKENDS,
+        automatic_backend,
         resolve_backend,
         why_cpp_unavailable,
         why_triton_unavailable,
@@ -290,10 +290,11 @@ def check_backend(device_type: str) -> Iterator[CheckResult]:
     because = "" if name == "auto" else f", because of {BACKEND_VARIABLE}={name}"
     resolved = resolve_backend(None, device_type)
     label, reason, hint = "", None, ""
-    if name == "triton" or (name == "auto" and device_type == "cuda"):
+    selected = automatic_backend(device_type) if name == "auto" else name
+    if selected == "triton":
         label, reason = "Triton", why_triton_unavailable(device_type)
         hint = "see the compiler above, or update PyTorch and the driver"
-    elif name == "cpp" or (name == "auto" and sys.platform.startswith("linux")):
+    elif selected == "cpp":
         label, reason, hint = "C++", why_cpp_unavailable(device_type), "install a C++ compiler: apt-get install g++"
     if reason is not None:
         text = f"backend of XAttnRes: torch, which is slower than {label}; {label} cannot be used ({reason})"

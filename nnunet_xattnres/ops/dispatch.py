@@ -130,7 +130,7 @@ def resolve_backend(backend: str | None, device_type: str, dtype: torch.dtype = 
 @cache
 def _resolve(backend: str, device_type: str) -> str:
     """`resolve_backend` for a valid name; cached, so that a process logs its choice once."""
-    resolved = _automatic(device_type) if backend == "auto" else backend
+    resolved = automatic_backend(device_type) if backend == "auto" else backend
     if resolved in ("cpp", "triton"):
         name, why_unavailable = {
             "cpp": ("the C++ kernels", why_cpp_unavailable),
@@ -144,7 +144,7 @@ def _resolve(backend: str, device_type: str) -> str:
     return resolved
 
 
-def _automatic(device_type: str) -> str:
+def automatic_backend(device_type: str) -> str:
     """The fastest backend for a device, which may not work there."""
     if device_type == "cpu" and sys.platform.startswith("linux"):
         return "cpp"

@@ -140,10 +140,7 @@ def _backward(
         grad_out = parts[0].new_zeros((len(parts[0]), query.numel(), *parts[0].shape[2:]))
     grad_out = grad_out.contiguous()
     grad_alpha = None if grad_alpha is None else grad_alpha.contiguous()
-    d_sources = [
-        torch.empty_like(source, memory_format=torch.contiguous_format) if needed else None
-        for source, needed in zip(sources, needs.sources, strict=True)
-    ]
+    d_sources = torch_backend.empty(sources, needs.sources)
     d_parts = [torch.empty_like(p) for p in parts]
     parameters: list[Tensor | None] = []
     with torch.cuda.device_of(query):
