@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cpp_library import load_library
-from .needs import Needs
+from .needed_gradients import NeededGradients
 from .projection import project_channels_last, project_channels_last_backward
 from .torch_backend import empty, sample_groups, zeros
 
@@ -92,7 +92,7 @@ def backward(
     query: Tensor,
     gate: Tensor | None,
     eps: float,
-    needs: Needs | None = None,
+    needed: NeededGradients | None = None,
 ) -> tuple[
     list[Tensor | None], list[Tensor | None], list[Tensor | None], list[Tensor | None], Tensor | None, Tensor | None
 ]:
@@ -100,20 +100,20 @@ def backward(
 
     Those of the query and the gate are always computed, because they cost nothing beside the others.
     """
-    needs = Needs.all(sources, x, weights, biases, gate) if needs is None else needs
+    needed = NeededGradients.all(sources, x, weights, biases, gate) if needed is None else needed
     dtype, channels = x[0].dtype, query.numel()
     if grad_out is None:
         grad_out = x[0].new_zeros((len(x[0]), channels, *x[0].shape[2:]))
-    needed = [needs.value(n) for n in range(len(sources))]
-    grad_sources, grad_x = empty(sources, needs.sources, dtype), empty(x, needs.x, dtype)
-    grad_weights, grad_biases = zeros(weights, needs.weights, dtype), zeros(biases, needs.biases, dtype)
+    needed_values = [needed.value(n) for n in range(len(sources))]
+    grad_sources, grad_x = empty(sources, needed.sources, dtype), empty(x, needed.x, dtype)
+    grad_weights, grad_biases = zeros(weights, needed.weights, dtype), zeros(biases, needed.biases, dtype)
     grad_query, grad_gate = torch.zeros(channels, dtype=dtype), torch.zeros((), dtype=dtype)
     for rows in sample_groups(sources, x, _padded(channels, dtype), dtype):
         values = _project(sources, weights, biases, rows, dtype, channels)
         d_values, d_query, d_gate = _Kernels(values, x, rows, query, gate, eps).backward(
             grad_out[rows],
             None if grad_alpha is None else grad_alpha[rows],
-            needed,
+            needed_values,
             [None if gradient is None else gradient[rows] for gradient in grad_x],
         )
         grad_query += d_query
@@ -127,8 +127,8 @@ def backward(
                 source[rows],
                 weights[n],
                 None if grad_source is None else grad_source[rows],
-                needs.weights[n],
-                needs.biases[n],
+                needed.weights[n],
+                needed.biases[n],
             )
             for total, gradient in ((grad_weights[n], d_weight), (grad_biases[n], d_bias)):
                 if total is not None and gradient is not None:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import cpp_backend, torch_backend
 from .autocast import without_autocast
-from .needs import Needs
+from .needed_gradients import NeededGradients
 
 _log = logging.getLogger("nnunet_xattnres")
 
@@ -131,19 +131,19 @@ def backward(
 
     The other arguments are those of `forward`.
     """
-    weights_of, biases_of = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
+    per_source = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
     lengths = [len(sources), len(x), len(weights), len(biases), 1, 1]
-    of_sources, of_x, of_weights, of_biases, (of_query,), (of_gate,) = _split(needed, lengths)
-    needs = Needs(
-        of_sources,
-        of_x,
-        [bool(need) for need in _per_source(of_weights, projected, len(sources))],
-        [bool(need) for need in _per_source(of_biases, projected, len(sources))],
-        of_query,
-        of_gate,
+    needs_sources, needs_x, needs_weights, needs_biases, (needs_query,), (needs_gate,) = _split(needed, lengths)
+    needed_gradients = NeededGradients(
+        needs_sources,
+        needs_x,
+        [bool(need) for need in _per_source(needs_weights, projected, len(sources))],
+        [bool(need) for need in _per_source(needs_biases, projected, len(sources))],
+        needs_query,
+        needs_gate,
     )
     d_sources, d_x, d_weights, d_biases, d_query, d_gate = _compute(
-        "backward", backend, grad_out, grad_alpha, sources, x, weights_of, biases_of, query, gate, eps, needs
+        "backward", backend, grad_out, grad_alpha, sources, x, *per_source, query, gate, eps, needed_gradients
     )
     d_weights, d_biases = ([gradients[n] for n in projected] for gradients in (d_weights, d_biases))
     gradients = [*d_sources, *d_x, *d_weights, *d_biases, d_query, d_gate]
@@ -170,8 +170,8 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> No
 
 def _autograd_backward(ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | None) -> tuple:
     sources, x, weights, biases, (query,), (gate,) = _split(ctx.saved_tensors, ctx.lengths)
-    of_sources, of_x, of_weights, of_biases, _, of_query, of_gate, *_ = ctx.needs_input_grad
-    needed = [*of_sources, *of_x, *of_weights, *of_biases, of_query, of_gate]
+    needs_sources, needs_x, needs_weights, needs_biases, _, needs_query, needs_gate, *_ = ctx.needs_input_grad
+    needed = [*needs_sources, *needs_x, *needs_weights, *needs_biases, needs_query, needs_gate]
     computed = iter(
         backward(
             grad_out, grad_alpha, sources, x, weights, biases, ctx.projected, query, gate, ctx.eps, ctx.backend, needed
@@ -200,9 +200,10 @@ def _backward_flops(
 ) -> int:  # fmt: skip
     """The projections, which are computed again, and those of their two gradients that are needed."""
     flops = _projection_flops(sources, weights, projected)
-    of_sources, _, of_weights, *_ = _split(needed, [len(sources), len(x), len(weights)])
+    needs_sources, _, needs_weights, *_ = _split(needed, [len(sources), len(x), len(weights)])
     return sum(
-        (1 + of_sources[n] + of_weight) * f for n, of_weight, f in zip(projected, of_weights, flops, strict=True)
+        (1 + needs_sources[n] + needs_weight) * f
+        for n, needs_weight, f in zip(projected, needs_weights, flops, strict=True)
     )
 
 

@@ -32,7 +32,7 @@ from .interpolation import (
     upsample_transposed,
     upsampled_axes,
 )
-from .needs import Needs
+from .needed_gradients import NeededGradients
 from .projection import project, project_backward
 
 # Limits of memory in bytes: of one slab of channels on a CPU, per thread, whose cache has about this size, and of all
@@ -87,7 +87,7 @@ def backward(
     query: Tensor,
     gate: Tensor | None,
     eps: float,
-    needs: Needs | None = None,
+    needed: NeededGradients | None = None,
 ) -> tuple[
     list[Tensor | None], list[Tensor | None], list[Tensor | None], list[Tensor | None], Tensor | None, Tensor | None
 ]:
@@ -95,16 +95,16 @@ def backward(
 
     Args:
         grad_out, grad_alpha: the gradients of the results of `forward`; one of them may be None for zero.
-        needs: which gradients are needed, None for all. The others are None, and not computed.
+        needed: which gradients are needed, None for all. The others are None, and not computed.
     """
-    needs = Needs.all(sources, x, weights, biases, gate) if needs is None else needs
+    needed = NeededGradients.all(sources, x, weights, biases, gate) if needed is None else needed
     size = tuple(x[0].shape[2:])
     acc_dtype = torch.promote_types(x[0].dtype, torch.float32)
     query = query.to(acc_dtype)
     channels = query.numel()
-    grad_sources, grad_x = empty(sources, needs.sources), empty(x, needs.x)
-    grad_weights, grad_biases = zeros(weights, needs.weights, acc_dtype), zeros(biases, needs.biases, acc_dtype)
-    grad_query, grad_gate = zeros([query, gate], [needs.query, needs.gate], acc_dtype)
+    grad_sources, grad_x = empty(sources, needed.sources), empty(x, needed.x)
+    grad_weights, grad_biases = zeros(weights, needed.weights, acc_dtype), zeros(biases, needed.biases, acc_dtype)
+    grad_query, grad_gate = zeros([query, gate], [needed.query, needed.gate], acc_dtype)
     for rows in sample_groups(sources, x, channels, acc_dtype):
         values = _project(sources, weights, biases, rows, x[0].dtype)
         current = [part[rows].contiguous() for part in x]
@@ -114,8 +114,8 @@ def backward(
         # Eq. 8
         d_summed = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha[rows].to(acc_dtype, copy=True)
         partial = [upsample_matrix_axes(value.to(acc_dtype), size) for value in values]
-        d_partial = empty(partial, [needs.value(n) for n in range(len(sources))])
-        d_current = empty(current, needs.x, acc_dtype)
+        d_partial = empty(partial, [needed.value(n) for n in range(len(sources))])
+        d_current = empty(current, needed.x, acc_dtype)
         for c, part, d_part in _slabs(current, acc_dtype, d_current):
             grad = torch.zeros_like(part, dtype=acc_dtype) if grad_out is None else grad_out[rows, c].to(acc_dtype)
             product = torch.empty_like(part, dtype=acc_dtype)
@@ -147,7 +147,7 @@ def backward(
             if d_value is None:
                 continue
             d_source, d_weight, d_bias = project_backward(
-                d_value, source[rows], weights[n], needs.sources[n], needs.weights[n], needs.biases[n]
+                d_value, source[rows], weights[n], needed.sources[n], needed.weights[n], needed.biases[n]
             )
             grad_source = grad_sources[n]
             if grad_source is not None and d_source is not None:

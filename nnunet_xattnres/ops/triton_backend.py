@@ -23,7 +23,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend, triton_kernels
-from .needs import Needs
+from .needed_gradients import NeededGradients
 from .tiles import OUTPUTS, Tables, make_tables, three_axes
 from .triton_launch import compile_and_call, launch
 from .triton_projection import Projections, channel_block, product_constants
@@ -115,15 +115,15 @@ def backward(
     query: Tensor,
     gate: Tensor | None,
     eps: float,
-    needs: Needs | None = None,
+    needed: NeededGradients | None = None,
 ) -> tuple[list[Tensor | None], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor, Tensor | None]:
     """Compute the gradients of sources, x, weights, biases, query and gate; arguments as in `torch_backend.backward`.
 
     Gradients of x, query and gate are computed whether they are needed or not.
     """
-    needs = Needs.all(sources, x, weights, biases, gate) if needs is None else needs
+    needed = NeededGradients.all(sources, x, weights, biases, gate) if needed is None else needed
     with torch.cuda.device_of(query):
-        return compile_and_call(_backward, grad_out, grad_alpha, sources, x, weights, biases, query, gate, eps, needs)
+        return compile_and_call(_backward, grad_out, grad_alpha, sources, x, weights, biases, query, gate, eps, needed)
 
 
 def _forward(sources, x, weights, biases, query, gate, eps) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _forward(sources, x, weights, biases, query, gate, eps) -> tuple[Tensor, Ten
 
 
 def _backward(
-    grad_out, grad_alpha, sources, x, weights, biases, query, gate, eps, needs
+    grad_out, grad_alpha, sources, x, weights, biases, query, gate, eps, needed
 ) -> tuple[list[Tensor | None], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor, Tensor | None]:
     """`backward`, called by `compile_and_call`."""
     parts, tables = _two_parts(x), _tables(sources, x)
@@ -140,14 +140,14 @@ def _backward(
         grad_out = parts[0].new_zeros((len(parts[0]), query.numel(), *parts[0].shape[2:]))
     grad_out = grad_out.contiguous()
     grad_alpha = None if grad_alpha is None else grad_alpha.contiguous()
-    d_sources = torch_backend.empty(sources, needs.sources)
+    d_sources = torch_backend.empty(sources, needed.sources)
     d_parts = [torch.empty_like(p) for p in parts]
     parameters: list[Tensor | None] = []
     with torch.cuda.device_of(query):
         for rows in _groups(tables, sources, parts, query.numel()):
             call = _Call(
                 [s[rows] for s in sources], [p[rows] for p in parts], weights, biases, query, gate, eps, tables,
-                needs, [None if d is None else d[rows] for d in d_sources],
+                needed, [None if d is None else d[rows] for d in d_sources],
             )  # fmt: skip
             gradients = call.backward(
                 grad_out[rows], None if grad_alpha is None else grad_alpha[rows], [d[rows] for d in d_parts]
@@ -225,7 +225,7 @@ class _Call:
         gate: Tensor | None,
         eps: float,
         tables: Tables,
-        needs: Needs | None = None,
+        needed: NeededGradients | None = None,
         d_sources: Sequence[Tensor | None] = (),
     ):
         self.dtype = parts[0].dtype
@@ -247,7 +247,7 @@ class _Call:
         self.num_values = len(sources) + 1
         self.values = parts[0].new_empty(self.batch, tables.num_cells, self.channels)
         self.full = parts[0].new_empty(len(sources) - self.num_interpolated, self.batch, self.channels, *self.spatial)
-        self.projections = Projections(sources, weights, biases, self.channels, tables, self.dtype, needs, d_sources)
+        self.projections = Projections(sources, weights, biases, self.channels, tables, self.dtype, needed, d_sources)
         self.projections.project(self.values, self.full)
         self.maps = self.query.new_empty(self.batch, tables.num_cells, 8 if self.dim == 2 else 12)
         if self.num_interpolated:

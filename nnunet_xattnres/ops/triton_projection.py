@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .needs import Needs
+from .needed_gradients import NeededGradients
 from .tiles import Tables
 from .triton_launch import launch
 
@@ -277,8 +277,8 @@ def _plan(
     widths: tuple[int, ...],
     pixels: tuple[int, ...],
     places: tuple[tuple[bool, int], ...],
-    of_sources: tuple[bool, ...],
-    of_weights: tuple[bool, ...],
+    needs_sources: tuple[bool, ...],
+    needs_weights: tuple[bool, ...],
     batch: int,
     channels: int,
     block: int,
@@ -291,9 +291,9 @@ def _plan(
     sums: list[tuple[int, ...]] = []
     for n, (width, count) in enumerate(zip(widths, pixels, strict=True)):
         blocks += [(n, start) for start in range(0, count, _PIXELS)]
-        if of_sources[n]:
+        if needs_sources[n]:
             source_blocks += [(n, p, k) for p in range(0, count, _PIXELS) for k in range(0, width, block)]
-        if of_weights[n]:
+        if needs_weights[n]:
             steps = batch * -(-count // depth)
             step = max(16, -(-steps // _SPLITS))
             for c in range(0, channels, block):
@@ -315,7 +315,7 @@ class Projections:
         channels: C.
         tables: which features are interpolated, and their cells.
         dtype: the dtype of the projected features.
-        needs: which gradients `backward` computes; None for none.
+        needed: which gradients `backward` computes; None for none.
         d_sources: where it writes the gradients of the sources, K tensors, or None where they are not needed.
     """
 
@@ -327,7 +327,7 @@ class Projections:
         channels: int,
         tables: Tables,
         dtype: torch.dtype,
-        needs: Needs | None = None,
+        needed: NeededGradients | None = None,
         d_sources: Sequence[Tensor | None] = (),
     ):
         self.sources = [source.to(dtype).contiguous() for source in sources]
@@ -345,10 +345,10 @@ class Projections:
         places = tuple(
             (False, tables.cells[n]) if n in tables.cells else (True, next(full)) for n in range(len(sources))
         )
-        of_sources = of_weights = (False,) * len(sources)
-        if needs is not None:
-            of_sources = tuple(needs.sources)
-            of_weights = tuple(w or b for w, b in zip(needs.weights, needs.biases, strict=True))
+        needs_sources = needs_weights = (False,) * len(sources)
+        if needed is not None:
+            needs_sources = tuple(needed.sources)
+            needs_weights = tuple(w or b for w, b in zip(needed.weights, needed.biases, strict=True))
         self.d_sources = list(d_sources) or [None] * len(sources)
         # in the dtype of the kernels
         self.written = [
@@ -356,16 +356,16 @@ class Projections:
         ]
         self.d_weights, self.d_biases = (
             [
-                torch.empty_like(t, dtype=torch.float32) if t is not None and needed else None
-                for t, needed in zip(parameters, of_weights, strict=True)
+                torch.empty_like(t, dtype=torch.float32) if t is not None and need else None
+                for t, need in zip(parameters, needs_weights, strict=True)
             ]
             for parameters in (self.weights, self.biases)
         )
         self.addresses = self._make_addresses()
         self.depth_of_weights = _DEPTH if dtype == torch.float32 else _LONG_DEPTH
         self.plan = _plan(
-            widths, pixels, places, of_sources, of_weights, self.batch, channels, self.block, self.depth_of_weights,
-            sources[0].device,
+            widths, pixels, places, needs_sources, needs_weights, self.batch, channels, self.block,
+            self.depth_of_weights, sources[0].device,
         )  # fmt: skip
         self.constants: dict[str, Any] = {
             "DTYPE": TRITON_DTYPES[dtype],

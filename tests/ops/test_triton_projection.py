@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from support.operator import DEVICE
 
 from nnunet_xattnres.ops import triton_projection
-from nnunet_xattnres.ops.needs import Needs
+from nnunet_xattnres.ops.needed_gradients import NeededGradients
 from nnunet_xattnres.ops.tiles import make_tables
 from nnunet_xattnres.ops.triton_projection import Projections
 
@@ -42,9 +42,9 @@ def test_equals_convolutions(operands, splits, monkeypatch):
     monkeypatch.setattr(triton_projection, "_SPLITS", splits)
     triton_projection._plan.cache_clear()
     tables = make_tables(tuple(size for _, size in HISTORY), SIZE, 32, 16, sources[0].device)
-    needs = Needs.all(sources, [], weights, biases, None)
+    needed = NeededGradients.all(sources, [], weights, biases, None)
     d_sources = [torch.full_like(source, torch.nan) for source in sources]
-    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32, needs, d_sources)
+    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32, needed, d_sources)
     values = torch.empty(2, tables.num_cells, CHANNELS, device=DEVICE)
     full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
     projections.project(values, full)

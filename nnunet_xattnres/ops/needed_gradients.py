@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class Needs(NamedTuple):
+class NeededGradients(NamedTuple):
     """For every input of a backend's `forward` whether its gradient is needed.
 
     Attributes:
@@ -31,7 +31,7 @@ class Needs(NamedTuple):
         weights: Sequence[Tensor | None],
         biases: Sequence[Tensor | None],
         gate: Tensor | None,
-    ) -> "Needs":
+    ) -> "NeededGradients":
         """Every gradient there is."""
         weighted, biased = [weight is not None for weight in weights], [bias is not None for bias in biases]
         return cls([True] * len(sources), [True] * len(x), weighted, biased, True, gate is not None)
