@@ -88,7 +88,8 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from tqdm import tqdm
 
-    from ..export import description, graphs, parity
+    from ..export import description, graphs
+    from ..export.parity import compare, cut_patches
     from ..utils.checkpoints import read_checkpoint
     from ..utils.files import check_new_folder, new_folder
     from ..utils.quiet import silence_libraries
@@ -103,10 +104,10 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
     data = _preprocess_images(arguments, predictor)
     network = graphs.ensemble_network(predictor)
     patch_size, channels = predictor.configuration_manager.patch_size, len(data[0])
-    patches = torch.cat([parity.cut_patches(case, patch_size, _PATCHES // len(data)) for case in data])
-    smallest = parity.cut_patches(data[0], sizes.minimum, 2)
+    patches = torch.cat([cut_patches(case, patch_size, _PATCHES // len(data)) for case in data])
+    smallest = cut_patches(data[0], sizes.minimum, 2)
     init_args = read_checkpoint(arguments.model / f"fold_{folds[0]}" / arguments.checkpoint)["init_args"]
-    described = description.describe(
+    network_json = description.describe(
         predictor, init_args["configuration"], folds, arguments.checkpoint, sizes, channels
     ) | {"files": {}}
     rows = [["file", "MB", "seconds", "largest difference", "relative", "other labels"]]
@@ -120,7 +121,7 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
             batches = [*patches.split(1), *([] if fixed else [smallest])]
             try:
                 writer.save(network, example, None if fixed else sizes, path)
-                compared = parity.compare(network, writer.load(path), batches, predictor.label_manager.has_regions)
+                parity = compare(network, writer.load(path), batches, predictor.label_manager.has_regions)
             except OSError:
                 raise
             except Exception as error:  # exporters and other runtimes raise anything
@@ -128,19 +129,19 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
                     f"{writer.file} cannot be made of the network {type(network).__name__} ({last_line(error)}): "
                     "choose another of --formats"
                 ) from error
-            if not compared.relative_difference <= bound:
+            if not parity.relative_difference <= bound:
                 raise StepFailedError(
-                    f"{writer.file} differs from PyTorch by {compared.relative_difference:.2g} of the largest logit, "
+                    f"{writer.file} differs from PyTorch by {parity.relative_difference:.2g} of the largest logit, "
                     f"more than --bound {bound:g}: nothing is written"
                 )
             only_size = example.shape if fixed else None
-            described["files"][writer.file] = description.describe_file(path, compared, only_size)
+            network_json["files"][writer.file] = description.describe_file(path, parity, only_size)
             rows.append([
                 writer.file, f"{path.stat().st_size / 1e6:.1f}", f"{time.perf_counter() - start:.0f}",
-                f"{compared.largest_difference:.2g}", f"{compared.relative_difference:.2g}",
-                f"{100 * compared.other_labels:.4f} %",
+                f"{parity.largest_difference:.2g}", f"{parity.relative_difference:.2g}",
+                f"{100 * parity.other_labels:.4f} %",
             ])  # fmt: skip
-        (out / "network.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        (out / "network.json").write_text(json.dumps(network_json, indent=1) + "\n", encoding="utf-8")
         if "onnx" in formats:
             shutil.copyfile(_EXAMPLE, out / "predict_onnx.py")
     print(format_table(rows))

@@ -75,13 +75,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--name {name} is the name of the plans that are read: choose another name")
     channels, classes = count_input_channels(plans), plans.get_label_manager(dataset).num_segmentation_heads
     peak_memory = _measure_on(arguments.device, channels, classes) if arguments.measure else None
-    made, changes = make_plans(plans.plans, trainer, name, channels, classes, arguments.keep_sizes, peak_memory)
-    text = json.dumps(made, indent=4, sort_keys=False)
+    new_plans, changes = make_plans(plans.plans, trainer, name, channels, classes, arguments.keep_sizes, peak_memory)
+    text = json.dumps(new_plans, indent=4, sort_keys=False)
     print(_format_changes(changes, "measured" if arguments.measure else "estimated"))
     if arguments.dry_run:
         print(f"\nnot written: {target}")
         return 0
-    _refuse_other_plans(target, made, arguments.overwrite)
+    _refuse_other_plans(target, new_plans, arguments.overwrite)
     write_atomic(target, text)
     configuration = changes[0].configuration
     print(f"\nwritten: {target}\ntrain with: nnUNetv2_train {_dataset(plans.plans)} {configuration} 0 -p {name}")
@@ -119,12 +119,12 @@ def _measure_on(name: str, channels: int, classes: int) -> "PeakMemory":
     return measure_on(device, channels, classes, print)
 
 
-def _refuse_other_plans(target: Path, made: dict[str, Any], overwrite: bool) -> None:
+def _refuse_other_plans(target: Path, new_plans: dict[str, Any], overwrite: bool) -> None:
     """Raise an error instead of replacing plans that are not those to be written."""
     if overwrite or not target.exists():
         return
     try:
-        same = json.loads(target.read_bytes()) == json.loads(json.dumps(made))
+        same = json.loads(target.read_bytes()) == json.loads(json.dumps(new_plans))
     except ValueError:
         same = False
     if not same:

@@ -258,15 +258,15 @@ def _print_report(warm: "WarmStart") -> None:
         ("other shapes in the checkpoint, initial values", warm.other_shape),
         ("in the checkpoint only, not used", warm.unused),
     ):
-        groups = Counter(_group(name) for name in names)
-        if groups:
-            print(f"{reason}: {', '.join(f'{group} ({count})' for group, count in groups.items())}")
+        stages = Counter(_stage_of_tensor(name) for name in names)
+        if stages:
+            print(f"{reason}: {', '.join(f'{stage} ({count})' for stage, count in stages.items())}")
 
 
-def _group(name: str) -> str:
+def _stage_of_tensor(name: str) -> str:
     """The stage or the layer that a tensor belongs to.
 
-    >>> _group("encoder.stages.0.0.convs.0.conv.weight"), _group("xattnres.3.gate")
+    >>> _stage_of_tensor("encoder.stages.0.0.convs.0.conv.weight"), _stage_of_tensor("xattnres.3.gate")
     ('encoder.stages.0', 'xattnres')
     """
     parts = name.split(".")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..networks.planned_unet import XAttnResUNetMixin
-from ..networks.plans import replacement
+from ..networks.plans import find_replacement
 from ..utils.errors import UserError
 from ..utils.plans_file import count_input_channels, get_configuration, read_plans
 
@@ -205,7 +205,7 @@ def from_plans(path: Path, configuration: str, num_classes: int = 3) -> Case:
     plans = read_plans(path)
     planned = get_configuration(plans, configuration, path)
     try:
-        replacement(planned.network_arch_class_name)
+        find_replacement(planned.network_arch_class_name)
     except ValueError as error:
         raise UserError(str(error)) from None
     return Case(

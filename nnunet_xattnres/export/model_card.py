@@ -21,7 +21,7 @@ from ..training.patches import describe_size
 from ..utils.trained_models import channel_names
 
 
-class Needs(Enum):
+class RequiredCode(Enum):
     """What a model needs where it predicts; the values are in words."""
 
     NOTHING = "nnU-Net alone"
@@ -74,7 +74,7 @@ class ModelFacts:
         network: the trained network.
         trainer: the name of the trainer that has trained it.
         trained_plans: the name of the plans with which it has been trained.
-        needs: what prediction needs.
+        required_code: what prediction needs.
         checkpoint: the name of the checkpoint file from which the weights come.
         mirror_axes: the axes of the patch along which prediction mirrors; empty or None for none.
         folds: the folds in the folder.
@@ -89,7 +89,7 @@ class ModelFacts:
     network: nn.Module
     trainer: str
     trained_plans: str
-    needs: Needs
+    required_code: RequiredCode
     checkpoint: str
     mirror_axes: Sequence[int] | None
     folds: Sequence[Fold]
@@ -177,13 +177,13 @@ def _how_to_predict(facts: ModelFacts) -> Iterator[str]:
     yield "Install [PyTorch](https://pytorch.org/get-started/locally/) for your GPU first. IMAGES and PREDICTIONS are"
     yield "folders, MODEL is this folder.\n"
     yield "```bash"
-    if facts.needs is Needs.NOTHING:
+    if facts.required_code is RequiredCode.NOTHING:
         yield f"pip install nnunetv2=={version('nnunetv2')}"
     else:
         yield f"pip install ./nnunet-xattnres    # a checkout of nnunet-xattnres {__version__} or newer"
-    if facts.needs is Needs.TRAINERS:
+    if facts.required_code is RequiredCode.TRAINERS:
         yield 'export nnUNet_extTrainer="$(xattnres trainers)"'
-    if facts.needs is Needs.OWN_TRAINER:
+    if facts.required_code is RequiredCode.OWN_TRAINER:
         yield f"export nnUNet_extTrainer=FOLDER    # the folder of the Python file that defines {facts.trainer}"
     previous = facts.configuration.previous_stage_name
     options = "" if previous is None else " -prev_stage_predictions PREVIOUS"
@@ -195,9 +195,9 @@ def _how_to_predict(facts: ModelFacts) -> Iterator[str]:
             "-plans_json MODEL/plans.json -dataset_json MODEL/dataset.json"
         )
     yield "```\n"
-    if facts.needs is Needs.PACKAGE:
+    if facts.required_code is RequiredCode.PACKAGE:
         yield "plans.json names the network, so nnU-Net finds it without `nnUNet_extTrainer`.\n"
-    if facts.needs is Needs.OWN_TRAINER:
+    if facts.required_code is RequiredCode.OWN_TRAINER:
         yield (
             f"{facts.trainer} is not in a file that is known to be installed with nnU-Net or nnunet-xattnres. Its file "
             "is not in this folder.\n"

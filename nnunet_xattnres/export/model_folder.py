@@ -36,7 +36,7 @@ from ..utils.files import check_new_folder, new_folder, read_json, sha256
 from ..utils.plans_file import get_configuration, read_plans
 from ..utils.quiet import silence_libraries
 from ..utils.trained_models import find_folds, load_model, uncompiled_network
-from .model_card import Fold, ModelFacts, Needs, Scores, model_card
+from .model_card import Fold, ModelFacts, RequiredCode, Scores, model_card
 
 CHECKPOINT = "checkpoint_final.pth"
 """The name of the checkpoints in the new folder, which nnU-Net takes by default."""
@@ -127,11 +127,11 @@ class _Writer:
         trained = [self._write_fold(fold) for fold in self.folds]
         cross_validation, postprocessing = self._write_cross_validation()
         loaded = self._check()
-        needs = _needs(find_trainer(self.saved_trainer_name), loaded.network)
+        required_code = _required_code(find_trainer(self.saved_trainer_name), loaded.network)
         facts = ModelFacts(
             self.plans, self.dataset, self.configuration_name, loaded.configuration_manager, loaded.network,
-            self.trained_by, self.trained_plans, needs, self.trained_checkpoint, loaded.allowed_mirroring_axes, trained,
-            cross_validation, postprocessing,
+            self.trained_by, self.trained_plans, required_code, self.trained_checkpoint, loaded.allowed_mirroring_axes,
+            trained, cross_validation, postprocessing,
         )  # fmt: skip
         self._write_text("README.md", model_card(facts))
         # without the model card, which is to be edited
@@ -140,7 +140,7 @@ class _Writer:
         self._write_text("SHA256SUMS", "".join(sums))
         return [
             *self.notes,
-            f"what it needs to predict: {needs.value}",
+            f"what it needs to predict: {required_code.value}",
             "README.md is the model card: write the licence into it",
         ]
 
@@ -329,12 +329,12 @@ def _network_name(trainer_name: str) -> str:
     return str(TrainerName(parts.network, parts.routing))
 
 
-def _needs(trainer: type, network: nn.Module) -> Needs:
+def _required_code(trainer: type, network: nn.Module) -> RequiredCode:
     """What has to be installed where the model predicts."""
     if _is_of_nnunet(trainer):
         uses_package = any(_is_of(_PACKAGE, type(module)) for module in network.modules())
-        return Needs.PACKAGE if uses_package else Needs.NOTHING
-    return Needs.TRAINERS if _is_of(_PACKAGE, trainer) else Needs.OWN_TRAINER
+        return RequiredCode.PACKAGE if uses_package else RequiredCode.NOTHING
+    return RequiredCode.TRAINERS if _is_of(_PACKAGE, trainer) else RequiredCode.OWN_TRAINER
 
 
 def _is_of(package: str, cls: type) -> bool:

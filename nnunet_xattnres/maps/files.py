@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-PICTURES = (".png", ".bmp")
+PICTURE_ENDINGS = (".png", ".bmp")
 """Endings of images whose maps are pictures of 8 bits."""
 
 
@@ -15,7 +15,7 @@ def map_ending(file_ending: str) -> str:
     >>> map_ending(".bmp"), map_ending(".nii.gz"), map_ending(".tif")
     ('.png', '.nii.gz', '.tif')
     """
-    return ".png" if file_ending in PICTURES else file_ending
+    return ".png" if file_ending in PICTURE_ENDINGS else file_ending
 
 
 def write_map(values: np.ndarray, path: Path, properties: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ def write_map(values: np.ndarray, path: Path, properties: dict[str, Any]) -> Non
 
 
 def _write(values: np.ndarray, path: Path, properties: dict[str, Any]) -> None:
-    if path.suffix in PICTURES:
+    if path.suffix in PICTURE_ENDINGS:
         from PIL import Image
 
         pixels = values[0] if values.dtype == np.uint8 else np.rint(values[0].clip(0, 1) * 255).astype(np.uint8)

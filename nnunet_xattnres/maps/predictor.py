@@ -87,7 +87,7 @@ class AttentionPredictor(nnUNetPredictor):
         attributes: Any = vars(self)
         network, label_manager = attributes["network"], attributes["label_manager"]
         scale = accumulation_scale(self.tile_step_size, len(self.configuration_manager.patch_size))
-        with _AttentionNetwork.of(uncompiled_network(self), layer, scale) as attention:
+        with _AttentionNetwork.of_layer(uncompiled_network(self), layer, scale) as attention:
             try:
                 self.network = attention
                 # nnU-Net allocates as many channels as there are segmentation heads
@@ -126,7 +126,7 @@ class AttentionPredictor(nnUNetPredictor):
         )
 
 
-class _Found(Exception):  # noqa: N818
+class _AttentionComputed(Exception):  # noqa: N818
     """The attention has been computed; the rest of the network need not run."""
 
     def __init__(self, attention: Tensor):
@@ -158,13 +158,13 @@ class _AttentionNetwork(nn.Module):
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, network: nn.Module, layer: str, scale: float) -> Iterator["_AttentionNetwork"]:
+    def of_layer(cls, network: nn.Module, layer: str, scale: float) -> Iterator["_AttentionNetwork"]:
         """The network for a layer; in the body, `network` itself cannot be computed."""
         stages = _find_stages(network)
 
         def stop(module: nn.Module, inputs: tuple) -> None:
             assert isinstance(module, XAttnRes)
-            raise _Found(module.attention(*inputs))
+            raise _AttentionComputed(module.attention(*inputs))
 
         hook = stages[str(_stage_number(stages, layer))].register_forward_pre_hook(stop)
         try:
@@ -178,8 +178,8 @@ class _AttentionNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         try:
             self.network(x)
-        except _Found as found:
-            return enlarge(found.attention.float() * self.scale, x.shape[2:])
+        except _AttentionComputed as computed:
+            return enlarge(computed.attention.float() * self.scale, x.shape[2:])
         raise AssertionError("the layer has not run")
 
 

@@ -20,7 +20,7 @@ def planned_network(network_class_name: str) -> type[XAttnResUNetMixin] | None:
     return planned if isinstance(planned, type) and issubclass(planned, XAttnResUNetMixin) else None
 
 
-def replacement(
+def find_replacement(
     network_class_name: str, networks: Mapping[str, type[XAttnResUNetMixin]] = XATTNRES_UNETS
 ) -> type[XAttnResUNetMixin]:
     """The network that replaces a planned network.
@@ -36,7 +36,7 @@ def replacement(
         ValueError: if there is none.
 
     Example:
-        >>> replacement("dynamic_network_architectures.architectures.unet.PlainConvUNet")
+        >>> find_replacement("dynamic_network_architectures.architectures.unet.PlainConvUNet")
         <class 'nnunet_xattnres.networks.planned_unet.XAttnResUNet'>
     """
     # the module is not compared: nnU-Net finds a stock network by its class name if a release has moved it
@@ -53,11 +53,11 @@ def replacement(
     )
 
 
-def class_name(network: type[nn.Module]) -> str:
+def import_path(network: type[nn.Module]) -> str:
     """The import path of a network for a plans file: from `nnunet_xattnres.networks` where it is public.
 
     Example:
-        >>> class_name(XATTNRES_UNETS["PlainConvUNet"])
+        >>> import_path(XATTNRES_UNETS["PlainConvUNet"])
         'nnunet_xattnres.networks.XAttnResUNet'
     """
     public = f"{__package__}.{network.__qualname__}"
@@ -73,19 +73,19 @@ def planned_architecture(
 
     Args:
         configuration: a configuration of nnU-Net's plans; it is not changed.
-        networks: the possible networks, see `replacement`.
+        networks: the possible networks, see `find_replacement`.
         options: options of the network, see `build_from_plans`.
 
     Raises:
         ValueError: if there is no network for the planned one, or an option is unknown.
     """
-    network = replacement(configuration.network_arch_class_name, networks)
+    network = find_replacement(configuration.network_arch_class_name, networks)
     refuse_unknown_options(options, network.allowed_options)  # before anything is built
     planned = planned_network(configuration.network_arch_class_name)
     left_out = planned.allowed_options if planned else ()
     arguments = {k: v for k, v in configuration.network_arch_init_kwargs.items() if k not in left_out}
     return {
-        "network_class_name": class_name(network),
+        "network_class_name": import_path(network),
         "arch_kwargs": {**arguments, **options},
         "_kw_requires_import": list(configuration.network_arch_init_kwargs_req_import),
     }
@@ -106,7 +106,7 @@ def build_from_plans(
         num_input_channels: channels of the image.
         num_output_channels: channels of the logits.
         deep_supervision: return the logits of every decoder stage.
-        networks: the possible networks, see `replacement`.
+        networks: the possible networks, see `find_replacement`.
         options: options of the network, such as those of `Connections` (skip, encoder, decoder, decoder_input, init,
             backend, gate, checkpoint). Those of plans that name a network of this package are left out, because they
             belong to that network.

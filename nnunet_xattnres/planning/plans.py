@@ -111,10 +111,10 @@ def make_plans(
     Raises:
         UserError: if a configuration has a network that cannot be replaced, or the new network does not fit.
     """
-    made = deepcopy(plans) | {"plans_name": plans_name}
+    new_plans = deepcopy(plans) | {"plans_name": plans_name}
     manager = PlansManager(plans)
     changes = []
-    for name, own in made["configurations"].items():
+    for name, own in new_plans["configurations"].items():
         if "inherits_from" in own and not set(REPLACED) & set(own):
             continue  # it inherits what is new
         planned = manager.get_configuration(name)
@@ -126,7 +126,7 @@ def make_plans(
             reason = str(error).removeprefix(f"{trainer.__name__}: ")
             raise UserError(f"configuration {name}: {reason}") from None
         changes.append(change)
-    return made, changes
+    return new_plans, changes
 
 
 def _replace(

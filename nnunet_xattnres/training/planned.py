@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from ..networks import build_from_plans
 from ..networks.connections import refuse_unknown_options
 from ..networks.planned_unet import XATTNRES_UNETS, XAttnResUNetMixin
-from ..networks.plans import replacement
+from ..networks.plans import find_replacement
 from .names import NETWORKS, ROUTINGS
 from .trainer import XAttnResTrainer
 from .trainer_classes import module_attribute, module_names
@@ -27,7 +27,7 @@ class PlannedNetworkTrainer(XAttnResTrainer):
 
     @classmethod
     def check_patches(cls, configuration):
-        network = replacement(configuration.network_arch_class_name, cls.networks)  # raises for another network
+        network = find_replacement(configuration.network_arch_class_name, cls.networks)  # raises for another network
         refuse_unknown_options(cls.network_options, network.allowed_options)
         super().check_patches(configuration)
 

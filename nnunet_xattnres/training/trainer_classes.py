@@ -21,25 +21,25 @@ def trainer_class(name: str) -> type[XAttnResTrainer]:
     Raises:
         ValueError: if this package has no trainer of that name.
     """
-    return _make(parse(name))
+    return _find_or_derive(parse(name))
 
 
 @cache
-def _make(parts: TrainerName) -> type[XAttnResTrainer]:
+def _find_or_derive(parts: TrainerName) -> type[XAttnResTrainer]:
     network = NETWORKS[parts.network]
-    written: type[XAttnResTrainer] = vars(import_module(f".{network.module}", __package__))[network.trainer]
+    network_trainer: type[XAttnResTrainer] = vars(import_module(f".{network.module}", __package__))[network.trainer]
     if str(parts) == network.trainer:
-        return written
+        return network_trainer
     if parts.epochs is not None:
-        base: Any = _make(replace(parts, epochs=None))
+        base: Any = _find_or_derive(replace(parts, epochs=None))
         return _with_length(base, parts.epochs)
     if parts.recipe:
-        base = _make(replace(parts, recipe=""))
+        base = _find_or_derive(replace(parts, recipe=""))
         recipe = vars(import_module(".recipes", __package__))[parts.recipe]
         return _derive(str(parts), (recipe, base), f"{base.__name__} with the recipe {RECIPES[parts.recipe].label}.")
     routing = ROUTINGS[parts.routing]
     attributes = {"network_options": parts.network_options, "routing": routing.label}
-    return _derive(str(parts), (written,), f"{network.trainer} with the routing {routing.label}.", **attributes)
+    return _derive(str(parts), (network_trainer,), f"{network.trainer} with the routing {routing.label}.", **attributes)
 
 
 def with_lengths(trainer: type) -> dict[str, type]:
@@ -84,7 +84,7 @@ def module_attribute(module: str, name: str) -> type[XAttnResTrainer]:
     networks = _networks_of(module)
     if parts is None or parts.network not in networks:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    return _make(parts)
+    return _find_or_derive(parts)
 
 
 def module_names(module: str) -> list[str]:

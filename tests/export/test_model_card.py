@@ -9,7 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from support.plans_file import plans_dict
 from support.shell_lines import check, commands
 
-from nnunet_xattnres.export.model_card import Fold, ModelFacts, Needs, Scores, model_card
+from nnunet_xattnres.export.model_card import Fold, ModelFacts, RequiredCode, Scores, model_card
 from nnunet_xattnres.layer import XAttnRes
 from nnunet_xattnres.networks.paper_unet import PaperUNet
 
@@ -22,7 +22,7 @@ def make(network=None, dataset=(), plans=(), configuration=(), **facts):
     known = {
         "plans": content, "dataset": description | dict(dataset), "configuration_name": "2d",
         "configuration": PlansManager(content).get_configuration("2d"), "network": network or torch.nn.Conv2d(1, 2, 3),
-        "trainer": "nnUNetTrainer", "trained_plans": "nnUNetPlans", "needs": Needs.NOTHING,
+        "trainer": "nnUNetTrainer", "trained_plans": "nnUNetPlans", "required_code": RequiredCode.NOTHING,
         "checkpoint": "checkpoint_final.pth", "mirror_axes": (0, 1), "folds": [Fold("0", None, None, None)],
         "cross_validation": None, "postprocessing": None,
     }  # fmt: skip
@@ -39,10 +39,11 @@ def titles(card):
     return re.findall(r"^## (.+)$", card, re.MULTILINE)
 
 
-@pytest.mark.parametrize("needs", Needs)
-def test_the_commands_exist(needs):
+@pytest.mark.parametrize("required_code", RequiredCode)
+def test_the_commands_exist(required_code):
     card = make(
-        needs=needs, configuration={"previous_stage": "3d_lowres"}, folds=[Fold(f, 5, None, None) for f in ("0", "1")],
+        required_code=required_code, configuration={"previous_stage": "3d_lowres"},
+        folds=[Fold(f, 5, None, None) for f in ("0", "1")],
         postprocessing="crossval_results_folds_0_1/postprocessing.pkl",
     )  # fmt: skip
     (block,) = re.findall(r"```bash\n(.*?)```", card, re.DOTALL)
@@ -52,7 +53,9 @@ def test_the_commands_exist(needs):
     (predict,) = [command for command in found if command[0] == "nnUNetv2_predict_from_modelfolder"]
     position = predict.index("-f")
     assert predict[position + 1 : position + 3] == ["0", "1"] and "-prev_stage_predictions" in predict
-    assert ["export" in command for command in found].count(True) == (needs in (Needs.TRAINERS, Needs.OWN_TRAINER))
+    assert ["export" in command for command in found].count(True) == (
+        required_code in (RequiredCode.TRAINERS, RequiredCode.OWN_TRAINER)
+    )
 
 
 def test_scores_by_label_and_what_is_not_known():

@@ -11,7 +11,7 @@ import yaml
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from support.trained_model import DATASET, save_model
 
-from nnunet_xattnres.export.model_card import Needs
+from nnunet_xattnres.export.model_card import RequiredCode
 from nnunet_xattnres.export.model_folder import write_model_folder
 from nnunet_xattnres.training.lookup import find_trainer
 from nnunet_xattnres.utils.errors import UserError
@@ -122,19 +122,19 @@ class nnUNetTrainerOwnInNnUNet(nnUNetTrainer):
 
 
 @pytest.mark.parametrize(
-    ("own", "expected", "needs"),
+    ("own", "expected", "required_code"),
     [
-        ("nnUNetTrainerOwnOptions", "nnUNetTrainer", Needs.PACKAGE),
-        ("nnUNetTrainerOwnNetwork", "nnUNetTrainerOwnNetwork", Needs.OWN_TRAINER),
-        ("nnUNetTrainerOwnRate", "nnUNetTrainerPaperUNetXAttnRes", Needs.TRAINERS),
-        ("nnUNetTrainerOwnGates", "nnUNetTrainerOwnGates", Needs.OWN_TRAINER),
-        ("nnUNetTrainerOwnLength", "nnUNetTrainer", Needs.NOTHING),
-        ("nnUNetTrainerOwnInNnUNet", "nnUNetTrainerOwnInNnUNet", Needs.OWN_TRAINER),
-        ("nnUNetTrainerBN", "nnUNetTrainerBN", Needs.NOTHING),  # nnU-Net's
+        ("nnUNetTrainerOwnOptions", "nnUNetTrainer", RequiredCode.PACKAGE),
+        ("nnUNetTrainerOwnNetwork", "nnUNetTrainerOwnNetwork", RequiredCode.OWN_TRAINER),
+        ("nnUNetTrainerOwnRate", "nnUNetTrainerPaperUNetXAttnRes", RequiredCode.TRAINERS),
+        ("nnUNetTrainerOwnGates", "nnUNetTrainerOwnGates", RequiredCode.OWN_TRAINER),
+        ("nnUNetTrainerOwnLength", "nnUNetTrainer", RequiredCode.NOTHING),
+        ("nnUNetTrainerOwnInNnUNet", "nnUNetTrainerOwnInNnUNet", RequiredCode.OWN_TRAINER),
+        ("nnUNetTrainerBN", "nnUNetTrainerBN", RequiredCode.NOTHING),  # nnU-Net's
     ],
 )
 def test_trainers_of_users_are_replaced_if_they_inherit_how_the_network_is_built(
-    folder, monkeypatch, own, expected, needs
+    folder, monkeypatch, own, expected, required_code
 ):
     (folder / "own").mkdir()
     (folder / "own" / "own_trainers.py").write_text(OWN_TRAINERS)
@@ -146,7 +146,7 @@ def test_trainers_of_users_are_replaced_if_they_inherit_how_the_network_is_built
     before = logits(model, ["0"])
     written = write_model_folder(model, folder / "out", ["0"])
     assert checkpoint_of(folder / "out")["trainer_name"] == expected
-    assert f"what it needs to predict: {needs.value}" in written.notes
+    assert f"what it needs to predict: {required_code.value}" in written.notes
     if expected != own:
         monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
     assert torch.equal(logits(folder / "out", ["0"]), before)

@@ -5,7 +5,7 @@ import torch
 from support.plans import REQUIRES_IMPORT, arch_kwargs
 
 from nnunet_xattnres.networks import XAttnResResidualEncoderUNet, XAttnResUNet, build_from_plans
-from nnunet_xattnres.networks.plans import replacement
+from nnunet_xattnres.networks.plans import find_replacement
 
 UNETS = "dynamic_network_architectures.architectures.unet"
 
@@ -62,5 +62,5 @@ def test_initialisation_is_nnunets():
 )
 def test_unknown_network(planned):
     with pytest.raises(ValueError, match=f"PlainConvUNet.*ResidualEncoderUNet.*'{planned}'") as error:
-        replacement(planned)
+        find_replacement(planned)
     assert "\n" not in str(error.value)
