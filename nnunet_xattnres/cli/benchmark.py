@@ -34,6 +34,7 @@ from pathlib import Path
 
 from ..utils.workers import default_workers
 from .arguments import positive_int
+from .devices import add_device_option
 
 _GRID_OPTIONS = ("datasets", "trainers", "configurations", "plans", "folds", "repeats")
 
@@ -81,7 +82,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("execution")
     run.add_argument("--dry-run", action="store_true", help="print the remaining commands and exit")
-    run.add_argument("--device", choices=["cuda", "cpu", "mps"], default="cuda", help="(default: %(default)s)")
+    add_device_option(run, "cuda", "the device for training and prediction")
     run.add_argument("--gpus", nargs="+", metavar="GPU", help="GPUs, one training on each (default: all visible)")
     run.add_argument(
         "--num-gpus", type=positive_int, default=1, metavar="N", help="GPUs per training (DDP; default: 1)"

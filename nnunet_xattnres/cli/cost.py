@@ -34,9 +34,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, is_out_of_memory
 from .arguments import positive_int
-from .devices import find_device
+from .devices import add_device_option, find_device
 
 if TYPE_CHECKING:
     from ..cost.cases import Case
@@ -95,7 +95,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     networks.add_argument("--batch-size", type=positive_int, metavar="N", help="replace the planned batch size")
     measurement = parser.add_argument_group("measurement")
-    measurement.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    add_device_option(measurement, "cpu", "the device to measure on", numbered=True)
     measurement.add_argument(
         "--amp", action=argparse.BooleanOptionalAction, help="use mixed precision (default: only on CUDA)"
     )
@@ -332,7 +332,6 @@ def _measure_layers(
     """Measure and print every call of the operator in one training step; returns them by network."""
     from ..cost import report
     from ..cost.layers import measure_layers
-    from ..cost.measure import is_out_of_memory
 
     layers = {}
     for network in networks:

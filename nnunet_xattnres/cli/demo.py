@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..training.names import EPOCHS
 from ..utils.errors import UserError
-from .devices import find_device
+from .devices import add_device_option, find_device
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=int, default=1, choices=EPOCHS, metavar="N",
         help=f"the number of epochs of 250 iterations, one of {', '.join(map(str, EPOCHS))} (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        choices=["cpu", "cuda", "mps"],
-        help="the device for training and prediction (default: %(default)s)",
-    )
+    add_device_option(parser, "cpu", "the device for training and prediction")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from ..utils.errors import StepFailedError, UserError, last_line
 from ..utils.tables import format_table
-from .arguments import positive_float
+from .arguments import add_model_options, add_previous_stage_option, load_named_model, positive_float
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -40,12 +40,8 @@ _PATCHES = 4
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", "--model", type=Path, required=True, metavar="DIR", help="the folder of a trained model")
+    add_model_options(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder for the files")
-    parser.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="folds (default: all that are trained)")
-    parser.add_argument(
-        "-chk", "--checkpoint", default="checkpoint_final.pth", metavar="NAME", help="(default: %(default)s)"
-    )
     parser.add_argument(
         "--model-folder", action="store_true", help="write a folder for nnUNetv2_predict_from_modelfolder instead"
     )
@@ -58,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-i", "--images", type=Path, metavar="DIR",
         help="images for the comparison, named as for nnU-Net (default: imagesTr of the data set in nnUNet_raw)",
     )  # fmt: skip
-    graphs.add_argument("--previous-stage", type=Path, metavar="DIR", help="for a cascade: predictions of 3d_lowres")
+    add_previous_stage_option(graphs)
     graphs.add_argument(
         "--bound", type=positive_float, metavar="X",
         help=f"the largest difference of logits relative to the largest logit (default: {_BOUND:g})",
@@ -66,22 +62,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..utils.trained_models import find_folds
-
-    folds = find_folds(arguments.model, arguments.folds, arguments.checkpoint)
     if arguments.model_folder:
         graph_options = ("formats", "images", "previous_stage", "bound")
         if given := [name for name in graph_options if getattr(arguments, name) is not None]:
             raise UserError(f"--{given[0].replace('_', '-')} is an option for graphs: leave it out with --model-folder")
         from ..export.model_folder import write_model_folder
+        from ..utils.trained_models import find_folds
 
+        folds = find_folds(arguments.model, arguments.folds, arguments.checkpoint)
         print(write_model_folder(arguments.model, arguments.out, folds, arguments.checkpoint))
     else:
-        _export_graphs(arguments, folds)
+        _export_graphs(arguments)
     return 0
 
 
-def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
+def _export_graphs(arguments: argparse.Namespace) -> None:
     formats, bound = list(dict.fromkeys(arguments.formats or ["onnx"])), arguments.bound or _BOUND
     _check_packages(formats)
     import torch
@@ -93,13 +88,13 @@ def _export_graphs(arguments: argparse.Namespace, folds: list[str]) -> None:
     from ..utils.checkpoints import read_checkpoint
     from ..utils.files import check_new_folder, new_folder
     from ..utils.quiet import silence_libraries
-    from ..utils.trained_models import check_folders, load_model
+    from ..utils.trained_models import check_folders
 
     check_folders({"-i": arguments.images, "--previous-stage": arguments.previous_stage})
     check_new_folder(arguments.out)
     with silence_libraries():
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
-    load_model(predictor, arguments.model, folds, arguments.checkpoint)
+    folds = load_named_model(predictor, arguments)
     sizes = graphs.image_sizes(predictor)
     data = _preprocess_images(arguments, predictor)
     network = graphs.ensemble_network(predictor)
@@ -162,9 +157,8 @@ def _check_packages(formats: list[str]) -> None:
 def _preprocess_images(arguments: argparse.Namespace, predictor: "nnUNetPredictor") -> "list[Tensor]":
     """Preprocess one or two cases for the comparison with PyTorch."""
     from ..utils.plotting import choose_evenly
-    from ..utils.trained_models import check_previous_stage, find_cases, preprocess_case, read_case
+    from ..utils.trained_models import find_case_file, find_cases, preprocess_case, read_case
 
-    check_previous_stage(predictor, arguments.model, arguments.previous_stage)
     images, ending = arguments.images, predictor.dataset_json["file_ending"]
     if images is None:
         images = Path(os.environ.get("nnUNet_raw", "nnUNet_raw"), predictor.plans_manager.dataset_name, "imagesTr")
@@ -176,9 +170,7 @@ def _preprocess_images(arguments: argparse.Namespace, predictor: "nnUNetPredicto
     cases = find_cases(images, ending)
     data = []
     for case in choose_evenly(list(cases), 2):
-        previous = None if arguments.previous_stage is None else arguments.previous_stage / f"{case}{ending}"
-        if previous is not None and not previous.is_file():
-            raise UserError(f"{previous} does not exist: expected the prediction of the previous stage")
+        previous = find_case_file("--previous-stage", arguments.previous_stage, case, ending)
         image, properties = read_case(predictor, cases[case])
         data.append(preprocess_case(predictor, image, properties, previous))
     return data

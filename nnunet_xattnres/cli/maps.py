@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from ..utils.errors import UserError
 from ..utils.files import write_atomic
 from ..utils.quiet import silence_libraries
-from .devices import find_device
+from .arguments import add_model_options, add_previous_stage_option, load_named_model
+from .devices import add_device_option, find_device
 
 if TYPE_CHECKING:
     from ..maps.predictor import AttentionPredictor
@@ -37,12 +38,8 @@ _COLUMNS = ("case", "layer", "source", "label", "pixels", "weight")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", "--images", type=Path, required=True, metavar="DIR", help="images, named as for nnU-Net")
-    parser.add_argument("-m", "--model", type=Path, required=True, metavar="DIR", help="the folder of a trained model")
+    add_model_options(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder for the maps")
-    parser.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="folds (default: all that are trained)")
-    parser.add_argument(
-        "-chk", "--checkpoint", default="checkpoint_final.pth", metavar="NAME", help="(default: %(default)s)"
-    )
     parser.add_argument("--layers", nargs="+", metavar="LAYER", help="only these layers, such as e2 d1 (default: all)")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases (default: all)")
     parser.add_argument(
@@ -54,10 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--step-size", type=float, default=0.5, metavar="S", help="as nnU-Net's (default: %(default)s)")
     parser.add_argument("--disable-tta", action="store_true", help="do not mirror: faster, less accurate")
-    parser.add_argument("--previous-stage", type=Path, metavar="DIR", help="for a cascade: predictions of 3d_lowres")
-    parser.add_argument(
-        "--device", default="cuda", choices=["cpu", "cuda", "mps"], help="as nnU-Net's (default: %(default)s)"
-    )
+    add_previous_stage_option(parser)
+    add_device_option(parser, "cuda", "the device for prediction")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -99,15 +94,13 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 def _load(arguments: argparse.Namespace) -> "AttentionPredictor":
     """The predictor of the model."""
     from ..maps.predictor import AttentionPredictor
-    from ..utils.trained_models import find_folds, load_model
 
-    folds = find_folds(arguments.model, arguments.folds, arguments.checkpoint)
     device = find_device(arguments.device)
     with silence_libraries():
         predictor = AttentionPredictor(
             arguments.step_size, use_mirroring=not arguments.disable_tta, device=device, allow_tqdm=False
         )
-    load_model(predictor, arguments.model, folds, arguments.checkpoint)
+    load_named_model(predictor, arguments)
     return predictor
 
 
@@ -124,19 +117,17 @@ def _choose_layers(predictor: "AttentionPredictor", chosen: list[str] | None) ->
 
 def _find_cases(arguments: argparse.Namespace, predictor: "AttentionPredictor") -> dict[str, list[str]]:
     """The files of every case, by its name."""
-    from ..utils.trained_models import check_previous_stage, find_cases
+    from ..utils.trained_models import find_case_file, find_cases
 
     ending = predictor.dataset_json["file_ending"]
-    check_previous_stage(predictor, arguments.model, arguments.previous_stage)
     cases = find_cases(arguments.images, ending)
     unknown = [case for case in arguments.cases or [] if case not in cases]
     if unknown:
         raise UserError(f"--cases {unknown[0]}: {arguments.images} has no image of this case")
     cases = {case: files for case, files in cases.items() if not arguments.cases or case in arguments.cases}
     for case in cases:
-        for folder in filter(None, (arguments.labels, arguments.previous_stage)):
-            if not (folder / f"{case}{ending}").is_file():
-                raise UserError(f"{folder} has no {case}{ending}")
+        find_case_file("--labels", arguments.labels, case, ending)
+        find_case_file("--previous-stage", arguments.previous_stage, case, ending)
     return cases
 
 
@@ -150,17 +141,18 @@ def _map_case(
     from ..maps.files import map_ending, write_map
     from ..maps.page import MapsPage
     from ..maps.summary import entropy, mean_weights, strongest_source
-    from ..utils.trained_models import preprocess_case, read_case
+    from ..utils.trained_models import find_case_file, preprocess_case, read_case
 
     folder, ending = arguments.out / case, predictor.dataset_json["file_ending"]
     folder.mkdir(exist_ok=True)
-    previous = None if arguments.previous_stage is None else arguments.previous_stage / f"{case}{ending}"
+    previous = find_case_file("--previous-stage", arguments.previous_stage, case, ending)
     channels, properties = read_case(predictor, files)
     image = channels[0]
     data = preprocess_case(predictor, channels, properties, previous)
-    if arguments.labels is not None:
+    label_file = find_case_file("--labels", arguments.labels, case, ending)
+    if label_file is not None:
         reader = predictor.plans_manager.image_reader_writer_class()
-        label_map = reader.read_seg(str(arguments.labels / f"{case}{ending}"))[0][0].astype(np.int64)
+        label_map = reader.read_seg(str(label_file))[0][0].astype(np.int64)
     else:
         label_map = predictor.segment(data, properties)
     if label_map.shape != image.shape:

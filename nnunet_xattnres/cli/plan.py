@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.errors import UserError
 from ..utils.files import write_atomic
 from ..utils.tables import format_table
-from .devices import find_device
+from .devices import add_device_option, find_device
 
 if TYPE_CHECKING:
     from ..planning.plans import Change, PeakMemory
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure", action="store_true", help="measure the memory on a GPU: some minutes for each configuration"
     )
-    parser.add_argument("--device", default="cuda", help="the GPU of --measure (default: %(default)s)")
+    add_device_option(parser, "cuda", "the GPU of --measure", numbered=True)
     parser.add_argument(
         "--keep-sizes", action="store_true", help="keep patch and batch sizes, and take more memory than planned"
     )

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
+from ..utils.errors import is_out_of_memory
 from .cases import Case
-from .measure import FirstStep, MeasureOptions, NetworkRunner, is_out_of_memory
+from .measure import FirstStep, MeasureOptions, NetworkRunner
 from .networks import MeasuredNetwork, environment
 
 TIMEOUT = 900

@@ -13,8 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..ops import custom_op
+from ..utils.errors import is_out_of_memory
 from .cases import Case
-from .measure import MeasureOptions, NetworkRunner, free_memory, is_out_of_memory
+from .measure import MeasureOptions, NetworkRunner, free_memory
 from .networks import MeasuredNetwork
 
 _COPY_BYTES = {"cpu": 2**27, "cuda": 2**30}

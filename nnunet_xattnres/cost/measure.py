@@ -13,7 +13,7 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from ..utils.errors import last_line
+from ..utils.errors import is_out_of_memory, last_line
 from ..utils.multiply_adds import count_multiply_adds
 from .cases import Case
 from .networks import STOCK, MeasuredNetwork, plain, start_training
@@ -311,16 +311,6 @@ def _exceeds_cpu_memory(stock: Measurement | None, device: torch.device) -> bool
         return False
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return _REFERENCE_MEMORY_FACTOR * stock.saved_bytes > available
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory could not be allocated.
-
-    Only PyTorch's allocator on CUDA has an error class of its own. The CPU's allocator, CUDA's libraries, Triton and
-    the compiler, which wraps errors, raise others.
-    """
-    reasons = ("out of memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(reason in str(error) for reason in reasons)
 
 
 @contextlib.contextmanager

@@ -20,3 +20,15 @@ def last_line(error: Exception) -> str:
     ('unknown file type', 'EOFError')
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory could not be allocated.
+
+    Only PyTorch's allocator on CUDA has an error class of its own. The CPU's allocator, CUDA's libraries, Triton and
+    the compiler, which wraps errors, raise others.
+    """
+    import torch
+
+    reasons = ("out of memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(reason in str(error) for reason in reasons)

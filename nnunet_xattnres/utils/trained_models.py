@@ -93,6 +93,20 @@ def find_cases(images: Path, file_ending: str) -> dict[str, list[str]]:
     return cases
 
 
+def find_case_file(option: str, folder: Path | None, case: str, file_ending: str) -> Path | None:
+    """The file of a case in the folder of an option, or None where the option is not given.
+
+    Raises:
+        UserError: if the folder has no such file.
+    """
+    if folder is None:
+        return None
+    path = folder / f"{case}{file_ending}"
+    if not path.is_file():
+        raise UserError(f"{option} {folder} has no {path.name}: expected a file for every image")
+    return path
+
+
 def check_previous_stage(predictor: nnUNetPredictor, model: Path, previous_stage: Path | None) -> None:
     """Raise a UserError unless a folder is named for a model of a cascade, and for no other model."""
     expected = predictor.configuration_manager.previous_stage_name
