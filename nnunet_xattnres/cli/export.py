@@ -101,9 +101,10 @@ def _export_graphs(arguments: argparse.Namespace) -> None:
     patch_size, channels = predictor.configuration_manager.patch_size, len(data[0])
     patches = torch.cat([cut_patches(case, patch_size, _PATCHES // len(data)) for case in data])
     smallest = cut_patches(data[0], sizes.minimum, 2)
-    init_args = read_checkpoint(arguments.model / f"fold_{folds[0]}" / arguments.checkpoint)["init_args"]
+    # the predictor has the weights already, but does not keep the name of the configuration
+    checkpoint = read_checkpoint(arguments.model / f"fold_{folds[0]}" / arguments.checkpoint, weights_on_disk=True)
     network_json = description.describe(
-        predictor, init_args["configuration"], folds, arguments.checkpoint, sizes, channels
+        predictor, checkpoint["init_args"]["configuration"], folds, arguments.checkpoint, sizes, channels
     ) | {"files": {}}
     rows = [["file", "MB", "seconds", "largest difference", "relative", "other labels"]]
     with new_folder(arguments.out) as out:

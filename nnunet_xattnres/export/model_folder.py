@@ -108,7 +108,7 @@ class _Writer:
     def __init__(self, model: Path, folds: Sequence[str], checkpoint: str):
         self.model, self.folds, self.checkpoint = model, folds, checkpoint
         self.notes: list[str] = []
-        content = self._read_checkpoint(folds[0])
+        content = self._read_checkpoint(folds[0], weights_on_disk=True)
         self.trainer_name, self.configuration_name = content["trainer_name"], content["init_args"]["configuration"]
         # of a model that this module has written, those of the training
         self.trained_by = content.get("trained_by", self.trainer_name)
@@ -262,8 +262,8 @@ class _Writer:
             self.notes += [f"{file} has a local path, which is kept: {text}" for text in _local_paths(content)]
         return kept
 
-    def _read_checkpoint(self, fold: str) -> dict[str, Any]:
-        return read_checkpoint(self.model / f"fold_{fold}" / self.checkpoint)
+    def _read_checkpoint(self, fold: str, weights_on_disk: bool = False) -> dict[str, Any]:
+        return read_checkpoint(self.model / f"fold_{fold}" / self.checkpoint, weights_on_disk)
 
     def _write_json(self, name: str, content: Any) -> None:
         self._write_text(name, json.dumps(content, indent=4) + "\n")
