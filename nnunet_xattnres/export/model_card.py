@@ -28,6 +28,7 @@ class RequiredCode(Enum):
     PACKAGE = "nnunet-xattnres, but no nnUNet_extTrainer"
     TRAINERS = 'nnunet-xattnres, and export nnUNet_extTrainer="$(xattnres trainers)"'
     OWN_TRAINER = "the file of its trainer, in a folder that nnUNet_extTrainer names"
+    OWN_NETWORK = "the code of its network, which plans.json names, where Python can import it"
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,20 @@ class ModelFacts:
         return PlansManager(dict(self.plans)).get_label_manager(dict(self.dataset)).has_regions
 
     @property
+    def uses_package(self) -> bool:
+        """Whether the network or a module in it is of this package."""
+        return uses_package(self.network)
+
+    @property
     def classes(self) -> set[str]:
         """The names of the classes of the network and its modules."""
         return {cls.__name__ for module in self.network.modules() for cls in type(module).__mro__}
+
+
+def uses_package(network: nn.Module) -> bool:
+    """Whether a network or a module in it is of this package."""
+    package = __package__.partition(".")[0]
+    return any(type(module).__module__.partition(".")[0] == package for module in network.modules())
 
 
 _FRONT_MATTER_LICENCE = "# license: choose one (https://huggingface.co/docs/hub/repositories-licenses)"
@@ -177,7 +189,9 @@ def _how_to_predict(facts: ModelFacts) -> Iterator[str]:
     yield "Install [PyTorch](https://pytorch.org/get-started/locally/) for your GPU first. IMAGES and PREDICTIONS are"
     yield "folders, MODEL is this folder.\n"
     yield "```bash"
-    if facts.required_code is RequiredCode.NOTHING:
+    own_network = facts.required_code is RequiredCode.OWN_NETWORK
+    network_name = facts.configuration.network_arch_class_name
+    if facts.required_code is RequiredCode.NOTHING or (own_network and not facts.uses_package):
         yield f"pip install nnunetv2=={version('nnunetv2')}"
     else:
         yield f"pip install ./nnunet-xattnres    # a checkout of nnunet-xattnres {__version__} or newer"
@@ -185,6 +199,8 @@ def _how_to_predict(facts: ModelFacts) -> Iterator[str]:
         yield 'export nnUNet_extTrainer="$(xattnres trainers)"'
     if facts.required_code is RequiredCode.OWN_TRAINER:
         yield f"export nnUNet_extTrainer=FOLDER    # the folder of the Python file that defines {facts.trainer}"
+    if own_network:
+        yield f"export PYTHONPATH=FOLDER    # the folder from which Python imports {network_name}"
     previous = facts.configuration.previous_stage_name
     options = "" if previous is None else " -prev_stage_predictions PREVIOUS"
     folds = " ".join(fold.name for fold in facts.folds)
@@ -201,6 +217,11 @@ def _how_to_predict(facts: ModelFacts) -> Iterator[str]:
         yield (
             f"{facts.trainer} is not in a file that is known to be installed with nnU-Net or nnunet-xattnres. Its file "
             "is not in this folder.\n"
+        )
+    if own_network:
+        yield (
+            f"plans.json names the network `{network_name}`, which is not in a file that is known to be installed with "
+            "nnU-Net or nnunet-xattnres. Its code is not in this folder, nor are packages that it imports.\n"
         )
     if previous is not None:
         yield (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string
@@ -36,7 +37,7 @@ from ..utils.files import check_new_folder, new_folder, read_json, sha256
 from ..utils.plans_file import get_configuration, read_plans
 from ..utils.quiet import silence_libraries
 from ..utils.trained_models import find_folds, load_model, uncompiled_network
-from .model_card import Fold, ModelFacts, RequiredCode, Scores, model_card
+from .model_card import Fold, ModelFacts, RequiredCode, Scores, model_card, uses_package
 
 CHECKPOINT = "checkpoint_final.pth"
 """The name of the checkpoints in the new folder, which nnU-Net takes by default."""
@@ -331,10 +332,11 @@ def _network_name(trainer_name: str) -> str:
 
 def _required_code(trainer: type, network: nn.Module) -> RequiredCode:
     """What has to be installed where the model predicts."""
-    if _is_of_nnunet(trainer):
-        uses_package = any(_is_of(_PACKAGE, type(module)) for module in network.modules())
-        return RequiredCode.PACKAGE if uses_package else RequiredCode.NOTHING
-    return RequiredCode.TRAINERS if _is_of(_PACKAGE, trainer) else RequiredCode.OWN_TRAINER
+    if not _is_of_nnunet(trainer):
+        return RequiredCode.TRAINERS if _is_of(_PACKAGE, trainer) else RequiredCode.OWN_TRAINER
+    if not (_is_of(_PACKAGE, type(network)) or _is_network_of_nnunet(type(network))):
+        return RequiredCode.OWN_NETWORK
+    return RequiredCode.PACKAGE if uses_package(network) else RequiredCode.NOTHING
 
 
 def _is_of(package: str, cls: type) -> bool:
@@ -346,8 +348,20 @@ def _is_of_nnunet(trainer: type) -> bool:
 
     An installation for editing does not list its files: nnUNetTrainer alone counts as one of nnU-Net's.
     """
-    file = f"{trainer.__module__.replace('.', '/')}.py"
-    return trainer is nnUNetTrainer or any(path.as_posix() == file for path in installed_files("nnunetv2") or [])
+    return trainer is nnUNetTrainer or _is_installed_with("nnunetv2", trainer)
+
+
+def _is_network_of_nnunet(network: type) -> bool:
+    """Whether a network is in a file that has been installed with nnU-Net or with the package of its networks."""
+    if network in (PlainConvUNet, ResidualEncoderUNet):
+        return True
+    return any(_is_installed_with(name, network) for name in ("dynamic_network_architectures", "nnunetv2"))
+
+
+def _is_installed_with(distribution: str, cls: type) -> bool:
+    """Whether a distribution has installed the file of a class; an installation for editing does not list its files."""
+    file = f"{cls.__module__.replace('.', '/')}.py"
+    return any(path.as_posix() == file for path in installed_files(distribution) or [])
 
 
 def _have_equal_logits(trained: nnUNetPredictor, written: nnUNetPredictor) -> bool:

@@ -54,8 +54,19 @@ def test_the_commands_exist(required_code):
     position = predict.index("-f")
     assert predict[position + 1 : position + 3] == ["0", "1"] and "-prev_stage_predictions" in predict
     assert ["export" in command for command in found].count(True) == (
-        required_code in (RequiredCode.TRAINERS, RequiredCode.OWN_TRAINER)
+        required_code in (RequiredCode.TRAINERS, RequiredCode.OWN_TRAINER, RequiredCode.OWN_NETWORK)
     )
+
+
+@pytest.mark.parametrize("network", [torch.nn.Conv2d(1, 2, 3), torch.nn.Sequential(XAttnRes([4, 4], 2))])
+def test_a_network_in_a_file_of_the_user(network):
+    architecture = plans_dict()["configurations"]["2d"]["architecture"] | {"network_class_name": "my_networks.MyUNet"}
+    card = make(network, configuration={"architecture": architecture}, required_code=RequiredCode.OWN_NETWORK)
+    (block,) = re.findall(r"```bash\n(.*?)```", card, re.DOTALL)
+    assert "PYTHONPATH" in block and "my_networks.MyUNet" in block and "nnUNet_extTrainer" not in block
+    # this package only if the network has modules of it
+    assert ("nnunet-xattnres" in block) == isinstance(network, torch.nn.Sequential)
+    assert "`my_networks.MyUNet`" in card
 
 
 def test_scores_by_label_and_what_is_not_known():

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from support.trained_model import DATASET, save_model
 
 from nnunet_xattnres.export.model_card import RequiredCode
@@ -150,6 +151,35 @@ def test_trainers_of_users_are_replaced_if_they_inherit_how_the_network_is_built
     if expected != own:
         monkeypatch.setenv("nnUNet_extTrainer", str(trainers_path()))
     assert torch.equal(logits(folder / "out", ["0"]), before)
+
+
+OWN_NETWORK = """
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+
+class MyUNet(PlainConvUNet):
+    pass
+"""
+
+
+def test_plans_that_name_a_network_of_the_user(folder, monkeypatch):
+    (folder / "own_network_of_a_test.py").write_text(OWN_NETWORK)
+    monkeypatch.syspath_prepend(folder)
+    model = save_model(folder / "model", "nnUNetTrainerNoSkip", folds=(0,))
+    plans = json.loads((model / "plans.json").read_text())
+    architecture = plans["configurations"]["2d"]["architecture"]
+    for name, required_code in (
+        (architecture["network_class_name"], RequiredCode.NOTHING),
+        ("own_network_of_a_test.MyUNet", RequiredCode.OWN_NETWORK),
+    ):
+        architecture["network_class_name"] = name
+        (model / "plans.json").write_text(json.dumps(plans))
+        arguments = PlansManager(plans), PlansManager(plans).get_configuration("2d"), 1, 2
+        weights = find_trainer("nnUNetTrainer").build_network_architecture(*arguments).state_dict()
+        change_checkpoint(model, network_weights=weights, trainer_name="nnUNetTrainer")
+        out = folder / required_code.name
+        assert f"what it needs to predict: {required_code.value}" in write_model_folder(model, out, ["0"]).notes
+        assert (f"`{name}`" in (out / "README.md").read_text()) == (required_code is RequiredCode.OWN_NETWORK)
 
 
 def test_nothing_of_the_training_or_the_machine_is_in_it(folder):

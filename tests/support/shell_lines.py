@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VARIABLES = {
     "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer", "nnUNet_compile", "nnUNet_n_proc_DA",
     "nnUNet_def_n_proc", "XATTNRES_BACKEND", "XATTNRES_CHECKPOINT", "XATTNRES_ENCODER_WEIGHTS", "CUDA_VISIBLE_DEVICES",
-    "NAME",
+    "NAME", "PYTHONPATH",
 }  # fmt: skip
 _PLAIN = {"cd", "mkdir", "git", "source", "grep", "apt-get", "unzip", "ls", "pre-commit", "id"}
 _SEPARATORS = {"|", "&&", ";", ">"}
