@@ -46,8 +46,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", type=Path, required=True, metavar="DIR", help="the folder of a trained model")
     parser.add_argument("-f", "--folds", nargs="+", metavar="FOLD", help="folds (default: all that are trained)")
     parser.add_argument(
-        "-chk", "--checkpoint", default="checkpoint_final.pth", metavar="NAME", help="(default: %(default)s)"
-    )
+        "-chk", "--checkpoint", default="checkpoint_final.pth", metavar="NAME",
+        help="the file name of the checkpoints (default: %(default)s)",
+    )  # fmt: skip
 
 
 def add_previous_stage_option(parser: Any) -> None:
