@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.autocast import without_autocast
-
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+from ..ops.resize import LINEAR
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -70,7 +69,7 @@ def propagate_attention(
     out = F.linear(out, weight, bias).transpose(1, 2).unflatten(2, tuple(grid))
     if size is None:
         return out
-    return F.interpolate(out, size=tuple(size), mode=_LINEAR[len(grid)], align_corners=False)
+    return F.interpolate(out, size=tuple(size), mode=LINEAR[len(grid)], align_corners=False)
 
 
 class PooledTokens(nn.Module):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+from ..ops.resize import LINEAR
 
 
 def attention_map(query: Tensor, key: Tensor, heads: int) -> Tensor:
@@ -32,7 +32,7 @@ def propagate_attention(
     batch, heads, _, tokens = attention.shape
     size = grid if size is None else size
     maps = attention.transpose(2, 3).reshape(batch, heads * tokens, *grid)
-    maps = F.interpolate(maps, size=tuple(size), mode=_LINEAR[len(grid)], align_corners=False)
+    maps = F.interpolate(maps, size=tuple(size), mode=LINEAR[len(grid)], align_corners=False)
     maps = maps.reshape(batch, heads, tokens, -1)
     d = values.shape[2] // heads
     out = torch.cat([torch.einsum("bmn,bmc->bnc", maps[:, h], v) for h, v in enumerate(values.split(d, 2))], 2)

@@ -34,7 +34,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.errors import UserError, is_out_of_memory
+from ..utils.errors import StepFailedError, UserError, is_out_of_memory
+from ..utils.tables import format_size
 from .arguments import positive_int
 from .devices import add_device_option, find_device
 
@@ -154,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="xattnres-cost-", ignore_cleanup_errors=True) as folder:
         measure_all = _measure_scaling if arguments.scaling else _measure_pixels if arguments.pixels else _measure_cases
         measured = measure_all(arguments, options, trainers, Path(folder))
-    if measured is None or not _named_backends_were_used(arguments.backend, options):
+    if not _named_backends_were_used(arguments.backend, options):
         return 1
     if arguments.out:
         report.save_json(arguments.out, options, measured)
@@ -197,8 +198,8 @@ def _show_progress(message: str) -> None:
 
 def _measure_cases(
     arguments: argparse.Namespace, options: "MeasureOptions", trainers: Sequence[str], folder: Path
-) -> dict[str, Any] | None:
-    """Measure the cases of --case or --plans; returns what --out writes, None on an error."""
+) -> dict[str, Any]:
+    """Measure the cases of --case or --plans; returns what --out writes."""
     from dataclasses import replace
 
     from ..cost import cases
@@ -211,19 +212,15 @@ def _measure_cases(
         chosen = [replace(case, batch_size=arguments.batch_size) for case in chosen]
     measured = []
     for case in chosen:
-        patch = "x".join(map(str, case.patch_size))
-        title = f"{case.name}: patch {patch}, batch size {case.batch_size}"
-        result = _measure_case(case, title, arguments, options, trainers, folder)
-        if result is None:
-            return None
-        measured.append(result[1])
+        title = f"{case.name}: patch {format_size(case.patch_size)}, batch size {case.batch_size}"
+        measured.append(_measure_case(case, title, arguments, options, trainers, folder)[1])
     return {"cases": measured}
 
 
 def _measure_scaling(
     arguments: argparse.Namespace, options: "MeasureOptions", trainers: Sequence[str], folder: Path
-) -> dict[str, Any] | None:
-    """Measure the series of --scaling and draw them; returns what --out writes, None on an error."""
+) -> dict[str, Any]:
+    """Measure the series of --scaling and draw them; returns what --out writes."""
     from ..cost import cases, report
 
     measured = []
@@ -231,11 +228,9 @@ def _measure_scaling(
     for quantity, points in cases.scaling_cases().items():
         series[quantity] = []
         for value, case in points:
-            result = _measure_case(case, case.name, arguments, options, trainers, folder)
-            if result is None:
-                return None
-            series[quantity].append((value, result[0]))
-            measured.append(result[1])
+            results, record = _measure_case(case, case.name, arguments, options, trainers, folder)
+            series[quantity].append((value, results))
+            measured.append(record)
     setup = report.describe_setup(options)
     report.draw_scaling(arguments.scaling, series, f"{setup['device']}, {setup['threads']} threads")
     print(f"\nwritten: {arguments.scaling}")
@@ -244,8 +239,8 @@ def _measure_scaling(
 
 def _measure_pixels(
     arguments: argparse.Namespace, options: "MeasureOptions", trainers: Sequence[str], folder: Path
-) -> dict[str, Any] | None:
-    """Measure the networks and blocks of --pixels and draw them; returns what --out writes, None on an error."""
+) -> dict[str, Any]:
+    """Measure the networks and blocks of --pixels and draw them; returns what --out writes."""
     from dataclasses import asdict
 
     from ..cost import cases, pixels, report
@@ -253,11 +248,9 @@ def _measure_pixels(
     measured = []
     points: list[tuple[int, list[Measurement]]] = []
     for number, case in cases.pixel_cases():
-        result = _measure_case(case, case.name, arguments, options, trainers, folder)
-        if result is None:
-            return None
-        points.append((number, result[0]))
-        measured.append(result[1])
+        results, record = _measure_case(case, case.name, arguments, options, trainers, folder)
+        points.append((number, results))
+        measured.append(record)
     blocks = pixels.measure_blocks(options, show_progress=_show_progress)
     _show_progress("")
     panels = {
@@ -279,8 +272,8 @@ def _measure_case(
     options: "MeasureOptions",
     trainers: Sequence[str],
     folder: Path,
-) -> "tuple[list[Measurement], dict[str, Any]] | None":
-    """Check and measure one case and print its table; returns the results, also for JSON, or None on an error."""
+) -> "tuple[list[Measurement], dict[str, Any]]":
+    """Check and measure one case and print its table; returns the results, also for JSON."""
     from ..cost import report
     from ..cost.first_step import compiled_code_from
     from ..cost.measure import measure
@@ -288,8 +281,6 @@ def _measure_case(
 
     networks, left_out = networks_of(trainers, arguments.backend, case)
     comparisons = _compare_with_reference(case, networks, options)
-    if comparisons is None:
-        return None
     networks = [STOCK, *networks]
     if not (arguments.trainer or arguments.all_networks or arguments.no_reference or arguments.pixels):
         networks.insert(1, MeasuredNetwork("reference", XATTNRES, "reference"))
@@ -372,8 +363,12 @@ def _named_backends_were_used(backends: Sequence[str], options: "MeasureOptions"
 
 def _compare_with_reference(
     case: "Case", networks: "Sequence[MeasuredNetwork]", options: "MeasureOptions"
-) -> "dict[str, list[Comparison]] | None":
-    """The comparisons with the reference by network; None, with the errors on stderr, if one is not accepted."""
+) -> "dict[str, list[Comparison]]":
+    """The comparisons with the reference by network.
+
+    Raises:
+        StepFailedError: if one is not accepted.
+    """
     from ..cost import report
     from ..cost.check import compare_with_reference
     from ..cost.networks import follows_plans
@@ -384,14 +379,13 @@ def _compare_with_reference(
         same = [network for network in networks if network.trainer == trainer]
         comparisons |= compare_with_reference(case, same, options.device, options.amp)
     _show_progress("")
-    accepted = True
-    for name, pair in comparisons.items():
-        for comparison in pair:
-            if not comparison.accepted:
-                accepted = False
-                print(
-                    f"xattnres cost: {case.name}: {name} in {comparison.precision} differs from the reference "
-                    f"equations: nothing is measured\n{report.format_rejected(comparison)}",
-                    file=sys.stderr,
-                )
-    return comparisons if accepted else None
+    rejected = [
+        f"{case.name}: {name} in {comparison.precision} differs from the reference equations: nothing is measured\n"
+        f"{report.format_rejected(comparison)}"
+        for name, pair in comparisons.items()
+        for comparison in pair
+        if not comparison.accepted
+    ]
+    if rejected:
+        raise StepFailedError("\n".join(rejected))
+    return comparisons

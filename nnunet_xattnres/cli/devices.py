@@ -1,9 +1,8 @@
 """The option --device of the commands."""
 
-import re
 from typing import TYPE_CHECKING, Any
 
-from ..utils.errors import UserError, is_out_of_memory
+from ..utils.errors import UserError, first_line, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +43,7 @@ def find_device(name: str, hint: str = "use --device cpu") -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = re.split(r"\.\s|\n", str(error).strip())[0]
+        reason = first_line(error).partition(". ")[0]
         if is_out_of_memory(error):
             message = f"the memory of this device is full ({reason}): end the other programs on it, or {hint}"
         else:

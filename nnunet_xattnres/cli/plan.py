@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError
 from ..utils.files import write_atomic
-from ..utils.tables import format_table
+from ..utils.tables import format_size, format_table
 from .devices import add_device_option, find_device
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _format_changes(changes: "list[Change]", how: str) -> str:
     rows = [
         [
             change.configuration,
-            _arrow(*("x".join(map(str, size)) for size in change.patch_size)),
+            _arrow(*map(format_size, change.patch_size)),
             _arrow(*map(str, change.batch_size)),
             _arrow(*(f"{count / 1e6:.2f} M" for count in change.parameters)),
             f"{change.memory_ratio:.2f} x planned",

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError, last_line
+from ..utils.files import replaced_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,12 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         equal = "equal" if difference == 0 else f"differ by up to {difference:.3g}"
         print(f"logits of the trained network and of the new one on a random image: {equal}")
     if arguments.out is not None:
-        temporary = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}")
-        try:
+        with replaced_file(arguments.out) as temporary:
             torch.save({"network_weights": warm.weights}, temporary)
-            os.replace(temporary, arguments.out)
-        finally:
-            temporary.unlink(missing_ok=True)
         print(f"written: {arguments.out}\ntrain with: nnUNetv2_train ... -tr {arguments.trainer} "
               f"-pretrained_weights {arguments.out} (nnU-Net initialises the segmentation heads again)")  # fmt: skip
         return 0

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..utils.errors import first_line
+from ..utils.tables import format_size
 from .case import CaseData, SourceCase
 from .formats import CT_WINDOW
 from .labels import LabelMap, count_labels
-from .problems import ProblemCode, UnusableError, format_size
+from .problems import ProblemCode, UnusableError
 from .sources import SourceFile
 from .volume_files import NOT_FINITE, Volume
 from .volumes import NiftiWriter
@@ -75,8 +77,7 @@ def read_arrays(file: SourceFile) -> tuple[np.ndarray, np.ndarray]:
                 image, label = archive["image"][()], archive["label"][()]
         image, label = np.asarray(image, np.float32), np.asarray(label)
     except Exception as error:  # zipfile, zlib, NumPy and HDF5 raise different exceptions
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        text = f"the arrays `image` and `label` cannot be read ({reason}); copy or download the file again"
+        text = f"the arrays `image` and `label` cannot be read ({first_line(error)}); copy or download the file again"
         raise UnusableError(file.name, ProblemCode.DAMAGED, text) from None
     if image.shape != label.shape:
         text = f"`image` has the shape {format_size(image.shape)}, `label` {format_size(label.shape)}"

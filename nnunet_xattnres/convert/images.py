@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..utils.tables import format_size
 from ..utils.workers import map_unordered
 from .case import CaseData, SourceCase
 from .labels import MaskLabels, count_labels, describe_lost_labels
 from .mask_encoding import MaskEncoding, decide_encoding, survey_mask
 from .pictures import CHANNELS_OF_MODES, Picture, count_channels, decode, decode_mask
-from .problems import ProblemCode, UnusableError, format_size
+from .problems import ProblemCode, UnusableError
 from .sources import SourceFile
 
 CHANNEL_NAMES = {1: ("grey",), 3: ("R", "G", "B")}

@@ -92,15 +92,6 @@ class UnusableError(Exception):
         self.problem = Problem(file, code, text)
 
 
-def format_size(size: Sequence[int]) -> str:
-    """A size for messages.
-
-    >>> format_size((512, 512, 200))
-    '512x512x200'
-    """
-    return "x".join(map(str, size))
-
-
 def shorten(items: Sequence[object], limit: int = 5) -> str:
     """The first items of a list for messages.
 

@@ -11,9 +11,10 @@ import numpy as np
 from ..utils.errors import last_line
 from ..utils.nifti import check_nifti
 from ..utils.quiet import silence_libraries
+from ..utils.tables import format_size
 from .case import CaseData, SourceCase
 from .labels import MaskLabels, count_labels
-from .problems import ProblemCode, UnusableError, format_size
+from .problems import ProblemCode, UnusableError
 from .sources import SourceFile
 from .volume_files import Volume, read_volume, shorten_numbers
 

@@ -13,11 +13,11 @@ import torch
 
 from ..utils.files import write_atomic
 from ..utils.plotting import new_figure
-from ..utils.tables import format_table
+from ..utils.tables import format_size, format_table
 from .cases import Case
 from .check import Comparison
 from .layers import LayerCall, LayerMeasurement
-from .measure import PHASES, Measurement, MeasureOptions
+from .measure import PHASES, FirstStep, Measurement, MeasureOptions
 from .networks import short_name
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -40,13 +40,7 @@ def format_results(results: Sequence[Measurement]) -> str:
             _cell(result.saved_bytes, stock.saved_bytes, "{:.2f} GB", 1e9),
             *(_cell(result.median(phase), _median(stock, phase), "{:.3f}", 1) for phase in PHASES),
         ]
-        for peak, stock_peak in (
-            (result.peak_allocated, stock.peak_allocated),
-            (result.peak_reserved, stock.peak_reserved),
-        ):
-            if peak is not None:
-                cells.append(_cell(peak, stock_peak, "{:.2f} GB", 1e9))
-        rows.append([result.name, *cells])
+        rows.append([result.name, *cells, *_peak_cells(result, stock)])
     return format_table(rows)
 
 
@@ -64,13 +58,7 @@ def format_first_steps(results: Sequence[Measurement]) -> str:
             rows.append([name, step.failure or ""])
             continue
         cells = [f"{step.seconds:.1f}", "" if stock.seconds is None else f"{step.seconds - stock.seconds:.1f}"]
-        for peak, stock_peak in (
-            (step.peak_allocated, stock.peak_allocated),
-            (step.peak_reserved, stock.peak_reserved),
-        ):
-            if peak is not None:
-                cells.append(_cell(peak, stock_peak, "{:.2f} GB", 1e9))
-        rows.append([name, *cells])
+        rows.append([name, *cells, *_peak_cells(step, stock)])
     return format_table(rows)
 
 
@@ -88,10 +76,8 @@ def format_layers(measurement: LayerMeasurement) -> str:
     rows = [["layer", "", "channels", "size", "history", "ms", "MB", "floor ms", "floor / time", launches]]
     calls = measurement.calls
     for call in calls:
-        size = "x".join(map(str, call.size))
-        rows.append(
-            [call.layer, call.function, str(call.channels), size, str(call.history), *_costs(measurement, [call])]
-        )
+        size, history = format_size(call.size), str(call.history)
+        rows.append([call.layer, call.function, str(call.channels), size, history, *_costs(measurement, [call])])
     for function in ("forward", "backward"):
         rows.append(["all", function, "", "", "", *_costs(measurement, [c for c in calls if c.function == function])])
     return f"bandwidth of a copy: {measurement.bandwidth / 1e9:.0f} GB/s\n{format_table(rows)}"
@@ -116,6 +102,12 @@ def _median(result: Measurement, phase: str) -> float | None:
 def _cell(value: float, stock: float | None, form: str, unit: float) -> str:
     """A value in its unit, with the ratio to stock nnU-Net where that is known."""
     return form.format(value / unit) + (f" ({value / stock:.2f}x)" if stock else "")
+
+
+def _peak_cells(step: Measurement | FirstStep, stock: Measurement | FirstStep) -> list[str]:
+    """The peak memory that a step has allocated, and that it has reserved, where these were measured."""
+    peaks = (step.peak_allocated, stock.peak_allocated), (step.peak_reserved, stock.peak_reserved)
+    return [_cell(peak, stock_peak, "{:.2f} GB", 1e9) for peak, stock_peak in peaks if peak is not None]
 
 
 def describe_setup(options: MeasureOptions) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..utils.label_values import format_values, snap_to_integers
 from ..utils.nifti import check_nifti, explain_compression, find_shadowing_file
 from ..utils.quiet import silence_libraries
 from ..utils.readers import find_other_reader
+from ..utils.tables import format_size
 from .labels import Labels
 from .problems import NotComparableError, ScoringProblemCode
 
@@ -127,7 +128,7 @@ def check_same_geometry(prediction: LabelMap, reference: LabelMap) -> None:
     """Raise a NotComparableError unless two label maps have the same shape, spacing and position."""
     shapes = prediction.values.shape, reference.values.shape
     if shapes[0] != shapes[1]:
-        texts = ["x".join(map(str, shape)) for shape in shapes]
+        texts = [format_size(shape) for shape in shapes]
         text = f"the shapes differ (z, y, x): the prediction has {texts[0]}, the reference {texts[1]}"
         raise NotComparableError(ScoringProblemCode.SHAPE, text)
     if not np.allclose(prediction.spacing, reference.spacing, rtol=_SPACING_TOLERANCE, atol=0):

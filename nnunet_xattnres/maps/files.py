@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.files import replaced_file
+
 PICTURE_ENDINGS = (".png", ".bmp")
 """Endings of images whose maps are pictures of 8 bits."""
 
@@ -28,12 +30,8 @@ def write_map(values: np.ndarray, path: Path, properties: dict[str, Any]) -> Non
         path: the file; it is replaced as a whole.
         properties: what nnU-Net's reader has said of the image.
     """
-    temporary = path.with_name(f".{path.name}")  # the ending says the format
-    try:
+    with replaced_file(path) as temporary:  # the ending says the format
         _write(values, temporary, properties)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(values: np.ndarray, path: Path, properties: dict[str, Any]) -> None:

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .reference import conv1x1
-from .resize import pooled_size
+from .resize import LINEAR, pooled_size
 
 _POOL: dict[int, Any] = {2: F.max_pool2d, 3: F.max_pool3d}
-_LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 def is_exporting() -> bool:
@@ -107,4 +106,4 @@ def _upsample(value: Tensor, x: Tensor) -> Tensor:
     """Interpolate to the size of x, which a graph reads from x when it runs."""
     if static_shape(value)[2:] == static_shape(x)[2:]:
         return value
-    return F.interpolate(value, x.shape[2:], mode=_LINEAR[x.ndim - 2], align_corners=False)
+    return F.interpolate(value, x.shape[2:], mode=LINEAR[x.ndim - 2], align_corners=False)

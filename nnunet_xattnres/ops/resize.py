@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _POOL = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
-_LINEAR = {2: "bilinear", 3: "trilinear"}
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""PyTorch's names of linear interpolation, by the number of spatial axes."""
 
 
 def pooled_size(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
@@ -25,7 +26,7 @@ def upsample(feature: Tensor, size: tuple[int, ...]) -> Tensor:
     """Interpolate (B, C, *S_k) linearly to (B, C, *size), with align_corners=False."""
     if tuple(feature.shape[2:]) == tuple(size):
         return feature
-    return F.interpolate(feature, size, mode=_LINEAR[len(size)], align_corners=False)
+    return F.interpolate(feature, size, mode=LINEAR[len(size)], align_corners=False)
 
 
 def resize(feature: Tensor, size: tuple[int, ...]) -> Tensor:

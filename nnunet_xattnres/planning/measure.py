@@ -9,6 +9,7 @@ from ..cost.cases import Case
 from ..cost.measure import MeasureOptions, measure
 from ..cost.networks import MeasuredNetwork
 from ..utils.errors import StepFailedError
+from ..utils.tables import format_size
 from .plans import PeakMemory
 
 
@@ -29,7 +30,7 @@ def measure_on(
     options = MeasureOptions(device, amp=True, compile=True, repeats=0, reference_repeats=0)
 
     def peak_memory(planned: ConfigurationManager, trainer: str, patch: Sequence[int], batch: int) -> int | None:
-        size = "x".join(map(str, patch))
+        size = format_size(patch)
         show_progress(f"{trainer}: a training step with {batch} patches of {size}")
         case = Case(
             size, planned.network_arch_class_name, planned.network_arch_init_kwargs, tuple(patch), batch,

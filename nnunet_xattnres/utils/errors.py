@@ -13,6 +13,15 @@ class StepFailedError(UserError):
     exit_code = 1
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, where PyTorch says what happened; the class where there is no text.
+
+    >>> first_line(RuntimeError("CUDA error: out of memory\\nCompile with ...")), first_line(EOFError())
+    ('CUDA error: out of memory', 'EOFError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
 def last_line(error: Exception) -> str:
     """The last line of an exception's text, where ITK says what happened; the class where there is no text.
 

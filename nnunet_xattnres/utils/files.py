@@ -1,4 +1,4 @@
-"""Atomic writing of text files and folders, reading of JSON files with errors for users, and checksums."""
+"""Atomic writing of files and folders, reading of JSON files with errors for users, and checksums."""
 
 import contextlib
 import hashlib
@@ -26,18 +26,29 @@ def write_atomic(path: Path, text: str) -> None:
         UserError: if the file cannot be written.
     """
     path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
-        try:
+        with replaced_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose another path or free disk space") from None
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside a file, with the same ending, which takes its place when the body ends without an error.
+
+    If the body has not written it, nothing is replaced.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        if temporary.exists():
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Tables of text, as the commands print them."""
+"""Tables of text, and sizes in them, as the commands print them."""
 
 from collections.abc import Sequence
 
@@ -21,3 +21,12 @@ def format_table(rows: Sequence[Sequence[str]], left_aligned: int = 1) -> str:
     justify = [str.ljust if column < left_aligned else str.rjust for column in range(num_columns)]
     lines = ([j(cell, width) for j, cell, width in zip(justify, row, widths, strict=True)] for row in rows)
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def format_size(size: Sequence[int]) -> str:
+    """A size for tables and messages.
+
+    >>> format_size((512, 512, 200))
+    '512x512x200'
+    """
+    return "x".join(map(str, size))

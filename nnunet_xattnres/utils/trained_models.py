@@ -11,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from torch import Tensor, nn
 
-from .errors import UserError, last_line
+from .errors import UserError, first_line, last_line
 from .quiet import silence_libraries
 
 
@@ -67,8 +67,7 @@ def load_model(predictor: nnUNetPredictor, model: Path, folds: Sequence[str], ch
             for parameters in predictor.list_of_parameters:
                 uncompiled_network(predictor).load_state_dict(parameters)
         except Exception as error:  # unpickling and other people's trainers raise anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"-m {model} cannot be loaded ({reason})") from None
+            raise UserError(f"-m {model} cannot be loaded ({first_line(error)})") from None
 
 
 def uncompiled_network(predictor: nnUNetPredictor) -> nn.Module:

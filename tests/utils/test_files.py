@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_xattnres.utils.errors import UserError
-from nnunet_xattnres.utils.files import new_folder, read_json, sha256, write_atomic
+from nnunet_xattnres.utils.files import new_folder, read_json, replaced_file, sha256, write_atomic
 
 
 @pytest.mark.parametrize("old", [None, "old and longer than the new one"])
@@ -19,6 +19,22 @@ def test_writes_the_new_content_and_leaves_no_other_file(tmp_path, old):
     write_atomic(path, "größe\n")
     assert path.read_bytes() == "größe\n".encode()  # in every locale
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_when_it_is_complete(tmp_path):
+    path = tmp_path / "weights.nii.gz"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replaced_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with replaced_file(path) as temporary:
+        assert temporary.name.endswith(path.name)  # the ending says the format
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    with replaced_file(path):
+        pass  # nothing to write
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
 def full_disk(*arguments):

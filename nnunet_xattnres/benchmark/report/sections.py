@@ -12,6 +12,7 @@ from urllib.parse import quote
 from ... import __version__
 from ...evaluation.metrics import METRICS
 from ...utils.errors import UserError
+from ...utils.files import replaced_file
 from ..tasks import RunOptions, Train
 from . import figures, tables
 from .analysis import PairedComparison, ReportData, shared_scores
@@ -112,13 +113,9 @@ def _figure(pictures: Path, subject: PairedComparison | Results, kind: str, draw
     if isinstance(subject, PairedComparison):
         name += f" {subject.trainer}"
     path = pictures / (re.sub(r"\W+", "_", f"{name} {kind}") + ".png")
-    part = path.with_suffix(".part.png")
-    try:
-        if draw(subject, part) is False:
+    with replaced_file(path) as temporary:
+        if draw(subject, temporary) is False:
             return ""
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return f"![{title}](pictures/{quote(path.name)})"
 
 
