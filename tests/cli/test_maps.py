@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from support.trained_model import save_model
 
 from nnunet_xattnres.cli.main import main
@@ -94,9 +95,12 @@ def test_another_number_of_channels(folders, capsys):
     assert code == 2 and text.splitlines()[-1].startswith("xattnres maps: a has 1 channels")
 
 
-def test_chosen_cases_layers_folds_and_kinds(folders, capsys):
+def test_chosen_cases_layers_folds_and_kinds(folders, capsys, monkeypatch):
+    reads, read_images = [], SimpleITKIO.read_images
+    monkeypatch.setattr(SimpleITKIO, "read_images", lambda *a: reads.append(a[1]) or read_images(*a))
     arguments = ["--cases", "b", "--layers", "d2", "-f", "1", "--save", "entropy", "--disable-tta"]
     assert maps(capsys, folders, *arguments)[0] == 0
+    assert reads == [[str(folders / "imagesTs" / "b_0000.nii.gz")]]  # once, for the page and for the network
     out = folders / "out"
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == ["b/d2_entropy.nii.gz", "b/maps.json", "b/mean_weights.csv", "b/page.html", "mean_weights.csv"]
