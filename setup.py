@@ -12,7 +12,7 @@ setup(
     package_data={
         "nnunet_xattnres": ["py.typed"],
         "nnunet_xattnres.maps": ["page.html"],
-        "nnunet_xattnres.ops": ["cpp_kernels.cpp"],
+        "nnunet_xattnres.ops": ["cpp_*.cpp", "cpp_*.h"],
         "nnunet_xattnres.paper": ["tables/*.csv"],
         "nnunet_xattnres.convert": ["lists/*.csv"],
     },

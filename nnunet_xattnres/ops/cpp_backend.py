@@ -9,27 +9,28 @@ import ctypes
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpp_library import load_library
+from .cpp_library import DTYPES, call, pointer
 from .needed_gradients import NeededGradients
 from .projection import project_channels_last, project_channels_last_backward
 from .torch_backend import empty, sample_groups, zeros
 
-DTYPES = (torch.float32, torch.float64)
-"""The dtypes of x that the kernels compute."""
+__all__ = ["DTYPES", "backward", "forward"]
 
 # Channels are padded to a multiple of this many bytes, which the kernels read at once.
 _ALIGNMENT = 64
 # The most bytes that a thread keeps between calls for intermediate results.
 _WORKSPACE = 256 * 2**20
-# The slabs of a sample, which threads take one after the other, and the least planes of a slab: a slab has sums of its
-# own for all planes that it reads, and thin slabs have many of them in common.
-_SLABS, _LEAST_PLANES = 16, 4
+# The least planes of a slab, and the most slabs of a sample in the backward pass. Threads take slabs one after the
+# other. In the backward pass, a slab has sums of its own for all planes that it reads, and thin slabs have many of them
+# in common.
+_LEAST_PLANES, _SLABS = 4, 16
 
 
 # The structures of cpp_kernels.cpp
@@ -39,8 +40,7 @@ class _Axis(ctypes.Structure):
 
 class _Feature(ctypes.Structure):
     _fields_ = (
-        ("value", ctypes.c_void_p),
-        ("gradient", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("source", "value", "gradient", "grad_source", "sums", "grad_bias")),
         ("axes", _Axis * 3),
         ("length", ctypes.c_int64 * 3),
         ("planes", ctypes.c_int64),
@@ -58,6 +58,7 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("samples", "threads", "feature_count", "part_count")),
         *((name, ctypes.c_int64) for name in ("channels", "padded_channels")),
         ("size", ctypes.c_int64 * 3),
+        ("slabs", ctypes.c_int64),
         ("planes_per_slab", ctypes.c_int64),
         ("eps", ctypes.c_double),
     )
@@ -77,8 +78,8 @@ def forward(
     out = x[0].new_empty((len(x[0]), channels, *x[0].shape[2:]))
     alpha = x[0].new_empty((len(x[0]), len(sources) + 1, *x[0].shape[2:]))
     for rows in sample_groups(sources, x, _padded(channels, x[0].dtype), x[0].dtype):
-        values = _project(sources, weights, biases, rows, x[0].dtype, channels)
-        _Kernels(values, x, rows, query, gate, eps).forward(out[rows], alpha[rows])
+        features = _project(sources, weights, biases, rows, x[0].dtype, channels)
+        _Kernels(features, x, rows, query, gate, eps).forward(out[rows], alpha[rows])
     return out, alpha
 
 
@@ -104,35 +105,41 @@ def backward(
     dtype, channels = x[0].dtype, query.numel()
     if grad_out is None:
         grad_out = x[0].new_zeros((len(x[0]), channels, *x[0].shape[2:]))
-    needed_values = [needed.value(n) for n in range(len(sources))]
     grad_sources, grad_x = empty(sources, needed.sources, dtype), empty(x, needed.x, dtype)
     grad_weights, grad_biases = zeros(weights, needed.weights, dtype), zeros(biases, needed.biases, dtype)
     grad_query, grad_gate = torch.zeros(channels, dtype=dtype), torch.zeros((), dtype=dtype)
     for rows in sample_groups(sources, x, _padded(channels, dtype), dtype):
-        values = _project(sources, weights, biases, rows, dtype, channels)
-        d_values, d_query, d_gate = _Kernels(values, x, rows, query, gate, eps).backward(
+        features = _project(sources, weights, biases, rows, dtype, channels)
+        for n, (feature, grad_source) in enumerate(zip(features, grad_sources, strict=True)):
+            if needed.value(n):
+                feature.gradient = _workspace.take(feature.value.shape, dtype)
+            if grad_source is not None and weights[n] is None:
+                feature.grad_source = grad_source[rows]
+        d_query, d_biases, d_gate = _Kernels(features, x, rows, query, gate, eps).backward(
             grad_out[rows],
             None if grad_alpha is None else grad_alpha[rows],
-            needed_values,
             [None if gradient is None else gradient[rows] for gradient in grad_x],
+            needed.biases,
         )
         grad_query += d_query
         grad_gate += d_gate
-        for n, (d_value, source) in enumerate(zip(d_values, sources, strict=True)):
-            if d_value is None:
+        for total, d_bias in zip(grad_biases, d_biases, strict=True):
+            if total is not None and d_bias is not None:
+                total += d_bias
+        for feature, source, weight, grad_source, grad_weight in zip(
+            features, sources, weights, grad_sources, grad_weights, strict=True
+        ):
+            if feature.gradient is None or weight is None:
                 continue
-            grad_source = grad_sources[n]
-            d_weight, d_bias = project_channels_last_backward(
-                d_value,
+            d_weight = project_channels_last_backward(
+                feature.gradient.flatten(1, 3)[..., :channels],
                 source[rows],
-                weights[n],
+                weight,
                 None if grad_source is None else grad_source[rows],
-                needed.weights[n],
-                needed.biases[n],
+                grad_weight is not None,
             )
-            for total, gradient in ((grad_weights[n], d_weight), (grad_biases[n], d_bias)):
-                if total is not None and gradient is not None:
-                    total += gradient
+            if grad_weight is not None and d_weight is not None:
+                grad_weight += d_weight
     grad_of_gate = None if gate is None else grad_gate.view_as(gate)
     return grad_sources, grad_x, grad_weights, grad_biases, grad_query, grad_of_gate
 
@@ -169,18 +176,39 @@ class _Workspace(threading.local):
 _workspace = _Workspace()
 
 
-def _project(sources, weights, biases, rows: slice, dtype: torch.dtype, channels: int) -> list[Tensor]:
-    """The K projected features of some samples at their own resolutions, (B, *length, C) with padded channels.
+@dataclass
+class _FeatureTensors:
+    """A feature for the kernels, with three axes. Tensors that are channels-last have padded channels.
+
+    Attributes:
+        value: the projected feature, (B, *length, C), channels-last.
+        source: the feature, (B, C, *length), where it is not projected, and the kernels copy it to `value`.
+        gradient: memory for the gradient of `value`, or None where it is not needed.
+        grad_source: memory for the gradient of `source`, or None.
+    """
+
+    value: Tensor
+    source: Tensor | None = None
+    gradient: Tensor | None = None
+    grad_source: Tensor | None = None
+
+
+def _project(sources, weights, biases, rows: slice, dtype: torch.dtype, channels: int) -> list[_FeatureTensors]:
+    """The K features of some samples, projected at their own resolutions.
 
     They are the first intermediate results of a call.
     """
     _workspace.start()
-    values = []
+    features = []
     for source, weight, bias in zip(sources, weights, biases, strict=True):
         samples = source[rows]
-        values.append(_workspace.take((len(samples), *_three_axes(source), _padded(channels, dtype)), dtype))
-        project_channels_last(samples, weight, bias, values[-1].flatten(1, 3))
-    return values
+        value = _workspace.take((len(samples), *_three_axes(source), _padded(channels, dtype)), dtype)
+        if weight is None:
+            features.append(_FeatureTensors(value, samples.to(dtype).contiguous()))
+        else:
+            project_channels_last(samples, weight, bias, value.flatten(1, 3))
+            features.append(_FeatureTensors(value))
+    return features
 
 
 def _padded(channels: int, dtype: torch.dtype) -> int:
@@ -211,113 +239,111 @@ class _Kernels:
     """The kernels with their arguments, for some samples.
 
     Args:
-        values: the projected features, (B, *length, C) with three axes and padded channels.
+        features: the features.
         x, query, gate, eps: as in `forward`.
         rows: the samples.
     """
 
     def __init__(
-        self, values: list[Tensor], x: Sequence[Tensor], rows: slice, query: Tensor, gate: Tensor | None, eps: float
+        self,
+        features: list[_FeatureTensors],
+        x: Sequence[Tensor],
+        rows: slice,
+        query: Tensor,
+        gate: Tensor | None,
+        eps: float,
     ):
         self.dtype = x[0].dtype
-        self.values = values
+        self.features = features
         self.current = [part[rows].contiguous() for part in x]
-        self.channels, self.padded_channels = query.numel(), values[0].shape[-1]
+        self.channels, self.padded_channels = query.numel(), features[0].value.shape[-1]
         self.query = F.pad(query.to(self.dtype), (0, self.padded_channels - self.channels))
         self.gate = None if gate is None else gate.to(self.dtype)
         self.eps = eps
         self.size = _three_axes(x[0])
-        self.planes_per_slab = max(_LEAST_PLANES, -(-self.size[0] // _SLABS))
-        self.slabs = -(-self.size[0] // self.planes_per_slab)
         # of every feature, for every axis that is interpolated
         self.taps = [
-            [None if s == t else _taps(s, t, self.dtype) for s, t in zip(value.shape[1:4], self.size, strict=True)]
-            for value in values
+            [None if s == t else _taps(s, t, self.dtype) for s, t in zip(f.value.shape[1:4], self.size, strict=True)]
+            for f in features
         ]
 
     def forward(self, out: Tensor, alpha: Tensor) -> None:
         """Write out (B, C, *S) and alpha (B, K+1, *S)."""
-        nothing: list[None] = [None] * len(self.values)
-        self._run("forward", nothing, [None] * len(self.current), out=out, alpha=alpha)
+        nothing: list[None] = [None] * len(self.features)
+        self._run(
+            "forward", _LEAST_PLANES, nothing, nothing, [None] * len(self.current), out=out, alpha=alpha
+        )  # fmt: skip
 
     def backward(
-        self, grad_out: Tensor, grad_alpha: Tensor | None, needed: Sequence[bool], grad_current: list[Tensor | None]
-    ) -> tuple[list[Tensor | None], Tensor, Tensor]:
-        """Write the gradients of x to `grad_current`, except to None, and return the others.
+        self,
+        grad_out: Tensor,
+        grad_alpha: Tensor | None,
+        grad_current: list[Tensor | None],
+        needed_biases: Sequence[bool],
+    ) -> tuple[Tensor, list[Tensor | None], Tensor]:
+        """Write the gradients of the features, and those of x to `grad_current`, except to None.
 
         Returns:
-            the gradients of those projected features that are needed, (B, pixels, C), of the query and of the gate.
+            the gradients of the query, of the biases, which are None where they are not needed, and of the gate.
         """
+        planes_per_slab = max(_LEAST_PLANES, -(-self.size[0] // _SLABS))
+        slabs = -(-self.size[0] // planes_per_slab)
         batch = len(grad_out)
-        gradients = [self._gradient(n) if need else None for n, need in enumerate(needed)]
-        grad_query = torch.zeros((batch, self.slabs, self.padded_channels), dtype=self.dtype)
-        grad_gate = torch.empty((batch, self.slabs), dtype=self.dtype)
+
+        def sums() -> Tensor:
+            return torch.empty((batch, slabs, self.padded_channels), dtype=self.dtype)
+
+        grad_query, grad_gate = sums(), torch.empty((batch, slabs), dtype=self.dtype)
+        grad_biases = [sums() if need else None for need in needed_biases]
         self._run(
-            "backward", gradients, grad_current, grad_out=grad_out.contiguous(),
+            "backward", planes_per_slab, [self._sums(n, planes_per_slab) for n in range(len(self.features))],
+            grad_biases, grad_current, grad_out=grad_out.contiguous(),
             grad_alpha=None if grad_alpha is None else grad_alpha.contiguous(), grad_query=grad_query,
             grad_gate=grad_gate,
         )  # fmt: skip
-        d_values = [None if g is None else self._sum_slabs(n, g) for n, g in enumerate(gradients)]
-        d_values = [None if d is None else d.flatten(1, 3)[..., : self.channels] for d in d_values]
-        return d_values, grad_query.sum((0, 1))[: self.channels], grad_gate.sum()
+        d_query, *d_biases = (
+            None if total is None else total.sum((0, 1))[: self.channels] for total in (grad_query, *grad_biases)
+        )
+        assert d_query is not None
+        return d_query, d_biases, grad_gate.sum()
 
-    def _planes(self, n: int) -> list[tuple[int, int]] | None:
-        """The first plane of feature n that each slab reads, and behind the last; None if every slab reads its own."""
+    def _sums(self, n: int, planes_per_slab: int) -> Tensor | None:
+        """Memory for the gradient of feature n in every slab, or None where every slab reads planes of its own."""
         taps = self.taps[n][0]
-        if taps is None:
+        if taps is None or self.features[n].gradient is None:
             return None
         lower, upper, _ = taps
-        starts = range(0, self.size[0], self.planes_per_slab)
-        ends = (min(start + self.planes_per_slab, self.size[0]) for start in starts)
-        return [(int(lower[start]), int(upper[end - 1]) + 1) for start, end in zip(starts, ends, strict=True)]
-
-    def _gradient(self, n: int) -> Tensor:
-        """The tensor for the gradient of feature n, or for the sums of all slabs."""
-        value, planes = self.values[n], self._planes(n)
-        if planes is None:
-            gradient = _workspace.take(value.shape, self.dtype)
-            return gradient if self.taps[n] == [None] * 3 else gradient.zero_()
-        batch, _, *others = value.shape
-        most = max(end - first for first, end in planes)
-        return _workspace.take((batch, self.slabs, most, *others), self.dtype).zero_()
-
-    def _sum_slabs(self, n: int, gradient: Tensor) -> Tensor:
-        """The sum over all slabs, as `values`."""
-        planes = self._planes(n)
-        if planes is None:
-            return gradient
-        total = _workspace.take(self.values[n].shape, self.dtype).zero_()
-        for slab, (first, end) in enumerate(planes):
-            total[:, first:end] += gradient[:, slab, : end - first]
-        return total
+        starts = range(0, self.size[0], planes_per_slab)
+        ends = (min(start + planes_per_slab, self.size[0]) for start in starts)
+        planes = max(int(upper[end - 1] - lower[start]) + 1 for start, end in zip(starts, ends, strict=True))
+        batch, _, *others = self.features[n].value.shape
+        return _workspace.take((batch, len(starts), planes, *others), self.dtype)
 
     def _run(
-        self, function: str, gradients: Sequence[Tensor | None], grad_current: Sequence[Tensor | None],
-        **tensors: Tensor | None,
+        self, function: str, planes_per_slab: int, sums: Sequence[Tensor | None], grad_biases: Sequence[Tensor | None],
+        grad_current: Sequence[Tensor | None], **tensors: Tensor | None,
     ) -> None:  # fmt: skip
         """Call a kernel for all samples."""
-        features = (_Feature * len(self.values))(*(self._feature(n, g) for n, g in enumerate(gradients)))
+        features = (_Feature * len(self.features))(
+            *(self._feature(n, *memory) for n, memory in enumerate(zip(sums, grad_biases, strict=True)))
+        )
         parts = (_Part * len(self.current))(
-            *(_Part(p.data_ptr(), _pointer(g), p.shape[1]) for p, g in zip(self.current, grad_current, strict=True))
+            *(_Part(pointer(p), pointer(g), p.shape[1]) for p, g in zip(self.current, grad_current, strict=True))
         )
         arguments = _Arguments(
-            features=ctypes.addressof(features), parts=ctypes.addressof(parts), query=self.query.data_ptr(),
-            gate=_pointer(self.gate), samples=len(self.current[0]), threads=torch.get_num_threads(),
+            features=ctypes.addressof(features), parts=ctypes.addressof(parts), query=pointer(self.query),
+            gate=pointer(self.gate), samples=len(self.current[0]), threads=torch.get_num_threads(),
             feature_count=len(features), part_count=len(parts), channels=self.channels,
-            padded_channels=self.padded_channels, size=self.size, planes_per_slab=self.planes_per_slab, eps=self.eps,
-            **{name: _pointer(tensor) for name, tensor in tensors.items()},
+            padded_channels=self.padded_channels, size=self.size, slabs=-(-self.size[0] // planes_per_slab),
+            planes_per_slab=planes_per_slab, eps=self.eps, **{name: pointer(t) for name, t in tensors.items()},
         )  # fmt: skip
-        compute = getattr(load_library(), f"{function}_{str(self.dtype).removeprefix('torch.')}")
-        if compute(ctypes.addressof(arguments)):
-            raise MemoryError("XAttnRes: there is not enough memory for the C++ kernels")
+        call(function, self.dtype, arguments)
 
-    def _feature(self, n: int, gradient: Tensor | None) -> _Feature:
-        value, planes = self.values[n], 0
-        if gradient is not None and self.taps[n][0] is not None:
-            planes = gradient.shape[2]
-        axes = [_Axis() if taps is None else _Axis(*(tensor.data_ptr() for tensor in taps)) for taps in self.taps[n]]
-        return _Feature(value.data_ptr(), _pointer(gradient), (_Axis * 3)(*axes), tuple(value.shape[1:4]), planes)
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    def _feature(self, n: int, sums: Tensor | None, grad_bias: Tensor | None) -> _Feature:
+        tensors = self.features[n]
+        axes = [_Axis() if taps is None else _Axis(*map(pointer, taps)) for taps in self.taps[n]]
+        return _Feature(
+            pointer(tensors.source), pointer(tensors.value), pointer(tensors.gradient), pointer(tensors.grad_source),
+            pointer(sums), pointer(grad_bias), (_Axis * 3)(*axes), tuple(tensors.value.shape[1:4]),
+            0 if sums is None else sums.shape[2],
+        )  # fmt: skip

@@ -10,17 +10,13 @@
 // The backward pass sums the gradients of these numbers over the pixels of a row before it multiplies vectors by them.
 //
 // Two-dimensional images have the size (H, 1, W). Threads compute slabs, which are some planes along the first axis of
-// one sample. Every slab has its own sums, and the caller adds them in a fixed order, so the results do not depend on
-// the number of threads. Channels-last tensors have their channels padded with zeros to a multiple of 64 bytes.
+// one sample. Every slab has its own sums, which are added in a fixed order, so the results do not depend on the number
+// of threads. Channels-last tensors have their channels padded with zeros to a multiple of 64 bytes.
 
-#include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstdint>
 #include <cstring>
-#include <exception>
-#include <thread>
-#include <vector>
+
+#include "cpp_threads.h"
 
 namespace {
 
@@ -36,13 +32,20 @@ struct Axis {
 
 template <typename T>
 struct Feature {
-    const T *value;  // (B, *length, C)
-    // Null if it is not needed, else as `value`. It must be zero if any axis is interpolated. If the first axis is,
-    // every slab has sums of its own, (B, slabs, planes, *length[1:], C), for the planes from the first that it reads.
-    T *gradient;
+    // (B, channels, *length) where it is not projected, and the kernels copy it to `value`. Else null.
+    const T *source;
+    T *value;        // (B, *length, C)
+    T *gradient;     // as `value`, or null if it is not needed
+    T *grad_source;  // as `source`, or null
+    // Where there is a gradient and the first axis is interpolated: (B, slabs, planes, *length[1:], C), the sums of
+    // every slab for the planes from the first that it reads.
+    T *sums;
+    T *grad_bias;    // (B, slabs, C), the sums of `gradient` over the pixels, or null
     Axis<T> axes[3];
     int64_t length[3];
     int64_t planes;
+
+    bool is_interpolated() const { return axes[0].lower || axes[1].lower || axes[2].lower; }
 };
 
 // Some channels of x.
@@ -63,7 +66,7 @@ struct Arguments {
     T *alpha;             // (B, K+1, *size)
     const T *grad_out;    // as `out`
     const T *grad_alpha;  // as `alpha`, or null for zero
-    T *grad_query;        // (B, slabs, C), zeros
+    T *grad_query;        // (B, slabs, C)
     T *grad_gate;         // (B, slabs)
     int64_t samples;  // B
     int64_t threads;
@@ -72,6 +75,7 @@ struct Arguments {
     int64_t channels;         // of x
     int64_t padded_channels;  // C
     int64_t size[3];
+    int64_t slabs;  // of a sample
     int64_t planes_per_slab;
     double eps;
 };
@@ -181,6 +185,7 @@ struct Row {
     std::vector<T> product, square, cross;           // q.u, |u|^2, and u.v with the next vector v
     std::vector<T> gradient;                         // (length, C), where the feature is interpolated along any axis
     std::vector<T> d_product, d_square, d_cross;     // d_square and d_cross are twice the gradients
+    std::vector<T> d_bias;                           // (C,)
 };
 
 // One slab of one sample.
@@ -188,8 +193,8 @@ template <typename T>
 class Slab {
   public:
     Slab(const Arguments<T> &arguments, int64_t sample, int64_t slab)
-        : a(arguments), C(a.padded_channels), K(a.feature_count),
-          slabs((a.size[0] + a.planes_per_slab - 1) / a.planes_per_slab), sample(sample), slab(slab),
+        : a(arguments), C(a.padded_channels), K(a.feature_count), sample(sample), begin(slab * a.planes_per_slab),
+          end(std::min(a.size[0], begin + a.planes_per_slab)), sums_index(sample * a.slabs + slab),
           pixels(a.size[0] * a.size[1] * a.size[2]), rows(K), terms(2 * K + 1), current(BLOCK * C),
           product((K + 1) * BLOCK), square((K + 1) * BLOCK), rstd((K + 1) * BLOCK), alpha((K + 1) * BLOCK) {
         for (int64_t n = 0; n < K; ++n)
@@ -217,6 +222,7 @@ class Slab {
         // sums of a row are added to those of the slab, because many small terms added to a large sum lose digits
         d_query.resize(C);
         double d_gate_of_slab = 0;
+        clear_sums();
         for_each_row([&](int64_t z, int64_t y) {
             std::fill(d_query.begin(), d_query.end(), T(0));
             d_gate = 0;
@@ -227,16 +233,21 @@ class Slab {
                 for (int64_t i = 0; i < count; ++i) backward_pixel(x + i, i, pixel + i);
                 write_current_gradients(pixel, count);
             });
-            for (int64_t n = 0; n < K; ++n) write_row_gradients(n, z, y);
-            add(a.grad_query + (sample * slabs + slab) * C, T(1), d_query.data(), C);
+            for (int64_t n = 0; n < K; ++n) {
+                write_row_gradients(n, z, y);
+                if (a.features[n].grad_bias) add(a.features[n].grad_bias + sums_index * C, T(1), &rows[n].d_bias[0], C);
+            }
+            add(a.grad_query + sums_index * C, T(1), d_query.data(), C);
             d_gate_of_slab += d_gate;
         });
-        a.grad_gate[sample * slabs + slab] = T(d_gate_of_slab);
+        a.grad_gate[sums_index] = T(d_gate_of_slab);
     }
 
   private:
     const Arguments<T> &a;
-    const int64_t C, K, slabs, sample, slab, pixels;
+    const int64_t C, K, sample, begin, end;  // the planes from `begin` to before `end`
+    const int64_t sums_index;                // of the slab among those of all samples
+    const int64_t pixels;
     std::vector<Row<T>> rows;
     std::vector<Term<T>> terms;
     // of the pixels of a block: (pixels, C), and numbers for each of the K+1 values, (K+1, pixels)
@@ -248,7 +259,6 @@ class Slab {
 
     template <typename Function>
     void for_each_row(Function function) {
-        const int64_t begin = slab * a.planes_per_slab, end = std::min(a.size[0], begin + a.planes_per_slab);
         for (int64_t z = begin; z < end; ++z)
             for (int64_t y = 0; y < a.size[1]; ++y) {
                 for (int64_t n = 0; n < K; ++n) read_row(n, z, y);
@@ -272,20 +282,26 @@ class Slab {
         }
     }
 
+    // Call function(weight, plane, line) for the lines of feature n that a row of pixels reads.
+    template <typename Function>
+    void for_each_line(int64_t n, int64_t z, int64_t y, Function function) const {
+        const Taps<T> planes(a.features[n].axes[0], z), lines(a.features[n].axes[1], y);
+        for (int i = 0; i < planes.count; ++i)
+            for (int j = 0; j < lines.count; ++j)
+                function(planes.weight[i] * lines.weight[j], planes.index[i], lines.index[j]);
+    }
+
     // Interpolate feature n along the first two axes.
     void read_row(int64_t n, int64_t z, int64_t y) {
         const Feature<T> &feature = a.features[n];
         Row<T> &row = rows[n];
         const int64_t length = feature.length[2];
-        const Taps<T> planes(feature.axes[0], z), lines(feature.axes[1], y);
         Term<T> sources[4];
         int count = 0;
-        for (int i = 0; i < planes.count; ++i)
-            for (int j = 0; j < lines.count; ++j) {
-                const int64_t plane = sample * feature.length[0] + planes.index[i];
-                const int64_t line = plane * feature.length[1] + lines.index[j];
-                sources[count++] = {planes.weight[i] * lines.weight[j], feature.value + line * length * C};
-            }
+        for_each_line(n, z, y, [&](T weight, int64_t plane, int64_t line) {
+            line += (sample * feature.length[0] + plane) * feature.length[1];
+            sources[count++] = {weight, feature.value + line * length * C};
+        });
         if (count == 1) {
             row.value = sources[0].vector;
         } else {
@@ -393,13 +409,30 @@ class Slab {
         }
     }
 
-    bool is_interpolated(int64_t n) const {
-        const Axis<T> *axes = a.features[n].axes;
-        return axes[0].lower || axes[1].lower || axes[2].lower;
+    // The gradient of a plane of feature n in this slab.
+    T *gradient_plane(int64_t n, int64_t plane) const {
+        const Feature<T> &feature = a.features[n];
+        const int64_t size = feature.length[1] * feature.length[2] * C;
+        if (!feature.sums) return feature.gradient + (sample * feature.length[0] + plane) * size;
+        return feature.sums + (sums_index * feature.planes + plane - feature.axes[0].lower[begin]) * size;
+    }
+
+    // The sums of the slab start at zero.
+    void clear_sums() {
+        std::fill_n(a.grad_query + sums_index * C, C, T(0));
+        for (int64_t n = 0; n < K; ++n) {
+            const Feature<T> &feature = a.features[n];
+            if (feature.grad_bias) std::fill_n(feature.grad_bias + sums_index * C, C, T(0));
+            if (!feature.gradient || !feature.is_interpolated()) continue;
+            const int64_t first = feature.sums ? feature.axes[0].lower[begin] : begin;
+            const int64_t planes = feature.sums ? feature.axes[0].upper[end - 1] + 1 - first : end - begin;
+            std::fill_n(gradient_plane(n, first), planes * feature.length[1] * feature.length[2] * C, T(0));
+        }
     }
 
     void clear_gradients(int64_t n) {
-        if (!is_interpolated(n)) return;
+        if (a.features[n].grad_bias) rows[n].d_bias.assign(C, T(0));
+        if (!a.features[n].is_interpolated()) return;
         const int64_t length = a.features[n].length[2];
         if (a.features[n].gradient) rows[n].gradient.assign(length * C, T(0));
         for (std::vector<T> *numbers : {&rows[n].d_product, &rows[n].d_square, &rows[n].d_cross})
@@ -424,18 +457,26 @@ class Slab {
             const T d_product = d_logit * rstd[k];
             // twice the gradient of |V|^2, which is the factor of V in the gradient of V
             const T d_square = -d_product * product[k] * rstd[k] * rstd[k] / T(a.channels);
-            if (n < K && is_interpolated(n)) {
+            if (n < K && a.features[n].is_interpolated()) {
                 add_gradients(n, x, g, gated(n, i), d_product, d_square);
                 continue;
             }
             const T *value = n == K ? &current[i * C] : rows[n].value + x * C;
             T *gradient = n == K ? &grad_current[i * C] : a.features[n].gradient;
-            add(d_query.data(), d_product, value, C);
-            if (!gradient) continue;
+            if (!gradient) {
+                add(d_query.data(), d_product, value, C);
+                continue;
+            }
             if (n < K) gradient += (sample * pixels + pixel) * C;
-            for (int64_t c = 0; c < C; c += LANES<T>)
-                store<T>(gradient + c,
-                         gated(n, i) * load(g + c) + d_product * load(a.query + c) + d_square * load(value + c));
+            const T weight = gated(n, i);
+            T *d_bias = n < K && a.features[n].grad_bias ? rows[n].d_bias.data() : nullptr;
+            for (int64_t c = 0; c < C; c += LANES<T>) {
+                const Vector<T> v = load(value + c);
+                store<T>(&d_query[c], load(&d_query[c]) + d_product * v);
+                const Vector<T> d_value = weight * load(g + c) + d_product * load(a.query + c) + d_square * v;
+                store<T>(gradient + c, d_value);
+                if (d_bias) store<T>(d_bias + c, load(d_bias + c) + d_value);
+            }
         }
     }
 
@@ -490,8 +531,8 @@ class Slab {
 
     // Add the gradients of the numbers of a row to those of its vectors, and these to the rows that it was read from.
     void write_row_gradients(int64_t n, int64_t z, int64_t y) {
-        if (!is_interpolated(n)) return;
         const Feature<T> &feature = a.features[n];
+        if (!feature.is_interpolated()) return;
         Row<T> &row = rows[n];
         const int64_t length = feature.length[2];
         for (int64_t i = 0; i < length; ++i) add(d_query.data(), row.d_product[i], row.value + i * C, C);
@@ -507,55 +548,114 @@ class Slab {
                 add(gradient + C, row.d_cross[i], u, C);
             }
         }
-        const Taps<T> planes(feature.axes[0], z), lines(feature.axes[1], y);
-        int64_t first = sample * feature.length[0];
-        if (feature.axes[0].lower)
-            first = (sample * slabs + slab) * feature.planes - feature.axes[0].lower[slab * a.planes_per_slab];
-        for (int i = 0; i < planes.count; ++i)
-            for (int j = 0; j < lines.count; ++j) {
-                const int64_t line = (first + planes.index[i]) * feature.length[1] + lines.index[j];
-                add(feature.gradient + line * length * C, planes.weight[i] * lines.weight[j], row.gradient.data(),
-                    length * C);
-            }
+        if (feature.grad_bias)
+            for (int64_t i = 0; i < length; ++i) add(row.d_bias.data(), T(1), &row.gradient[i * C], C);
+        for_each_line(n, z, y, [&](T weight, int64_t plane, int64_t line) {
+            add(gradient_plane(n, plane) + line * length * C, weight, row.gradient.data(), length * C);
+        });
     }
 };
 
-// Compute all slabs of all samples by several threads, which take one slab after the other. Returns 0, or 1 if there is
-// not enough memory.
+// One plane of one sample of a feature.
 template <typename T>
-int compute(const Arguments<T> &a, void (Slab<T>::*function)()) {
-    const int64_t slabs = (a.size[0] + a.planes_per_slab - 1) / a.planes_per_slab, tasks = a.samples * slabs;
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> failed{false};
-    const auto work = [&] {
-        try {
-            for (int64_t task = next++; task < tasks && !failed; task = next++) {
-                Slab<T> slab(a, task / slabs, task % slabs);
-                (slab.*function)();
-            }
-        } catch (const std::exception &) {
-            failed = true;
-        }
-    };
-    std::vector<std::thread> others;
-    try {
-        for (int64_t n = 1; n < std::min(a.threads, tasks); ++n) others.emplace_back(work);
-    } catch (const std::exception &) {
-        // the threads that there are do all the work
+class Plane {
+  public:
+    Plane(const Arguments<T> &arguments, const Feature<T> &feature, int64_t sample, int64_t plane)
+        : a(arguments), feature(feature), sample(sample), plane(plane), C(a.padded_channels),
+          size(feature.length[1] * feature.length[2]), pixels(feature.length[0] * size),
+          first((sample * feature.length[0] + plane) * size * C), source(sample * a.channels * pixels + plane * size) {}
+
+    void copy_source() {
+        T *value = feature.value + first;
+        for (int64_t i = 0; i < size; i += BLOCK)
+            to_channels_last(value + i * C, C, feature.source + source + i, pixels, a.channels,
+                             std::min(BLOCK, size - i));
+        for (int64_t i = 0; i < size; ++i) std::fill(value + i * C + a.channels, value + (i + 1) * C, T(0));
     }
-    work();
-    for (std::thread &other : others) other.join();
-    return failed;
+
+    void finish_gradient() {
+        T *gradient = feature.gradient + first;
+        if (feature.sums) sum_slabs(gradient);
+        if (!feature.grad_source) return;
+        for (int64_t i = 0; i < size; i += BLOCK)
+            to_channels_first(feature.grad_source + source + i, pixels, gradient + i * C, C, a.channels,
+                              std::min(BLOCK, size - i));
+    }
+
+  private:
+    const Arguments<T> &a;
+    const Feature<T> &feature;
+    const int64_t sample, plane, C;
+    const int64_t size, pixels;   // of the plane and of the feature
+    const int64_t first, source;  // the first elements in channels-last tensors and in others
+
+    void sum_slabs(T *gradient) {
+        std::fill_n(gradient, size * C, T(0));
+        for (int64_t slab = 0; slab < a.slabs; ++slab) {
+            const int64_t begin = slab * a.planes_per_slab, end = std::min(a.size[0], begin + a.planes_per_slab);
+            const int64_t first = feature.axes[0].lower[begin];
+            if (plane < first || plane > feature.axes[0].upper[end - 1]) continue;
+            const int64_t index = (sample * a.slabs + slab) * feature.planes + plane - first;
+            add(gradient, T(1), feature.sums + index * size * C, size * C);
+        }
+    }
+};
+
+// Call a function for all planes of the features for which is_selected(feature). Returns whether it failed.
+template <typename T, typename Select>
+bool for_each_plane(const Arguments<T> &a, void (Plane<T>::*function)(), Select is_selected) {
+    int64_t tasks = 0;
+    for (int64_t n = 0; n < a.feature_count; ++n)
+        if (is_selected(a.features[n])) tasks += a.samples * a.features[n].length[0];
+    return run_tasks(tasks, a.threads, [&](int64_t task) {
+        for (int64_t n = 0; n < a.feature_count; ++n) {
+            const Feature<T> &feature = a.features[n];
+            const int64_t planes = is_selected(feature) ? a.samples * feature.length[0] : 0;
+            if (task < planes) {
+                Plane<T> plane(a, feature, task / feature.length[0], task % feature.length[0]);
+                (plane.*function)();
+                return;
+            }
+            task -= planes;
+        }
+    });
+}
+
+template <typename T>
+bool for_each_slab(const Arguments<T> &a, void (Slab<T>::*function)()) {
+    return run_tasks(a.samples * a.slabs, a.threads, [&](int64_t task) {
+        Slab<T> slab(a, task / a.slabs, task % a.slabs);
+        (slab.*function)();
+    });
+}
+
+template <typename T>
+bool copy_sources(const Arguments<T> &a) {
+    return for_each_plane(a, &Plane<T>::copy_source, [](const Feature<T> &feature) { return feature.source; });
+}
+
+// Both return whether there was not enough memory.
+
+template <typename T>
+bool forward(const Arguments<T> &a) {
+    return copy_sources(a) || for_each_slab(a, &Slab<T>::forward);
+}
+
+template <typename T>
+bool backward(const Arguments<T> &a) {
+    const auto is_unfinished = [](const Feature<T> &feature) { return feature.sums || feature.grad_source; };
+    return copy_sources(a) || for_each_slab(a, &Slab<T>::backward) ||
+           for_each_plane(a, &Plane<T>::finish_gradient, is_unfinished);
 }
 
 }  // namespace
 
 extern "C" {
 
-int forward_float32(const Arguments<float> *arguments) { return compute(*arguments, &Slab<float>::forward); }
-int forward_float64(const Arguments<double> *arguments) { return compute(*arguments, &Slab<double>::forward); }
-int backward_float32(const Arguments<float> *arguments) { return compute(*arguments, &Slab<float>::backward); }
-int backward_float64(const Arguments<double> *arguments) { return compute(*arguments, &Slab<double>::backward); }
+int forward_float32(const Arguments<float> *arguments) { return forward(*arguments); }
+int forward_float64(const Arguments<double> *arguments) { return forward(*arguments); }
+int backward_float32(const Arguments<float> *arguments) { return backward(*arguments); }
+int backward_float64(const Arguments<double> *arguments) { return backward(*arguments); }
 
 // The sizes of the structures, for a test that `cpp_backend.py` declares the same.
 int64_t size_of_arguments() { return sizeof(Arguments<float>); }

@@ -10,20 +10,28 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 _log = logging.getLogger("nnunet_xattnres")
 
-_SOURCE = Path(__file__).with_name("cpp_kernels.cpp")
+_FOLDER = Path(__file__).parent
+_SOURCES = (_FOLDER / "cpp_kernels.cpp", _FOLDER / "cpp_pooling.cpp")
+_HEADERS = (_FOLDER / "cpp_threads.h",)
 _OPTIONS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread"]
 _INSTRUCTIONS = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx2", "-mfma"]}
 """Options of the compiler by PyTorch's name for what the CPU can do, because a cache may be shared between machines."""
 
-_FUNCTIONS = ("forward_float32", "forward_float64", "backward_float32", "backward_float64")
+DTYPES = (torch.float32, torch.float64)
+"""The dtypes of the kernels."""
+
+_FUNCTIONS = ("forward", "backward", "max_pool", "max_pool_backward")
 _COMPILERS = ("c++", "g++", "clang++")
+# a compilation may take so long
 _SECONDS = 300
 
 
@@ -31,9 +39,29 @@ class LibraryUnavailableError(Exception):
     """The kernels cannot be compiled or loaded on this machine; the text says why."""
 
 
+def call(function: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
+    """Call a kernel, which waits until its threads have ended.
+
+    Raises:
+        MemoryError: if there is not enough memory.
+    """
+    kernel = getattr(load_library(), f"{function}_{_suffix(dtype)}")
+    if kernel(ctypes.addressof(arguments)):
+        raise MemoryError("XAttnRes: there is not enough memory for the C++ kernels")
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """The address of the first element, or null for None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _suffix(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 @cache
 def load_library() -> ctypes.CDLL:
-    """The library of the kernels in `cpp_kernels.cpp`.
+    """The library of the kernels in `cpp_kernels.cpp` and `cpp_pooling.cpp`.
 
     The compiler is the one that the environment variable CXX names, or else the first of c++, g++ and clang++. The
     library is kept in `nnunet_xattnres` in the folder that XDG_CACHE_HOME names, or else in ~/.cache. Where that cannot
@@ -53,7 +81,8 @@ def _load_library() -> ctypes.CDLL:
     if compiler is None:
         raise LibraryUnavailableError(f"there is no C++ compiler: none of {', '.join(_COMPILERS)}")
     command = [*compiler, *_OPTIONS, *_INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), [])]
-    built_from = (_SOURCE.read_text(encoding="utf-8"), command, platform.machine(), platform.libc_ver())
+    texts = [path.read_text(encoding="utf-8") for path in (*_SOURCES, *_HEADERS)]
+    built_from = (texts, command, platform.machine(), platform.libc_ver())
     key = hashlib.sha256(repr(built_from).encode()).hexdigest()[:16]
     # on some file systems, a file that is in use cannot be removed
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
@@ -69,9 +98,10 @@ def _load_library() -> ctypes.CDLL:
 def _open_library(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     for name in _FUNCTIONS:
-        function = getattr(library, name)
-        function.argtypes = (ctypes.c_void_p,)
-        function.restype = ctypes.c_int
+        for dtype in DTYPES:
+            function = getattr(library, f"{name}_{_suffix(dtype)}")
+            function.argtypes = (ctypes.c_void_p,)
+            function.restype = ctypes.c_int
     return library
 
 
@@ -108,11 +138,12 @@ def _find_library(folder: Path, key: str) -> Path | None:
 def _compile(command: list[str], folder: Path, key: str) -> Path:
     """Compile the library to a file that appears complete; raises LibraryUnavailableError."""
     _log.info("XAttnRes: %s compiles the C++ kernels, once, into %s", command[0], folder)
+    _remove_abandoned(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-", ignore_cleanup_errors=True) as temporary:
         compiled = Path(temporary) / "cpp_kernels.so"
         try:
             subprocess.run(
-                [*command, "-o", str(compiled), str(_SOURCE)], env={**os.environ, "LC_ALL": "C"},
+                [*command, "-o", str(compiled), *map(str, _SOURCES)], env={**os.environ, "LC_ALL": "C"},
                 check=True, capture_output=True, text=True, errors="replace", timeout=_SECONDS,
             )  # fmt: skip
         except subprocess.CalledProcessError as error:
@@ -132,3 +163,11 @@ def _compile(command: list[str], folder: Path, key: str) -> Path:
         except OSError:  # a file system without links
             compiled.replace(path)
     return path
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what compilations have left that were killed: folders that no compilation can still use."""
+    for path in folder.glob("compiling-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 2 * _SECONDS:
+                shutil.rmtree(path)

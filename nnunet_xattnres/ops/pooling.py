@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cpp_library import DTYPES
 from .resize import pooled_size
 
 _ADAPTIVE: dict[int, Any] = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
@@ -41,11 +42,12 @@ def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
 
     As in PyTorch, the first maximum of a window receives the gradient. PyTorch's own pooling keeps an int64 index for
     every output, and adds gradients in no fixed order on CUDA. Here nothing is kept but the feature and the result, and
-    the gradients are the same in every run. On CUDA, Triton computes both, in one pass each, unless the environment
-    variable XATTNRES_BACKEND selects PyTorch.
+    the gradients are the same in every run. Where windows have equal lengths, Triton on CUDA and C++ on a CPU compute
+    both, in one pass each, unless the environment variable XATTNRES_BACKEND selects PyTorch.
     """
-    if _pools_by_triton(feature, size):
-        return import_module(".triton_pooling", __package__).max_pool(feature, size)
+    kernels = _pooling_kernels(feature, size)
+    if kernels is not None:
+        return kernels.max_pool(feature, size)
     if not _pools_by_elements(feature, size):
         return _ADAPTIVE[len(size)](feature, list(size)).contiguous()
     pooled = feature
@@ -65,8 +67,9 @@ def _(feature, size):
 def max_pool_backward(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
     """The gradient of the feature, (B, C, *S_k), from that of the pooled feature, (B, C, *size)."""
     size = tuple(pooled.shape[2:])
-    if _pools_by_triton(feature, size):
-        return import_module(".triton_pooling", __package__).max_pool_backward(grad, feature, pooled)
+    kernels = _pooling_kernels(feature, size)
+    if kernels is not None:
+        return kernels.max_pool_backward(grad, feature, pooled)
     if _pools_by_elements(feature, size):
         return _gradient_by_elements(grad, feature, pooled)
     return _gradient_by_indices(grad, feature, size)
@@ -88,14 +91,17 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
 max_pool.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
-def _pools_by_triton(feature: Tensor, size: Sequence[int]) -> bool:
-    """Whether the Triton kernels pool: on CUDA, unless PyTorch is selected, and for windows of equal lengths."""
-    # the offsets of the kernels are 32-bit integers
-    if not _divides(feature, size) or feature.numel() >= 2**31:
-        return False
+def _pooling_kernels(feature: Tensor, size: Sequence[int]) -> Any:
+    """The module with kernels for these windows, `cpp_pooling` or `triton_pooling`, or None where PyTorch pools."""
+    if not _divides(feature, size):
+        return None
     # an import of its own, because that module imports this one
     dispatch = import_module(".dispatch", __package__)
-    return dispatch.resolve_backend(None, feature.device.type) == "triton"
+    backend = dispatch.resolve_backend(None, feature.device.type)
+    # the offsets of the Triton kernels are 32-bit integers
+    if (backend == "triton" and feature.numel() < 2**31) or (backend == "cpp" and feature.dtype in DTYPES):
+        return import_module(f".{backend}_pooling", __package__)
+    return None
 
 
 def _divides(feature: Tensor, size: Sequence[int]) -> bool:

@@ -48,48 +48,31 @@ def project_backward(
     return grad_source, grad_weight, grad_bias
 
 
-def project_channels_last(source: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
+def project_channels_last(source: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     """Project (B, C_k, *S) to `out`, (B, pixels, channels), where channels beyond C are set to zero; see `project`."""
-    flat = source.to(out.dtype).flatten(2).transpose(1, 2)
-    channels = flat.shape[2] if weight is None else len(weight)
-    out[..., channels:] = 0
-    if weight is None or bias is None:
-        # PyTorch transposes matrices faster than batches of them
-        for sample, projected in zip(flat, out, strict=True):
-            projected[:, :channels] = sample
-        return
+    flat, channels = source.to(out.dtype).flatten(2).transpose(1, 2), len(weight)
     bias, weight = bias.to(out.dtype).view(1, 1, -1), weight.T.to(out.dtype).expand(len(flat), -1, -1)
     if channels == out.shape[2]:
         torch.baddbmm(bias, flat, weight, out=out)
     else:
         out[..., :channels] = torch.baddbmm(bias, flat, weight)
+        out[..., channels:] = 0
 
 
 def project_channels_last_backward(
-    grad: Tensor,
-    source: Tensor,
-    weight: Tensor | None,
-    grad_source: Tensor | None,
-    needs_weight: bool = True,
-    needs_bias: bool = True,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Write the gradient of source to `grad_source`, unless that is None, and return those of weight and bias.
+    grad: Tensor, source: Tensor, weight: Tensor, grad_source: Tensor | None, needs_weight: bool = True
+) -> Tensor | None:
+    """Write the gradient of source to `grad_source`, unless that is None, and return that of weight if it is needed.
 
     Args:
         grad: the gradient of the projected feature, (B, pixels, C).
         source: (B, C_k, *S).
-        weight: (C, C_k), or None for the identity.
+        weight: (C, C_k).
         grad_source: as `source`, contiguous, in the dtype of `grad`.
-        needs_weight, needs_bias: whether these gradients are needed. The others are None, and not computed.
+        needs_weight: whether the gradient of weight is needed. Else it is None, and not computed.
     """
-    if grad_source is not None and weight is None:
-        for gradient, sample in zip(grad_source.flatten(2), grad, strict=True):
-            gradient.copy_(sample.T)
-    elif grad_source is not None and weight is not None:
+    if grad_source is not None:
         torch.bmm(weight.T.to(grad.dtype).expand(len(grad), -1, -1), grad.transpose(1, 2), out=grad_source.flatten(2))
-    grad_weight = grad_bias = None
-    if weight is not None and needs_weight:
-        grad_weight = torch.bmm(grad.transpose(1, 2), source.to(grad.dtype).flatten(2).transpose(1, 2)).sum(0)
-    if weight is not None and needs_bias:
-        grad_bias = grad.sum((0, 1))
-    return grad_weight, grad_bias
+    if not needs_weight:
+        return None
+    return torch.bmm(grad.transpose(1, 2), source.to(grad.dtype).flatten(2).transpose(1, 2)).sum(0)

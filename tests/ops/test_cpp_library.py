@@ -4,6 +4,7 @@ import os
 import shlex
 import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from nnunet_xattnres.ops.cpp_library import LibraryUnavailableError, find_compil
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
 
-FUNCTIONS = ("forward_float32", "forward_float64", "backward_float32", "backward_float64")
+FUNCTIONS = [f"{name}_{dtype}" for name in cpp_library._FUNCTIONS for dtype in ("float32", "float64")]
 
 
 @pytest.fixture
@@ -64,11 +65,25 @@ def test_another_compiler_or_another_source_is_another_library(cache, tmp_path, 
     load()
     monkeypatch.setattr(cpp_library, "_OPTIONS", [*cpp_library._OPTIONS, "-g"])
     load()
-    source = tmp_path / "changed.cpp"
-    source.write_text(cpp_library._SOURCE.read_text() + "// changed\n")
-    monkeypatch.setattr(cpp_library, "_SOURCE", source)
+    for name in ("_SOURCES", "_HEADERS"):
+        first, *others = getattr(cpp_library, name)
+        changed = tmp_path / f"changed{first.suffix}"
+        changed.write_text(f'#include "{first}"\n')
+        monkeypatch.setattr(cpp_library, name, (changed, *others))
+        load()
+    assert len(list(cache.iterdir())) == 4
+
+
+@needs_compiler
+def test_what_a_killed_compilation_has_left_is_removed(cache):
+    left, other = cache / "compiling-left", cache / "compiling-other"
+    for folder in (left, other):
+        folder.mkdir(mode=0o700, parents=True)
+        (folder / "cpp_kernels.so").write_text("cut off")
+    an_hour_ago = time.time() - 3600
+    os.utime(left, (an_hour_ago, an_hour_ago))
     load()
-    assert len(list(cache.iterdir())) == 3
+    assert not left.exists() and (other / "cpp_kernels.so").exists()
 
 
 @needs_compiler
@@ -215,6 +230,6 @@ def test_a_compiler_with_a_quotation_that_is_not_closed(monkeypatch, cache, valu
 
 @needs_compiler
 def test_a_source_that_is_missing(monkeypatch, cache, tmp_path):
-    monkeypatch.setattr(cpp_library, "_SOURCE", tmp_path / "missing.cpp")
+    monkeypatch.setattr(cpp_library, "_SOURCES", (tmp_path / "missing.cpp",))
     with pytest.raises(LibraryUnavailableError, match=r"missing\.cpp"):
         load()

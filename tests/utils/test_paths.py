@@ -53,7 +53,8 @@ def test_the_wheel_includes_the_trainers(installed):
 
 
 def test_the_wheel_includes_the_source_of_the_cpp_kernels(installed):
-    assert (installed / "nnunet_xattnres" / "ops" / cpp_library._SOURCE.name).is_file()
+    ops = installed / "nnunet_xattnres" / "ops"
+    assert all((ops / path.name).is_file() for path in (*cpp_library._SOURCES, *cpp_library._HEADERS))
 
 
 def test_the_wheel_includes_the_published_tables(installed):
