@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .ops import BACKENDS, xattnres
 from .ops.export_backend import static_shape
+from .ops.upsampling import Parts, features_of
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -119,11 +120,11 @@ class XAttnRes(nn.Module):
         with torch.no_grad():
             INITS[init](self.pseudo_query)
 
-    def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, history: Sequence[Tensor], x: Parts) -> Tensor:
         """The weighted sum of the values, (B, C, *S), Eq. 8, or y with a gate."""
         return self._attend(history, x)[0]
 
-    def attention(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> Tensor:
+    def attention(self, history: Sequence[Tensor], x: Parts) -> Tensor:
         """The attention weights alpha, (B, K+1, *S), Eq. 7.
 
         They sum to 1 over the K+1 values. The first K are the weights of the history, the last one is that of x. With a
@@ -131,8 +132,8 @@ class XAttnRes(nn.Module):
         """
         return self._attend(history, x)[1]
 
-    def _attend(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        self._check(history, [x] if isinstance(x, Tensor) else x)
+    def _attend(self, history: Sequence[Tensor], x: Parts) -> tuple[Tensor, Tensor]:
+        self._check(history, features_of(x))
         projections = [_weight_and_bias(projection) for projection in self.projections]
         return xattnres(
             history, x, projections, self.pseudo_query, self.norm_weight, self.eps, self.backend, gate=self.gate

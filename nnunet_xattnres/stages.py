@@ -1,7 +1,7 @@
 """The XAttnRes layers of a whole network."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .history import History
 from .layer import XAttnRes, refuse_newer_version
 from .ops.resize import pooled_size
+from .ops.upsampling import Parts, features_of
 
 
 class XAttnResStages(nn.ModuleDict):
@@ -85,7 +86,7 @@ class XAttnResStages(nn.ModuleDict):
                 )
             self[str(n)] = XAttnRes(stage_channels[:n], channels, dim, init, eps, backend, gate)
 
-    def forward(self, history: Sequence[Tensor], x: Tensor | Sequence[Tensor], stage: int | None = None) -> Tensor:
+    def forward(self, history: Sequence[Tensor], x: Parts, stage: int | None = None) -> Tensor:
         """The input of stage n: XAttnRes_n([h_0, ..., h_(n-1)], x) where the stage has a layer, else x itself.
 
         Args:
@@ -111,7 +112,8 @@ class XAttnResStages(nn.ModuleDict):
         n = str(len(history))
         if n in self:
             return self[n](history, x)
-        return x if isinstance(x, Tensor) else torch.cat(list(x), 1)
+        features = features_of(x)
+        return features[0] if len(features) == 1 else torch.cat(features, 1)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         refuse_newer_version(self, local_metadata)
@@ -135,19 +137,21 @@ class XAttnResStages(nn.ModuleDict):
                 n, _, name = rest.partition(".")
                 state_dict[f"{prefix}{int(n) + offsets[part]}.{name}"] = state_dict.pop(key)
 
-    def count_kept_elements(self, sizes: Sequence[tuple[int, ...]]) -> int:
+    def count_kept_elements(self, sizes: Sequence[tuple[int, ...]], replacing: Collection[int] = ()) -> int:
         """Count the elements that the layers keep for backward, per sample: their outputs and the pooled copies.
 
         Args:
             sizes: the spatial size of every stage's output, in order. The input of a stage with a layer must have the
                 size of its output.
+            replacing: the stages where the output of the layer takes the place of a tensor that would be kept without
+                the layer; these outputs do not count.
         """
         outputs = 0
         copies: dict[tuple[int, tuple[int, ...]], int] = {}
         for n, layer in self.items():
             assert isinstance(layer, XAttnRes)
             size = sizes[int(n)]
-            outputs += layer.channels * math.prod(size)
+            outputs += 0 if int(n) in replacing else layer.channels * math.prod(size)
             for k, channels in enumerate(layer.history_channels):
                 pooled = pooled_size(sizes[k], size)
                 if pooled != tuple(sizes[k]):

@@ -52,7 +52,9 @@ def test_a_layer_at_the_first_stage_or_beyond_the_last_is_an_error(stage):
 def test_kept_elements():
     stages = XAttnResStages([3, 4, 3], {1: 4, 2: 7})
     # the outputs have 4 x 4² and 7 x 8² elements; h_0 is pooled to 4² for stage 1 and not pooled for stage 2
-    assert stages.count_kept_elements([(8, 8), (4, 4), (8, 8)]) == 4 * 16 + 7 * 64 + 3 * 16
+    sizes = [(8, 8), (4, 4), (8, 8)]
+    assert stages.count_kept_elements(sizes) == 4 * 16 + 7 * 64 + 3 * 16
+    assert stages.count_kept_elements(sizes, replacing=[2]) == 4 * 16 + 3 * 16
 
 
 @pytest.mark.parametrize("length", [2, 3])

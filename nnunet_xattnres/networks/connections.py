@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..layer import INITS
 from ..ops import BACKENDS
+from ..ops.upsampling import Upsampled
 from ..stages import XAttnResStages
 from .checkpointing import checkpoints_by_variable
 
@@ -127,7 +128,9 @@ class Connections:
             gate=self.gate,
         )
 
-    def merge_skip(self, layers: XAttnResStages, history: Sequence[Tensor], upsampled: Tensor, skip: Tensor) -> Tensor:
+    def merge_skip(
+        self, layers: XAttnResStages, history: Sequence[Tensor], upsampled: Tensor | Upsampled, skip: Tensor
+    ) -> Tensor:
         """Apply the layer of a decoder stage and merge the skip feature, giving the input of the stage's convolutions.
 
         Args:

@@ -4,6 +4,7 @@ The stock class builds the stock network, so every stock parameter keeps its nam
 adds the XAttnRes layers under `xattnres` and runs the stages with the history.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from torch import Tensor, nn
 
 from ..history import History
+from ..ops.upsampling import run_transposed_convolution
 from .checkpointing import run_stage
 from .connections import OPTIONS, Connections
 
@@ -115,32 +117,37 @@ class XAttnResUNetMixin(nn.Module):
         # a history of its own, because the decoder may run again, under activation checkpointing
         history = history.first(len(self.encoder.stages))
         decoder, outputs = self.decoder, []
-        last = len(decoder.stages) - 1
         for s, head in enumerate(decoder.seg_layers):
             modules = [decoder.transpconvs[s], decoder.stages[s]]
-            checkpointed = self.checkpoint and s != last
+            checkpointed = self._runs_again(s)
             x = run_stage(
                 self._run_decoder_stage, s, history, history[-1], *extra, modules=modules, checkpointed=checkpointed
             )
             history.append(x)
-            if decoder.deep_supervision or s == last:
+            if decoder.deep_supervision or s == len(decoder.stages) - 1:
                 outputs.append(head(x))
         return outputs[::-1] if decoder.deep_supervision else outputs[-1]
+
+    def _runs_again(self, s: int) -> bool:
+        """Whether the backward pass runs decoder stage s again, as it does with `checkpoint` for all but the last."""
+        return self.checkpoint and s < len(self.decoder.stages) - 1
 
     def _run_decoder_stage(self, s: int, history: History, x: Tensor) -> Tensor:
         """The output of decoder stage s, from the history and the output x of the stage before it."""
         # the history holds the outputs of later stages when the stage runs again
         history = history.first(len(self.encoder.stages) + s)
-        up, skip = self.decoder.transpconvs[s], history[len(self.encoder.stages) - 2 - s]
-        return self.decoder.stages[s](self.connections.merge_skip(self.xattnres, history, up(x), skip))
+        up = self.decoder.transpconvs[s]
+        # the backward pass runs a stage again with its upsampling: once is enough
+        upsampled = up(x) if self._runs_again(s) else run_transposed_convolution(up, x)
+        skip = history[len(self.encoder.stages) - 2 - s]
+        return self.decoder.stages[s](self.connections.merge_skip(self.xattnres, history, upsampled, skip))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Feature-map elements per sample, from which nnU-Net's planner estimates GPU memory.
 
         nnU-Net counts the output of every convolution once, although training keeps it twice, before and after its
-        normalisation. What is added to the stock network is kept once, so it counts half. As in nnU-Net's own count,
-        temporary tensors are left out. A planner uses it if its `UNet_class` is this class; the planners of nnU-Net
-        itself count the stock network.
+        normalisation. What is added to the stock network is kept once, so it counts half. A planner uses it if its
+        `UNet_class` is this class; the planners of nnU-Net itself count the stock network.
 
         Args:
             input_size: patch size in voxels, one number per spatial axis.
@@ -154,14 +161,20 @@ class XAttnResUNetMixin(nn.Module):
         return stock.compute_conv_feature_map_size(input_size) + self._count_added_elements(sizes) // 2
 
     def _count_added_elements(self, sizes: Sequence[tuple[int, ...]]) -> int:
-        """Elements that training keeps per sample beside those of the stock network.
+        """Elements that a training step takes per sample beside those of the stock network.
 
-        They are the output of every XAttnRes layer and the pooled copies that it reads.
+        They are the pooled copies, the outputs of the layers in the encoder, and as much as x for the temporary tensors
+        of the last layer, whose backward pass is the peak of memory on CUDA. The output of a layer in the decoder takes
+        the place of the concatenation that the stock network keeps, and the upsampled feature is computed again.
 
         Args:
             sizes: the spatial size of every encoder stage's output; the decoder mirrors them.
         """
-        return self.xattnres.count_kept_elements([*sizes, *sizes[-2::-1]])
+        layers: Any = self.xattnres
+        last = str(2 * len(sizes) - 2)
+        temporary = layers[last].channels * math.prod(sizes[0]) if last in layers else 0
+        decoder = range(len(sizes), 2 * len(sizes) - 1)
+        return temporary + layers.count_kept_elements([*sizes, *sizes[-2::-1]], replacing=decoder)
 
 
 class XAttnResUNet(XAttnResUNetMixin, PlainConvUNet):

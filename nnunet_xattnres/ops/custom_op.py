@@ -17,6 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from . import cpp_backend, torch_backend
 from .autocast import without_autocast
 from .needed_gradients import NeededGradients
+from .upsampling import upsample
 
 _log = logging.getLogger("nnunet_xattnres")
 
@@ -78,6 +79,7 @@ def forward(
     gate: Tensor | None,
     eps: float,
     backend: str,
+    upsampling: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Compute Eqs. 4-8 for features that have been max-pooled.
 
@@ -90,6 +92,8 @@ def forward(
         gate: g, a tensor of one element, or None for no gate.
         eps: added to the mean square under the root of RMSNorm.
         backend: "cpp", "torch" or "triton".
+        upsampling: the arguments of `upsample` that give the first part of x, which is then not kept for the backward
+            pass; or nothing.
 
     Returns:
         out (B, C, *S) in the dtype of x, and alpha (B, K+1, *S) in float32, or float64 for float64 inputs.
@@ -100,7 +104,7 @@ def forward(
 
 
 @forward.register_fake
-def _(sources, x, weights, biases, projected, query, gate, eps, backend):
+def _(sources, x, weights, biases, projected, query, gate, eps, backend, upsampling):
     first = x[0]
     acc_dtype = torch.promote_types(first.dtype, torch.float32)
     out = first.new_empty((first.shape[0], query.shape[0], *first.shape[2:]))
@@ -120,17 +124,20 @@ def backward(
     gate: Tensor | None,
     eps: float,
     backend: str,
+    upsampling: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor]:
     """Compute the gradients that are needed of `sources`, `x`, `weights`, `biases`, `query` and `gate`, in this order.
 
     Args:
         grad_out, grad_alpha: the gradients of out and alpha; one of them may be None for zero.
-        needed: for each of these tensors, in this order, whether its gradient is needed; the last one is for the gate,
-            also where there is none.
+        x: as in `forward`, without the part that `upsampling` gives.
+        needed: for each of these tensors, in this order, whether its gradient is needed, also of that part; the last
+            one is for the gate, also where there is none.
 
     The other arguments are those of `forward`.
     """
+    x = _all_parts(x, upsampling)
     per_source = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
     lengths = [len(sources), len(x), len(weights), len(biases), 1, 1]
     needs_sources, needs_x, needs_weights, needs_biases, (needs_query,), (needs_gate,) = _split(needed, lengths)
@@ -152,8 +159,8 @@ def backward(
 
 
 @backward.register_fake
-def _(grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate, eps, backend, needed):
-    inputs = [*sources, *x, *weights, *biases, query, gate]
+def _(grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate, eps, backend, upsampling, needed):
+    inputs = [*sources, *_all_parts(x, upsampling), *weights, *biases, query, gate]
     return [
         torch.empty_like(t, memory_format=torch.contiguous_format)
         for t, need in zip(inputs, needed, strict=True)
@@ -161,27 +168,34 @@ def _(grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate,
     ]
 
 
+def _all_parts(kept: Sequence[Tensor], upsampling: Sequence[Tensor]) -> list[Tensor]:
+    """All parts of x, from those that are kept for the backward pass."""
+    return [upsample(*upsampling), *kept] if upsampling else list(kept)
+
+
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    sources, x, weights, biases, ctx.projected, query, gate, ctx.eps, ctx.backend = inputs
-    ctx.lengths = [len(sources), len(x), len(weights), len(biases), 1, 1]
+    sources, x, weights, biases, ctx.projected, query, gate, ctx.eps, ctx.backend, upsampling = inputs
+    kept = x[1:] if upsampling else x
+    ctx.lengths = [len(sources), len(kept), len(weights), len(biases), 1, 1, len(upsampling)]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*sources, *x, *weights, *biases, query, gate)
+    ctx.save_for_backward(*sources, *kept, *weights, *biases, query, gate, *upsampling)
 
 
 def _autograd_backward(ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | None) -> tuple:
-    sources, x, weights, biases, (query,), (gate,) = _split(ctx.saved_tensors, ctx.lengths)
+    sources, x, weights, biases, (query,), (gate,), upsampling = _split(ctx.saved_tensors, ctx.lengths)
     needs_sources, needs_x, needs_weights, needs_biases, _, needs_query, needs_gate, *_ = ctx.needs_input_grad
     needed = [*needs_sources, *needs_x, *needs_weights, *needs_biases, needs_query, needs_gate]
-    computed = iter(
-        backward(
-            grad_out, grad_alpha, sources, x, weights, biases, ctx.projected, query, gate, ctx.eps, ctx.backend, needed
-        )
-    )
+    operands = sources, x, weights, biases, ctx.projected, query, gate, ctx.eps, ctx.backend, upsampling
+    computed = iter(backward(grad_out, grad_alpha, *operands, needed))
     gradients = [next(computed) if need else None for need in needed]
-    grad_sources, grad_x, grad_weights, grad_biases, (grad_query,), (grad_gate,) = _split(gradients, ctx.lengths)
+    lengths = [len(needs_sources), len(needs_x), len(needs_weights), len(needs_biases), 1, 1]
+    grad_sources, grad_x, grad_weights, grad_biases, (grad_query,), (grad_gate,) = _split(gradients, lengths)
     # `projected` has no gradient, but PyTorch takes an empty list for a list of tensors and expects a list
     grad_projected: list | None = None if ctx.projected else []
-    return grad_sources, grad_x, grad_weights, grad_biases, grad_projected, grad_query, grad_gate, None, None
+    return (
+        grad_sources, grad_x, grad_weights, grad_biases, grad_projected, grad_query, grad_gate, None, None,
+        [None] * len(upsampling),
+    )  # fmt: skip
 
 
 forward.register_autograd(_autograd_backward, setup_context=_setup_context)
@@ -195,13 +209,13 @@ def _flops(sources, x, weights, biases, projected, *args, out_shape=None, **kwar
 
 @register_flop_formula([torch.ops.nnunet_xattnres.backward])
 def _backward_flops(
-    grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate, eps, backend, needed, *args,
+    grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate, eps, backend, upsampling, needed, *args,
     out_shape=None, **kwargs,
 ) -> int:  # fmt: skip
-    """The projections, which are computed again, and those of their two gradients that are needed."""
+    """The upsampling and the projections, which are computed again, and those of the two gradients that are needed."""
     flops = _projection_flops(sources, weights, projected)
-    needs_sources, _, needs_weights, *_ = _split(needed, [len(sources), len(x), len(weights)])
-    return sum(
+    needs_sources, _, needs_weights, *_ = _split(needed, [len(sources), len(x) + bool(upsampling), len(weights)])
+    return _upsampling_flops(*upsampling) + sum(
         (1 + needs_sources[n] + needs_weight) * f
         for n, needs_weight, f in zip(projected, needs_weights, flops, strict=True)
     )
@@ -213,6 +227,11 @@ def _projection_flops(sources, weights, projected) -> list[int]:
         2 * math.prod(weight) * sources[n][0] * math.prod(sources[n][2:])
         for n, weight in zip(projected, weights, strict=True)
     ]
+
+
+def _upsampling_flops(source=(), weight=(), bias=None) -> int:
+    """The operations of `upsample`, from the shapes of its arguments."""
+    return 2 * math.prod(weight) * source[0] * math.prod(source[2:]) if source else 0
 
 
 def _split(values: Sequence[T], lengths: Sequence[int]) -> Iterator[list[T]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import cpp_backend, cpp_library, custom_op, export_backend, reference
 from .pooling import pool_history
+from .upsampling import Parts, features_of, operands_of_first
 
 BACKENDS = ("auto", "cpp", "reference", "torch", "triton")
 """The names that `backend` arguments and the environment variable accept."""
@@ -24,7 +25,7 @@ _log = logging.getLogger("nnunet_xattnres")
 
 def xattnres(
     history: Sequence[Tensor],
-    x: Tensor | Sequence[Tensor],
+    x: Parts,
     projections: Sequence[tuple[Tensor, Tensor] | None],
     pseudo_query: Tensor,
     norm_weight: Tensor,
@@ -50,7 +51,8 @@ def xattnres(
         history: K >= 1 stage outputs h_k, oldest first, each (B, C_k, *S_k), in a list or a `History`, which shares
             its pooled copies between calls.
         x: the current feature (B, C, *S) with two or three spatial axes, or several tensors whose concatenation along
-            the channels is x. The concatenation is not materialised, except by the reference.
+            the channels is x. The concatenation is not materialised, except by the reference. The first of them may be
+            `Upsampled`, which is then not kept for the backward pass.
         projections: for every feature of the history the weight (C, C_k, 1, ...) and the bias (C,) of its 1x1
             convolution, or None where C_k == C and the feature is not projected.
         pseudo_query: w, (C,).
@@ -81,14 +83,15 @@ def xattnres(
     """
     if gate is not None and math.prod(export_backend.static_shape(gate)) != 1:
         raise ValueError(f"XAttnRes: gate must have one element, got shape {tuple(gate.shape)}")
-    parts = [x] if isinstance(x, Tensor) else list(x)
-    dtype = reduce(torch.promote_types, (part.dtype for part in parts))
-    parts = [part.to(dtype) for part in parts]
+    features = features_of(x)
+    dtype = reduce(torch.promote_types, (feature.dtype for feature in features))
+    parts = [feature.to(dtype) for feature in features]
     if export_backend.is_exporting():
         return export_backend.xattnres(history, parts, projections, pseudo_query, norm_weight, eps, gate)
     resolved = resolve_backend(backend, parts[0].device.type, dtype)
     if resolved == "reference":
-        return reference.xattnres(history, x, projections, pseudo_query, norm_weight, eps, gate)
+        whole = x if isinstance(x, Tensor) else features
+        return reference.xattnres(history, whole, projections, pseudo_query, norm_weight, eps, gate)
     sources = pool_history(history, tuple(parts[0].shape[2:]))
     indices, weights, biases = [], [], []
     for k, projection in enumerate(projections):
@@ -98,7 +101,8 @@ def xattnres(
             biases.append(projection[1])
     acc_dtype = torch.promote_types(pseudo_query.dtype, torch.float32)
     query = pseudo_query.to(acc_dtype) * norm_weight.to(acc_dtype)
-    return custom_op.forward(sources, parts, weights, biases, indices, query, gate, eps, resolved)
+    upsampling = operands_of_first(x, dtype)
+    return custom_op.forward(sources, parts, weights, biases, indices, query, gate, eps, resolved, upsampling)
 
 
 @torch.compiler.assume_constant_result

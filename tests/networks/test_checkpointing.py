@@ -1,6 +1,7 @@
 """Activation checkpointing: the same results, gradients and running statistics, with less that is kept for backward."""
 
 import contextlib
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from nnunet_xattnres.networks.checkpointing import CHECKPOINT_VARIABLE, run_stag
 from nnunet_xattnres.networks.connections import Connections
 from nnunet_xattnres.networks.csap_planned import CSAP_PLANNED_UNETS
 from nnunet_xattnres.networks.usema import USEMA_UNETS
+from nnunet_xattnres.ops import custom_op
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +158,12 @@ def test_an_unknown_value_of_the_variable(monkeypatch):
     assert not Connections(checkpoint=False).uses_checkpoints()
     with pytest.raises(ValueError, match=rf"^{CHECKPOINT_VARIABLE} must be 1.*'decoder'$"):
         build("plain 2d")
+
+
+@pytest.mark.parametrize(("checkpoint", "calls"), [(False, 2), (True, 1)])
+def test_a_stage_that_runs_again_is_not_upsampled_a_third_time(monkeypatch, checkpoint, calls):
+    """The layers of the other decoder stages compute the upsampled feature again in their backward pass."""
+    upsample = Mock(wraps=custom_op.upsample)
+    monkeypatch.setattr(custom_op, "upsample", upsample)
+    step(*build("plain 2d", checkpoint=checkpoint))
+    assert upsample.call_count == calls

@@ -230,7 +230,7 @@ def op_arguments(case: Case, backend: str, requires_grad: bool = True) -> tuple:
     pairs = [case.projections[k] for k in projected]
     weights = [weight.detach().flatten(1).requires_grad_(requires_grad) for weight, _ in pairs]
     biases = [bias for _, bias in pairs]
-    return (case.history, case.x, weights, biases, projected, case.pseudo_query, case.gate, 1e-6, backend)
+    return (case.history, case.x, weights, biases, projected, case.pseudo_query, case.gate, 1e-6, backend, [])
 
 
 def all_needed(case: Case) -> list[bool]:
