@@ -15,6 +15,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "cpp_threads.h"
 
@@ -128,29 +130,74 @@ void add(T *out, T factor, const T *in, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES<T>) store<T>(out + i, load(out + i) + factor * load(in + i));
 }
 
-// The pixels of a row that are computed together: 16 float32 of a channel fill a line of the cache.
-constexpr int64_t BLOCK = 16;
+// The pixels of a row that are computed together. A channel of a block is contiguous, and long enough for the memory.
+constexpr int64_t BLOCK = 64;
 
-// From (channels, pixels) to (pixels, C), for the first `count` pixels; a constant count makes it twice as fast.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define HAS_SHUFFLEVECTOR
+#endif
+#endif
+
+// Of every two times STEP lanes, take the first STEP of a and then of b, or the last of both if OFFSET is STEP.
+template <typename T, int64_t STEP, int64_t OFFSET, size_t... J>
+Vector<T> interleave(const Vector<T> &a, const Vector<T> &b, std::index_sequence<J...>) {
+    constexpr int64_t N = LANES<T>;
+#ifdef HAS_SHUFFLEVECTOR
+    return __builtin_shufflevector(a, b, (int64_t(J) & STEP ? N + int64_t(J) - STEP + OFFSET : int64_t(J) + OFFSET)...);
+#else  // GCC before 12
+    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index;
+    typedef Index Mask __attribute__((vector_size(BYTES)));
+    return __builtin_shuffle(
+        a, b, Mask{Index(int64_t(J) & STEP ? N + int64_t(J) - STEP + OFFSET : int64_t(J) + OFFSET)...});
+#endif
+}
+
+template <typename T, int64_t STEP = 1>
+void transpose(Vector<T> (&rows)[LANES<T>]) {
+    constexpr auto lanes = std::make_index_sequence<LANES<T>>();
+    for (int64_t i = 0; i < LANES<T>; ++i) {
+        if (i & STEP) continue;
+        const Vector<T> first = interleave<T, STEP, 0>(rows[i], rows[i + STEP], lanes);
+        rows[i + STEP] = interleave<T, STEP, STEP>(rows[i], rows[i + STEP], lanes);
+        rows[i] = first;
+    }
+    if constexpr (2 * STEP < LANES<T>) transpose<T, 2 * STEP>(rows);
+}
+
+template <typename T, size_t... I>
+void transpose_block(T *out, int64_t out_stride, const T *in, int64_t in_stride, std::index_sequence<I...>) {
+    Vector<T> rows[] = {load(in + I * in_stride)...};
+    transpose<T>(rows);
+    (store<T>(out + I * out_stride, rows[I]), ...);
+}
+
+// out[j * out_stride + i] = in[i * in_stride + j] for i < rows and j < columns
+template <typename T>
+void transpose(T *out, int64_t out_stride, const T *in, int64_t in_stride, int64_t rows, int64_t columns) {
+    constexpr int64_t N = LANES<T>;
+    const int64_t whole_rows = rows - rows % N, whole_columns = columns - columns % N;
+    for (int64_t i = 0; i < whole_rows; i += N)
+        for (int64_t j = 0; j < whole_columns; j += N)
+            transpose_block(out + j * out_stride + i, out_stride, in + i * in_stride + j, in_stride,
+                            std::make_index_sequence<N>());
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j)
+            out[j * out_stride + i] = in[i * in_stride + j];
+}
+
+// From (channels, pixels) to (pixels, C), for the first `count` pixels of a block.
 template <typename T>
 void to_channels_last(T *out, int64_t C, const T *in, int64_t pixels, int64_t channels, int64_t count) {
-    for (int64_t c = 0; c < channels; ++c) {
-        __builtin_prefetch(in + c * pixels + BLOCK);  // of the next block
-        if (count == BLOCK)
-            for (int64_t i = 0; i < BLOCK; ++i) out[i * C + c] = in[c * pixels + i];
-        else
-            for (int64_t i = 0; i < count; ++i) out[i * C + c] = in[c * pixels + i];
-    }
+    for (int64_t c = 0; c < channels; c += LANES<T>)
+        transpose(out + c, C, in + c * pixels, pixels, std::min(LANES<T>, channels - c), count);
 }
 
 // From (pixels, C) to (channels, pixels), likewise.
 template <typename T>
 void to_channels_first(T *out, int64_t pixels, const T *in, int64_t C, int64_t channels, int64_t count) {
-    for (int64_t c = 0; c < channels; ++c)
-        if (count == BLOCK)
-            for (int64_t i = 0; i < BLOCK; ++i) out[c * pixels + i] = in[i * C + c];
-        else
-            for (int64_t i = 0; i < count; ++i) out[c * pixels + i] = in[i * C + c];
+    for (int64_t c = 0; c < channels; c += LANES<T>)
+        transpose(out + c * pixels, pixels, in + c, C, count, std::min(LANES<T>, channels - c));
 }
 
 // The elements along an axis that one position reads, and their weights; `index` and `weight` always have two.
