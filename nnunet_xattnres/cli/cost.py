@@ -150,12 +150,13 @@ def run(arguments: argparse.Namespace) -> int:
         first_step=cuda if arguments.first_step is None else arguments.first_step,
         checkpoint=arguments.checkpoint,
     )
+    _check_backends(arguments.backend, options)
     trainers = _find_trainers(arguments)
     # kept until all is measured, because compiled code is loaded from it
     with tempfile.TemporaryDirectory(prefix="xattnres-cost-", ignore_cleanup_errors=True) as folder:
         measure_all = _measure_scaling if arguments.scaling else _measure_pixels if arguments.pixels else _measure_cases
         measured = measure_all(arguments, options, trainers, Path(folder))
-    if not _named_backends_were_used(arguments.backend, options):
+    if not _triton_was_used():
         return 1
     if arguments.out:
         report.save_json(arguments.out, options, measured)
@@ -342,23 +343,34 @@ def _measure_layers(
     return layers
 
 
-def _named_backends_were_used(backends: Sequence[str], options: "MeasureOptions") -> bool:
-    """Whether the backends computed XAttnRes that were chosen. If PyTorch replaced one, the reason goes to stderr."""
+def _check_backends(backends: Sequence[str], options: "MeasureOptions") -> None:
+    """Refuse a backend that is named but that PyTorch would replace.
+
+    Raises:
+        UserError: if there is one.
+    """
     import torch
 
-    from ..ops import custom_op
     from ..ops.dispatch import resolve_backend
 
     device = options.device.type
     dtype = torch.get_autocast_dtype(device) if options.amp else torch.float32
-    reasons = [f"Triton ({reason})" for reason in sorted(custom_op.triton_refusals)]
-    for name, label in (("cpp", "the C++ kernels"), ("triton", "Triton")):
+    for name in ("cpp", "triton"):
         if name in backends and resolve_backend(name, device, dtype) != name:
-            reasons.append(f"{label} (not for {str(dtype).removeprefix('torch.')} on {device} here)")
-    for reason in reasons:
-        print(f"xattnres cost: PyTorch replaced {reason}: the results have the wrong name, so --out is not written",
-              file=sys.stderr)  # fmt: skip
-    return not reasons
+            raise UserError(
+                f"--backend {name} does not compute {str(dtype).removeprefix('torch.')} on {device} here, so PyTorch "
+                f"would be measured under its name: leave it out"
+            )
+
+
+def _triton_was_used() -> bool:
+    """Whether Triton computed all for which it was selected. Else what PyTorch computed goes to stderr."""
+    from ..ops import custom_op
+
+    for reason in sorted(custom_op.triton_refusals):
+        print(f"xattnres cost: PyTorch replaced Triton ({reason}): the results have the wrong name, so --out is not "
+              f"written", file=sys.stderr)  # fmt: skip
+    return not custom_op.triton_refusals
 
 
 def _compare_with_reference(

@@ -183,15 +183,16 @@ def test_results_are_not_saved_if_pytorch_replaced_triton(plans, tmp_path, capsy
     assert not out.exists()
 
 
-def test_the_cpp_kernels_are_replaced_by_pytorch_in_mixed_precision(capsys, monkeypatch):
-    """On a CPU, mixed precision is bfloat16, which they do not have."""
+def test_a_backend_that_pytorch_would_replace_is_refused_before_anything_is_measured(capsys, monkeypatch):
+    """On a CPU, mixed precision is bfloat16, which the C++ kernels do not have."""
     monkeypatch.setattr(dispatch, "why_cpp_unavailable", lambda device_type: None)
     options = {"device": torch.device("cpu"), "compile": False, "repeats": 1, "reference_repeats": 1}
-    assert cost._named_backends_were_used(["auto", "cpp", "torch"], MeasureOptions(amp=False, **options))
-    assert cost._named_backends_were_used(["auto", "torch"], MeasureOptions(amp=True, **options))
-    assert not capsys.readouterr().err
-    assert not cost._named_backends_were_used(["auto", "cpp"], MeasureOptions(amp=True, **options))
-    assert "bfloat16" in capsys.readouterr().err
+    cost._check_backends(["auto", "cpp", "torch"], MeasureOptions(amp=False, **options))
+    cost._check_backends(["auto", "torch"], MeasureOptions(amp=True, **options))
+    monkeypatch.setattr(cost, "_measure_cases", lambda *arguments: pytest.fail("measured"))
+    assert main(["cost", "--backend", "auto", "cpp", "--amp"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--backend cpp" in error and "bfloat16" in error
 
 
 def test_the_command_knows_every_typical_case():
