@@ -131,15 +131,13 @@ def backward(
         ):
             if feature.gradient is None or weight is None:
                 continue
-            d_weight = project_channels_last_backward(
+            project_channels_last_backward(
                 feature.gradient.flatten(1, 3)[..., :channels],
                 source[rows],
                 weight,
                 None if grad_source is None else grad_source[rows],
-                grad_weight is not None,
+                grad_weight,
             )
-            if grad_weight is not None and d_weight is not None:
-                grad_weight += d_weight
     grad_of_gate = None if gate is None else grad_gate.view_as(gate)
     return grad_sources, grad_x, grad_weights, grad_biases, grad_query, grad_of_gate
 

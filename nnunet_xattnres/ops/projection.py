@@ -60,19 +60,20 @@ def project_channels_last(source: Tensor, weight: Tensor, bias: Tensor, out: Ten
 
 
 def project_channels_last_backward(
-    grad: Tensor, source: Tensor, weight: Tensor, grad_source: Tensor | None, needs_weight: bool = True
-) -> Tensor | None:
-    """Write the gradient of source to `grad_source`, unless that is None, and return that of weight if it is needed.
+    grad: Tensor, source: Tensor, weight: Tensor, grad_source: Tensor | None, grad_weight: Tensor | None
+) -> None:
+    """Write the gradient of source to `grad_source`, and add that of weight to `grad_weight`, except to None.
 
     Args:
         grad: the gradient of the projected feature, (B, pixels, C).
         source: (B, C_k, *S).
         weight: (C, C_k).
         grad_source: as `source`, contiguous, in the dtype of `grad`.
-        needs_weight: whether the gradient of weight is needed. Else it is None, and not computed.
+        grad_weight: as `weight`, in the dtype of `grad`.
     """
     if grad_source is not None:
         torch.bmm(weight.T.to(grad.dtype).expand(len(grad), -1, -1), grad.transpose(1, 2), out=grad_source.flatten(2))
-    if not needs_weight:
-        return None
-    return torch.bmm(grad.transpose(1, 2), source.to(grad.dtype).flatten(2).transpose(1, 2)).sum(0)
+    if grad_weight is not None:
+        # a batched product would write and then sum a gradient for every sample, which takes new memory
+        for d_value, sample in zip(grad, source.to(grad.dtype).flatten(2), strict=True):
+            grad_weight.addmm_(d_value.T, sample.T)
