@@ -53,7 +53,7 @@ class Tables:
         readers: for every feature the columns that belong to each of its cells, (cells, readers), as tile
             num_columns + column, or -1.
         reader_range: the lowest and the highest of these numbers for every cell, (cells, 2).
-        full: the indices in the history of the features that are not interpolated.
+        full: the indices of the values that are not interpolated: features of the size of x, then x itself.
         is_interpolated: for every value, (K+1,), whether it is interpolated; x is the last one.
     """
 
@@ -175,7 +175,7 @@ def make_tables(
         torch.as_tensor(np.concatenate(weights), dtype=torch.float32).to(device),
         integers(features or empty), integers(np.concatenate([*feature_of_cell, empty])),
         integers(np.concatenate([*readers, empty])), integers(np.concatenate([*reader_range, empty])),
-        integers([*(n for n, s in enumerate(sizes) if s == size), 0]),
+        integers([*(n for n, s in enumerate(sizes) if s == size), len(sizes)]),
         integers([*(s != size for s in sizes), False]),
     )  # fmt: skip
 

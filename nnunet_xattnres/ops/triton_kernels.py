@@ -208,35 +208,15 @@ def _products(
 
 @triton.jit
 def _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD: tl.constexpr):
+    """Store a logit of Eq. 6, or for backward its factors, q.V and 1 / RMS(V), and return the logit."""
     r = tl.rsqrt(squared_norm / channels + eps)
+    logit = product * r
     if BACKWARD:
         tl.store(products + offsets, product, mask=inside)
         tl.store(rstd + offsets, r, mask=inside)
     else:
-        tl.store(products + offsets, product * r, mask=inside)
-
-
-@triton.jit(do_not_specialize=["num_interpolated", "num_values", "num_cells", "full_z", "full_y"])
-def interpolated_scores_kernel(
-    maps, products, rstd, features,
-    channels, num_interpolated, num_values, num_cells, full_z, full_y, full_x, eps,
-    BACKWARD: tl.constexpr, DIM: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
-    """The logits of Eq. 6 of the interpolated features, (B, K+1, pixels), in `products`.
-
-    For backward, their factors q.V and 1 / RMS(V) in `products` and `rstd`. Grid: (blocks of pixels, B).
-    """
-    pixels = full_z * full_y * full_x
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    b = tl.program_id(1).to(tl.int64)
-    inside = p < pixels
-    near = tl.minimum(p, pixels - 1)
-    z, y, x = near // (full_y * full_x), near // full_x % full_y, near % full_x
-    maps += b * num_cells * (8 if DIM == 2 else 12)
-    for i in range(num_interpolated):
-        product, squared_norm = _interpolate_maps(maps, features, i, z, y, x, full_z, full_y, full_x, DIM)
-        offsets = (b * num_values + tl.load(features + i * FIELDS)) * pixels + p
-        _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
+        tl.store(products + offsets, logit, mask=inside)
+    return logit
 
 
 @triton.jit(do_not_specialize=["num_values", "batch"])
@@ -288,25 +268,45 @@ def _logit(products, rstd, offsets, inside, BACKWARD: tl.constexpr):
     return logit
 
 
-@triton.jit(do_not_specialize=["num_values"])
-def attention_kernel(
-    products, rstd, gate, attention, num_values, pixels,
-    BACKWARD: tl.constexpr, GATED: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
-    """Eq. 7: the attention, (B, K+1, pixels), from the logits, or for backward from their two factors.
+@triton.jit
+def _add_exponential(largest, total, logit):
+    """The largest logit and the sum of exp(logit - largest), with one more logit."""
+    larger = tl.maximum(largest, logit)
+    return larger, total * tl.exp(largest - larger) + tl.exp(logit - larger)
 
-    With GATED, the weights are alpha' = g alpha, plus 1 - g for x. Grid: (blocks of pixels, B).
+
+@triton.jit(do_not_specialize=["num_interpolated", "num_values", "num_cells", "full_z", "full_y"])
+def attention_kernel(
+    products, rstd, gate, attention, maps, features, full_index,
+    channels, num_interpolated, num_values, num_cells, full_z, full_y, full_x, eps,
+    BACKWARD: tl.constexpr, GATED: tl.constexpr, DIM: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Eqs. 6 and 7: the logits of the interpolated features, and the attention, (B, K+1, pixels), from all logits.
+
+    The logits are in `products`, or for backward their factors in `products` and `rstd`; there, those of the
+    interpolated features are added to those of the others. With GATED, the attention is alpha' = g alpha, plus 1 - g
+    for x. Grid: (blocks of pixels, B).
     """
+    pixels = full_z * full_y * full_x
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    b = tl.program_id(1).to(tl.int64)
     inside = p < pixels
-    scalars = tl.program_id(1).to(tl.int64) * num_values * pixels + p
+    scalars = b * num_values * pixels + p
     largest = tl.full((PIXELS,), -3e38, tl.float32)
     total = tl.zeros((PIXELS,), tl.float32)
-    for n in range(num_values):
-        logit = _logit(products, rstd, scalars + n * pixels, inside, BACKWARD)
-        before = largest
-        largest = tl.maximum(largest, logit)
-        total = total * tl.exp(before - largest) + tl.exp(logit - largest)
+    near = tl.minimum(p, pixels - 1)
+    z, y, x = near // (full_y * full_x), near // full_x % full_y, near % full_x
+    maps += b * num_cells * (8 if DIM == 2 else 12)
+    for i in range(num_interpolated):
+        product, squared_norm = _interpolate_maps(maps, features, i, z, y, x, full_z, full_y, full_x, DIM)
+        offsets = scalars + tl.load(features + i * FIELDS) * pixels
+        logit = _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
+        largest, total = _add_exponential(largest, total, logit)
+    for i in range(num_values - num_interpolated):
+        logit = _logit(products, rstd, scalars + tl.load(full_index + i) * pixels, inside, BACKWARD)
+        largest, total = _add_exponential(largest, total, logit)
+    # other threads of the program may have stored the logits that a thread loads
+    tl.debug_barrier()
     for n in range(num_values):
         alpha = tl.exp(_logit(products, rstd, scalars + n * pixels, inside, BACKWARD) - largest) / total
         if GATED:
@@ -647,32 +647,26 @@ def transpose_maps_kernel(
         tl.store(after + (1 + AXIS + map) * total_after + j, tl.sum(pair, 1), mask=j < count)
 
 
-@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "all_rows", "first_cell", "end_cell", "is_last"])
-def values_backward_kernel(
+@triton.jit
+def _values_backward(
     partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
-    channels, num_cells, first_row, num_rows, all_rows, first_cell, end_cell, is_last,
+    channels, num_cells, first_row, num_rows, all_rows, is_last, first_cell, end_cell,
     DIM: tl.constexpr, CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the interpolated features: the sum of what comes from Eq. 8, from q.V and from |V|^2.
-
-    What comes from Eq. 8 is summed over the tiles that read a cell, ITEMS tiles at a time. `partial` has the columns of
-    some tiles, (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, what comes from the
-    others is in `sums`, (B, cells, C), and `is_last` is 0 but for the last. `d_query`, (B, blocks of cells, C), is what
-    these features contribute to the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
-    """
+    """The gradients of the cells from `first_cell` on, CELLS of them unless `end_cell` comes before."""
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
     # every cell once for each item
     item = tl.arange(0, CELLS * ITEMS) % ITEMS
-    cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS * ITEMS) // ITEMS
-    inside = first_cell + cell < end_cell
-    feature = features + tl.load(feature_of_cell + first_cell + cell, mask=inside, other=0) * FIELDS
+    cell = first_cell + tl.arange(0, CELLS * ITEMS) // ITEMS
+    inside = cell < end_cell
+    feature = features + tl.load(feature_of_cell + cell, mask=inside, other=0) * FIELDS
     count = tl.load(feature + 6)
-    readers += tl.load(feature + 5) + (first_cell + cell - tl.load(feature + 1)) * count + item
+    readers += tl.load(feature + 5) + (cell - tl.load(feature + 1)) * count + item
     partial += b * num_rows * channels
     # nothing is summed if none of the tiles reads these cells
-    lowest = tl.load(reader_range + 2 * (first_cell + cell), mask=inside, other=2**31 - 1)
-    highest = tl.load(reader_range + 2 * (first_cell + cell) + 1, mask=inside, other=-1)
+    lowest = tl.load(reader_range + 2 * cell, mask=inside, other=2**31 - 1)
+    highest = tl.load(reader_range + 2 * cell + 1, mask=inside, other=-1)
     is_read = (tl.max(highest, 0) >= first_row) & (tl.min(lowest, 0) < first_row + num_rows)
     total = tl.zeros((CELLS * ITEMS, BLOCK), tl.float32)
     for begin in range(0, tl.where(is_read, tl.max(count, 0), 0), ITEMS):
@@ -681,7 +675,7 @@ def values_backward_kernel(
         columns = partial + row.to(tl.int64)[:, None] * channels + c
         total += tl.load(columns, mask=exists[:, None] & (c < channels), other=0)
     total = tl.sum(tl.reshape(total, (CELLS, ITEMS, BLOCK)), 1)
-    r = first_cell + tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    r = first_cell + tl.arange(0, CELLS)
     inside = r < end_cell
     mask = inside[:, None] & (c < channels)
     offsets = (b * num_cells + r)[:, None] * channels + c
@@ -714,3 +708,33 @@ def values_backward_kernel(
         d_query += (b * tl.num_programs(0) + tl.program_id(0)) * channels
         tl.store(d_query + c, tl.sum(d_product * v, 0)[None], mask=c < channels)
         tl.store(d_values + offsets, total.to(d_values.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "all_rows", "is_last", "num_few"])
+def values_backward_kernel(
+    partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
+    channels, num_cells, first_row, num_rows, all_rows, is_last, num_few,
+    DIM: tl.constexpr, CELLS: tl.constexpr, FEW_CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradients of the interpolated features: the sum of what comes from Eq. 8, from q.V and from |V|^2.
+
+    What comes from Eq. 8 is summed over the tiles that read a cell. A program has CELLS of the first `num_few` cells,
+    which few tiles read, or FEW_CELLS of the others, ITEMS tiles at a time. `partial` has the columns of some tiles,
+    (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, what comes from the others is in
+    `sums`, (B, cells, C), and `is_last` is 0 but for the last. `d_query`, (B, blocks of cells, C), is what these
+    features contribute to the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
+    """
+    first = tl.program_id(0)
+    blocks = tl.cdiv(num_few, CELLS)
+    if first < blocks:
+        _values_backward(
+            partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
+            channels, num_cells, first_row, num_rows, all_rows, is_last, first * CELLS, num_few,
+            DIM, CELLS, 1, BLOCK,
+        )  # fmt: skip
+    else:
+        _values_backward(
+            partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
+            channels, num_cells, first_row, num_rows, all_rows, is_last,
+            num_few + (first - blocks) * FEW_CELLS, num_cells, DIM, FEW_CELLS, ITEMS, BLOCK,
+        )  # fmt: skip

@@ -1,8 +1,11 @@
-"""Launch Triton kernels; those of a function are compiled side by side before its first launch.
+"""Launch Triton kernels with little work for the CPU; those of a function are compiled side by side before.
 
 Triton compiles a kernel in the launch that needs it first, so the kernels of a layer would be compiled one after the
 other. A function is therefore called once without launching anything, in which Triton only learns which kernels it
 needs and compiles them in threads, most of whose work is done outside of Python.
+
+To find the compiled kernel of a launch, Triton looks at all arguments, which takes 15 to 35 us. That is longer than
+many kernels of deep stages compute. A `Launch` finds it once.
 """
 
 import os
@@ -20,38 +23,67 @@ _THREADS = 8
 
 _only_compile: ContextVar[bool] = ContextVar("only_compile", default=False)
 
-# functions with the shapes of arguments for which their kernels have been compiled
+# functions whose kernels have been compiled, with the arguments that were None
 _compiled: set[tuple] = set()
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Launch a kernel, or only compile it within the first call by `compile_and_call`.
+def is_interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class Launch:
+    """A kernel with its grid and with all arguments but the tensors, which come first.
+
+    The tensors of all calls must have the same dtypes and be on the same device. A kernel of its own is compiled for
+    every combination of tensors whose memory begins at a multiple of 16 bytes, as in Triton itself.
 
     Args:
         kernel: the Triton kernel.
         grid: the number of programs along up to three axes.
-        arguments: the arguments of the kernel.
-        options: its compile-time arguments, and those of the compiler, such as `num_warps`.
+        scalars: the numbers that follow the tensors in the arguments of the kernel.
+        options: the compile-time arguments of the kernel, and those of the compiler, such as `num_warps`.
     """
-    if _only_compile.get():
-        kernel.warmup(*arguments, grid=grid, **options)
-    else:
-        kernel[grid](*arguments, **options)
+
+    def __init__(self, kernel: Any, grid: tuple[int, ...], *scalars: float, **options: Any):
+        self.kernel = kernel
+        self.grid = (*grid, 1, 1)[:3]
+        self.scalars = scalars
+        self.options = options
+        # the values of the compile-time arguments, which Triton passes to the compiled kernel, too
+        self._constants = [options[name] for name in kernel.arg_names if name in options]
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, *tensors: Tensor) -> None:
+        """Launch the kernel, or only compile it within the first call by `compile_and_call`."""
+        if _only_compile.get():
+            self._compile(tensors)
+        elif is_interpreted():
+            self.kernel[self.grid](*tensors, *self.scalars, **self.options)
+        else:
+            alignment = tuple([tensor.data_ptr() % 16 for tensor in tensors])
+            compiled = self._compiled.get(alignment)
+            if compiled is None:
+                compiled = self._compiled[alignment] = self._compile(tensors)
+            compiled[self.grid](*tensors, *self.scalars, *self._constants)
+
+    def _compile(self, tensors: tuple[Tensor, ...]) -> Any:
+        return self.kernel.warmup(*tensors, *self.scalars, grid=self.grid, **self.options)
 
 
 def compile_and_call(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function that launches kernels by `launch`, after these have been compiled side by side.
+    """Call a function that calls `Launch`es, after their kernels have been compiled side by side.
 
-    For arguments of shapes that are new, the function is called twice, the first time without launching kernels, so its
-    results must not depend on what the tensors contain, and it must not change its arguments but by kernels.
+    The first time, the function is called twice, without launching kernels at first, so its results must not depend on
+    what the tensors contain, and it must not change its arguments but by kernels.
 
     Args:
-        function: a function of tensors, of tuples and lists of them, and of values that can be hashed.
+        function: a function that needs the same kernels in every call with the same arguments being None.
         arguments: its arguments.
     """
     # older versions of Triton have no such mode
-    if hasattr(triton, "AsyncCompileMode") and os.environ.get("TRITON_INTERPRET") != "1":
-        key = function, _shapes(arguments)
+    if hasattr(triton, "AsyncCompileMode") and not is_interpreted():
+        key = function, *(argument is None for argument in arguments)
         if key not in _compiled:
             with ThreadPoolExecutor(_THREADS) as executor, triton.AsyncCompileMode(executor):
                 token = _only_compile.set(True)
@@ -61,12 +93,3 @@ def compile_and_call(function: Callable[..., T], *arguments: Any) -> T:
                     _only_compile.reset(token)
             _compiled.add(key)
     return function(*arguments)
-
-
-def _shapes(argument: Any) -> Any:
-    """What of an argument decides which kernels are needed."""
-    if isinstance(argument, Tensor):
-        return argument.shape, argument.dtype, argument.device
-    if isinstance(argument, tuple | list):
-        return tuple(_shapes(a) for a in argument)
-    return argument

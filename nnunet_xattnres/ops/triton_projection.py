@@ -5,11 +5,7 @@ start than to compute. The features lie anywhere in memory, so a table holds the
 are projected to (B, C, pixels), those that are interpolated to (B, cells, C), as in `triton_kernels.py`.
 """
 
-import math
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .needed_gradients import NeededGradients
-from .tiles import Tables
-from .triton_launch import launch
+from .triton_launch import Launch, is_interpreted
 
 # Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
 # pixels is long, the depth is larger in half precision.
 _PIXELS, _CHANNELS, _DEPTH, _LONG_DEPTH = 128, 64, 32, 64
+# The rows of a weight that a program of the last sum has.
+_ROWS = 16
 # The most parts into which the sum over pixels is split for the gradient of one weight.
 _SPLITS = 256
 
@@ -39,7 +35,7 @@ def product_constants(dtype: torch.dtype) -> dict[str, Any]:
     """The compile-time arguments of all kernels with products of `dtype`: dtype of the operands, and precision."""
     exact = dtype == torch.float32
     # the products of Triton's interpreter are wrong in bfloat16
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and dtype == torch.bfloat16
+    interpreted = is_interpreted() and dtype == torch.bfloat16
     return {
         "OPERAND": TRITON_DTYPES[torch.float32 if interpreted else dtype],
         "PRECISION": ("ieee" if torch.version.hip else "tf32x3") if exact else "tf32",
@@ -253,165 +249,165 @@ def sum_parts_kernel(
         tl.store(_address(addresses, feature, 5, tl.float32) + c, bias, mask=c < channels)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What the kernels must know about the shapes and about the gradients that are needed, on the device.
-
-    Attributes:
-        shapes: (features, SHAPE).
-        blocks: (blocks of pixels, 2), the feature and the first pixel.
-        source_blocks: (blocks of pixels and channels, 3): the feature, the first pixel and the first channel.
-        products: (parts, 5): feature, first channel, first channel of the source, first and last step of the sum.
-        sums: (blocks of weights, 5): the same, then the first and the last part.
-    """
-
-    shapes: Tensor
-    blocks: Tensor
-    source_blocks: Tensor
-    products: Tensor
-    sums: Tensor
-
-
-@lru_cache(maxsize=256)
-def _plan(
-    widths: tuple[int, ...],
-    pixels: tuple[int, ...],
-    places: tuple[tuple[bool, int], ...],
-    needs_sources: tuple[bool, ...],
-    needs_weights: tuple[bool, ...],
-    batch: int,
-    channels: int,
-    block: int,
-    depth: int,
-    device: torch.device,
-) -> _Plan:
-    blocks: list[tuple[int, int]] = []
-    source_blocks: list[tuple[int, int, int]] = []
-    products: list[tuple[int, ...]] = []
-    sums: list[tuple[int, ...]] = []
-    for n, (width, count) in enumerate(zip(widths, pixels, strict=True)):
-        blocks += [(n, start) for start in range(0, count, _PIXELS)]
-        if needs_sources[n]:
-            source_blocks += [(n, p, k) for p in range(0, count, _PIXELS) for k in range(0, width, block)]
-        if needs_weights[n]:
-            steps = batch * -(-count // depth)
-            step = max(16, -(-steps // _SPLITS))
-            for c in range(0, channels, block):
-                for k in range(0, width, block):
-                    parts = [(n, c, k, start, min(start + step, steps)) for start in range(0, steps, step)]
-                    sums.append((n, c, k, len(products), len(products) + len(parts)))
-                    products += parts
-    shapes = [(width, count, *map(int, place)) for width, count, place in zip(widths, pixels, places, strict=True)]
-    tables = shapes, blocks, source_blocks, products, sums
-    return _Plan(*(torch.tensor(table, dtype=torch.int32).to(device) for table in tables))
-
-
-class Projections:
-    """The projections of the features of one call.
+class ProjectionKernels:
+    """The kernels for the projections of features of given shapes.
 
     Args:
-        sources: K features (B, C_k, *S_k).
-        weights, biases: K tensors (C, C_k) and (C,), or None for the identity.
-        channels: C.
-        tables: which features are interpolated, and their cells.
-        dtype: the dtype of the projected features.
-        needed: which gradients `backward` computes; None for none.
-        d_sources: where it writes the gradients of the sources, K tensors, or None where they are not needed.
+        widths: C_k of every feature.
+        pixels: the pixels of every feature.
+        cells: the first cell of every feature that is interpolated, by its index.
+        num_cells: the cells of all features together.
+        of_sources, of_weights: whether the gradients of a feature, and of its weight and bias are needed.
+        batch, channels: B and C.
+        dtype, weight_dtype: the dtypes of the features, and of the weights and biases.
+        device: where the features are.
+        splits: the most parts into which the sum over pixels is split for the gradient of one weight.
     """
 
     def __init__(
         self,
+        widths: Sequence[int],
+        pixels: Sequence[int],
+        cells: Mapping[int, int],
+        num_cells: int,
+        of_sources: Sequence[bool],
+        of_weights: Sequence[bool],
+        batch: int,
+        channels: int,
+        dtype: torch.dtype,
+        weight_dtype: torch.dtype,
+        device: torch.device,
+        splits: int = _SPLITS,
+    ):
+        block = channel_block(channels, _CHANNELS)
+        depth = _DEPTH if dtype == torch.float32 else _LONG_DEPTH
+        # per program: a feature and a pixel; these and a channel; a part of a sum over pixels, and the parts of a sum
+        blocks: list[tuple[int, int]] = []
+        source_blocks: list[tuple[int, int, int]] = []
+        products: list[tuple[int, ...]] = []
+        sums: list[tuple[int, ...]] = []
+        for n, (width, count) in enumerate(zip(widths, pixels, strict=True)):
+            blocks += [(n, start) for start in range(0, count, _PIXELS)]
+            if of_sources[n]:
+                source_blocks += [(n, p, k) for p in range(0, count, _PIXELS) for k in range(0, width, block)]
+            if of_weights[n]:
+                steps = batch * -(-count // depth)
+                step = max(16, -(-steps // splits))
+                for c in range(0, channels, block):
+                    for k in range(0, width, block):
+                        parts = [(n, c, k, start, min(start + step, steps)) for start in range(0, steps, step)]
+                        sums.append((n, c, k, len(products), len(products) + len(parts)))
+                        products += parts
+        full = iter(range(len(widths)))
+        places = [(0, cells[n]) if n in cells else (1, next(full)) for n in range(len(widths))]
+        shapes = [(width, count, *place) for width, count, place in zip(widths, pixels, places, strict=True)]
+        self._tables = [
+            torch.tensor(table, dtype=torch.int32).to(device)
+            for table in (shapes, blocks, source_blocks, products, sums)
+        ]
+        self.dtype, self.weight_dtype = dtype, weight_dtype
+        self._partial_shape = len(products), block, block + 1
+        self._device = device
+        constants: dict[str, Any] = {
+            "DTYPE": TRITON_DTYPES[dtype],
+            "ALIGNED": all(n % 8 == 0 for n in (*widths, *pixels)),
+            "BLOCK": block,
+            **product_constants(dtype),
+        }
+        weight = {"WEIGHT": TRITON_DTYPES[weight_dtype]}
+        numbers = channels, num_cells, batch
+        self._project = Launch(
+            project_kernel, (len(blocks), triton.cdiv(channels, block), batch), *numbers,
+            PIXELS=_PIXELS, DEPTH=_DEPTH, **weight, **constants,
+        )  # fmt: skip
+        self._source_gradient = Launch(
+            source_gradient_kernel, (len(source_blocks), batch), *numbers,
+            PIXELS=_PIXELS, DEPTH=_DEPTH, **weight, **constants,
+        )  # fmt: skip
+        self._weight_gradient = Launch(weight_gradient_kernel, (len(products),), *numbers, DEPTH=depth, **constants)
+        self._sum_parts = Launch(
+            sum_parts_kernel, (len(sums), block // _ROWS), channels, BLOCK=block, ROWS=_ROWS, **weight
+        )
+
+    def project(self, addresses: Tensor, values: Tensor, full: Tensor) -> None:
+        """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
+        shapes, blocks, *_ = self._tables
+        self._project(values, full, addresses, shapes, blocks)
+
+    def backward(self, addresses: Tensor, d_values: Tensor, d_full: Tensor) -> None:
+        """Write all gradients that are needed, from those of the projected features."""
+        shapes, _, source_blocks, products, sums = self._tables
+        if len(source_blocks):
+            self._source_gradient(d_values, d_full, addresses, shapes, source_blocks)
+        if len(products):
+            partial = d_values.new_empty(self._partial_shape, dtype=torch.float32)
+            self._weight_gradient(d_values, d_full, partial, addresses, shapes, products)
+            self._sum_parts(partial, addresses, shapes, sums)
+
+
+class Projections:
+    """The features, weights and biases of one call, with the kernels that project them.
+
+    Args:
+        kernels: the kernels for their shapes.
+        sources: K features (B, C_k, *S_k).
+        weights, biases: K tensors (C, C_k) and (C,), or None for the identity.
+        of_weights: whether the gradients of a weight and of its bias are needed.
+        d_sources: where `backward` writes the gradients of the sources, K tensors, or None where they are not needed.
+    """
+
+    def __init__(
+        self,
+        kernels: ProjectionKernels,
         sources: Sequence[Tensor],
         weights: Sequence[Tensor | None],
         biases: Sequence[Tensor | None],
-        channels: int,
-        tables: Tables,
-        dtype: torch.dtype,
-        needed: NeededGradients | None = None,
-        d_sources: Sequence[Tensor | None] = (),
+        of_weights: Sequence[bool] | None = None,
+        d_sources: Sequence[Tensor | None] | None = None,
     ):
-        self.sources = [source.to(dtype).contiguous() for source in sources]
-        parameters = [t for pair in zip(weights, biases, strict=True) for t in pair if t is not None]
-        # parameters of several dtypes are rare; the kernels take one
-        weight_dtype = parameters[0].dtype if len({t.dtype for t in parameters}) == 1 else torch.float32
-        self.weights = [None if t is None else t.to(weight_dtype).contiguous() for t in weights]
-        self.biases = [None if t is None else t.to(weight_dtype).contiguous() for t in biases]
-        self.channels, self.dtype, self.batch = channels, dtype, len(sources[0])
-        self.num_cells = tables.num_cells
-        self.block = channel_block(channels, _CHANNELS)
-        widths = tuple(source.shape[1] for source in sources)
-        pixels = tuple(math.prod(source.shape[2:]) for source in sources)
-        full = iter(range(len(sources)))
-        places = tuple(
-            (False, tables.cells[n]) if n in tables.cells else (True, next(full)) for n in range(len(sources))
-        )
-        needs_sources = needs_weights = (False,) * len(sources)
-        if needed is not None:
-            needs_sources = tuple(needed.sources)
-            needs_weights = tuple(w or b for w, b in zip(needed.weights, needed.biases, strict=True))
-        self.d_sources = list(d_sources) or [None] * len(sources)
+        self.kernels = kernels
+        none: list[Tensor | None] = [None] * len(sources)
+        self._d_sources = none if d_sources is None else list(d_sources)
         # in the dtype of the kernels
-        self.written = [
-            d if d is None or d.dtype == dtype else torch.empty_like(d, dtype=dtype) for d in self.d_sources
+        self._written = [
+            d if d is None or d.dtype == kernels.dtype else torch.empty_like(d, dtype=kernels.dtype)
+            for d in self._d_sources
         ]
-        self.d_weights, self.d_biases = (
-            [
-                torch.empty_like(t, dtype=torch.float32) if t is not None and need else None
-                for t, need in zip(parameters, needs_weights, strict=True)
-            ]
-            for parameters in (self.weights, self.biases)
-        )
-        self.addresses = self._make_addresses()
-        self.depth_of_weights = _DEPTH if dtype == torch.float32 else _LONG_DEPTH
-        self.plan = _plan(
-            widths, pixels, places, needs_sources, needs_weights, self.batch, channels, self.block,
-            self.depth_of_weights, sources[0].device,
+        self.d_weights, self.d_biases = none, none
+        if of_weights is not None:
+            self.d_weights, self.d_biases = (
+                [
+                    torch.empty_like(t, dtype=torch.float32, memory_format=torch.contiguous_format)
+                    if t is not None and needed
+                    else None
+                    for t, needed in zip(parameters, of_weights, strict=True)
+                ]
+                for parameters in (weights, biases)
+            )
+        # the addresses are those of these tensors, which must live as long as the kernels read them
+        self._tensors = (
+            [source.to(kernels.dtype).contiguous() for source in sources],
+            [None if t is None else t.to(kernels.weight_dtype).contiguous() for t in weights],
+            [None if t is None else t.to(kernels.weight_dtype).contiguous() for t in biases],
+            self._written, self.d_weights, self.d_biases,
         )  # fmt: skip
-        self.constants: dict[str, Any] = {
-            "DTYPE": TRITON_DTYPES[dtype],
-            "ALIGNED": all(n % 8 == 0 for n in (*widths, *pixels)),
-            **product_constants(dtype),
-            "DEPTH": _DEPTH,
-        }
-        self.weight_dtype = TRITON_DTYPES[weight_dtype]
-
-    def _make_addresses(self) -> Tensor:
-        lists = [self.sources, self.weights, self.biases, self.written, self.d_weights, self.d_biases]
-        rows = [[0 if t is None else t.data_ptr() for t in row] for row in zip(*lists, strict=True)]
-        return torch.tensor(rows, dtype=torch.int64).to(self.sources[0].device, non_blocking=True)
+        rows = [[0 if t is None else t.data_ptr() for t in row] for row in zip(*self._tensors, strict=True)]
+        self._addresses = torch.tensor(rows, dtype=torch.int64).to(sources[0].device, non_blocking=True)
 
     def project(self, values: Tensor, full: Tensor) -> None:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
-        grid = len(self.plan.blocks), triton.cdiv(self.channels, self.block), self.batch
-        launch(
-            project_kernel, grid,
-            values, full, self.addresses, self.plan.shapes, self.plan.blocks, self.channels, self.num_cells,
-            self.batch, WEIGHT=self.weight_dtype, PIXELS=_PIXELS, BLOCK=self.block, **self.constants,
-        )  # fmt: skip
+        self.kernels.project(self._addresses, values, full)
 
     def backward(self, d_values: Tensor, d_full: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """The gradients of weights and biases from those of the projected features; writes those of the sources."""
-        addresses, plan = self.addresses, self.plan
-        arguments = self.channels, self.num_cells, self.batch
-        if len(plan.source_blocks):
-            launch(
-                source_gradient_kernel, (len(plan.source_blocks), self.batch),
-                d_values, d_full, addresses, plan.shapes, plan.source_blocks, *arguments,
-                WEIGHT=self.weight_dtype, PIXELS=_PIXELS, BLOCK=self.block, **self.constants,
-            )  # fmt: skip
-        if len(plan.products):
-            partial = d_values.new_empty(len(plan.products), self.block, self.block + 1, dtype=torch.float32)
-            launch(
-                weight_gradient_kernel, (len(plan.products),),
-                d_values, d_full, partial, addresses, plan.shapes, plan.products, *arguments, BLOCK=self.block,
-                **{**self.constants, "DEPTH": self.depth_of_weights},
-            )  # fmt: skip
-            launch(
-                sum_parts_kernel, (len(plan.sums), self.block // 16),
-                partial, addresses, plan.shapes, plan.sums, self.channels, WEIGHT=self.weight_dtype, BLOCK=self.block,
-                ROWS=16,
-            )  # fmt: skip
-        for d_source, gradient in zip(self.d_sources, self.written, strict=True):
-            if d_source is not None and gradient is not None and gradient is not d_source:
-                d_source.copy_(gradient)
+        self.kernels.backward(self._addresses, d_values, d_full)
+        for d_source, written in zip(self._d_sources, self._written, strict=True):
+            if d_source is not None and written is not None and written is not d_source:
+                d_source.copy_(written)
         return self.d_weights, self.d_biases
+
+
+def parameter_dtype(parameters: Sequence[Tensor | None]) -> torch.dtype:
+    """The dtype in which the kernels read weights and biases: theirs, or float32 where they have several."""
+    dtypes = {t.dtype for t in parameters if t is not None}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32

@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from nnunet_xattnres import History
 from nnunet_xattnres.ops import cpp_backend, torch_backend, triton_backend, xattnres
 from nnunet_xattnres.ops.reference import xattnres as reference
+from nnunet_xattnres.ops.triton_layer import BlockSizes
 
 HALVES = [torch.float16, torch.bfloat16]
 # x in one part and in two; features with and without projection, pooled and interpolated; two and three axes
@@ -446,11 +447,12 @@ def test_values_are_not_kept_at_full_resolution(tmp_path, monkeypatch, backend, 
 @pytest.mark.parametrize("shape", [pytest.param(s, marks=interpreter) for s in ("two parts", "3-D two parts")])
 def test_results_of_triton_do_not_depend_on_the_size_of_the_tiles(monkeypatch, shape):
     results = []
-    names = "_TILE_FLOAT32", "_COLUMNS_FLOAT32", "_CHANNELS", "_MANY", "_PIXELS", "_BLOCK", "_FEW_PIXELS", "_FEW_BLOCK"
-    names += "_BLOCK_BACKWARD", "_FEW_BLOCK_BACKWARD", "_CHANNEL_GROUP", "_CELLS"
-    for sizes in ((128, 32, 64, 1, 256, 32, 0, 0, 16, 0, 64, 32), (32, 16, 16, 2**20, 0, 0, 32, 4, 0, 2, 2, 16)):
-        for name, value in zip(names, sizes, strict=True):
-            monkeypatch.setattr(triton_backend, name, value)
+    names = "tile_float32", "columns_float32", "channels", "many", "pixels", "block", "few_pixels", "few_block"
+    names += "block_backward", "few_block_backward", "channel_group", "cells", "attention_pixels", "few_cells", "tiles"
+    large = (128, 32, 64, 1, 256, 32, 0, 0, 16, 0, 64, 32, 256, 4, 8)
+    small = (32, 16, 16, 2**20, 0, 0, 32, 4, 0, 2, 2, 16, 32, 2, 16)
+    for sizes in (large, small):
+        monkeypatch.setattr(triton_backend, "BLOCK_SIZES", BlockSizes(**dict(zip(names, sizes, strict=True))))
         results.append(all_results(triton_in_float32, make(shape)))
     assert_equal_results("triton", *results)
 

@@ -7,6 +7,7 @@ import torch
 from support.operator import DEVICE, interpreter
 
 from nnunet_xattnres.ops import torch_backend, triton_backend
+from nnunet_xattnres.ops.triton_layer import BlockSizes, LayerShapes, layer_kernels
 
 # the size of x, and the channels and the size of every feature
 SIZES = {
@@ -43,8 +44,7 @@ def flat(results):
 @pytest.mark.parametrize(("partial", "samples"), [(2**30, 1), (60_000, 2**30), (60_000, 1)])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=interpreter) for name in SIZES])
 def test_groups_of_samples_and_tiles_do_not_change_the_gradients(name, partial, samples, monkeypatch):
-    monkeypatch.setattr(triton_backend, "_PARTIAL", partial)
-    monkeypatch.setattr(triton_backend, "_SAMPLES", samples)
+    monkeypatch.setattr(triton_backend, "BLOCK_SIZES", BlockSizes(partial=partial, samples=samples))
     operands = arguments(name)
     expected = flat(torch_backend.backward(*converted(operands, lambda t: t.double())))
     actual = flat(triton_backend.backward(*converted(operands, lambda t: t.to(DEVICE, torch.float32))))
@@ -54,10 +54,11 @@ def test_groups_of_samples_and_tiles_do_not_change_the_gradients(name, partial, 
 
 
 @pytest.mark.parametrize("samples", [1, 2**17, 2**30])
-def test_groups_have_all_samples_in_order(samples, monkeypatch):
-    monkeypatch.setattr(triton_backend, "_SAMPLES", samples)
-    _, _, sources, x, *_ = converted(arguments("2-D"), lambda t: t.float())
-    groups = list(triton_backend._groups(triton_backend._tables(sources, x), sources, x, CHANNELS))
+def test_groups_have_all_samples_in_order(samples):
+    _, _, sources, x, weights, biases, query, gate, eps = converted(arguments("2-D"), lambda t: t.float())
+    shapes = LayerShapes.of(sources, x, weights, biases, query, gate, eps)
+    step = layer_kernels(shapes, BlockSizes(samples=samples)).samples_at_a_time
+    groups = list(triton_backend._groups(BATCH, step))
     assert [i for rows in groups for i in range(BATCH)[rows]] == list(range(BATCH))
     assert len(groups) == {1: BATCH, 2**30: 1}.get(samples, len(groups))
     assert math.ceil(BATCH / len(groups)) == len(range(BATCH)[groups[0]])

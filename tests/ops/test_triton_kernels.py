@@ -28,8 +28,8 @@ types |= dict.fromkeys(tables, "*i32")
 constants = dict(
     TILE_X=16, VALUES=16, BLOCK=64, COLUMNS=32 if half else 16, OPERAND=getattr(tl, f"{feature[0]}loat{feature[-2:]}")
     if feature[0] == "f" else tl.bfloat16, PICK=tl.float16 if half else tl.float32,
-    PRECISION="tf32" if half else "tf32x3", CELLS=32, ITEMS=1, PIXELS=128, BACKWARD=True, GRAD_ATTENTION=True,
-    GATED=True, WINDOWS=1024, CHANNELS=128,
+    PRECISION="tf32" if half else "tf32x3", CELLS=32, FEW_CELLS=2, ITEMS=16, PIXELS=128, BACKWARD=True,
+    GRAD_ATTENTION=True, GATED=True, WINDOWS=1024, CHANNELS=128,
     AXIS=2, OUTPUTS=64, WINDOW=8, DTYPE=tl.float16, WEIGHT=tl.float32, ALIGNED=True, DEPTH=32, ROWS=16,
 )
 constants["DTYPE"] = constants["OPERAND"]
@@ -52,17 +52,15 @@ for word in sys.argv[3:]:
     print(name, len(compiled.asm["cubin"]), compiled.metadata.shared)
 """
 KERNELS = [
-    "maps_kernel", "interpolated_scores_kernel", "full_scores_kernel", "attention_kernel", "weighted_sum_kernel",
+    "maps_kernel", "full_scores_kernel", "attention_kernel", "weighted_sum_kernel",
     "sum_backward_kernel", "scores_backward_kernel", "full_backward_kernel", "transpose_maps_kernel",
     "values_backward_kernel", "project_kernel", "source_gradient_kernel", "weight_gradient_kernel", "sum_parts_kernel",
     "max_pool_kernel", "max_pool_backward_kernel",
 ]  # fmt: skip
 # the same kernels with other constants, which take other branches
 VARIANTS = {
-    "interpolated_scores_kernel": ["BACKWARD=0"],
     "full_scores_kernel": ["BACKWARD=0"],
     "attention_kernel": ["BACKWARD=0"],
-    "values_backward_kernel": ["ITEMS=16:CELLS=2"],
     "transpose_maps_kernel": ["AXIS=1"],
 }
 # of a block, with the least compute capability that has it

@@ -1,14 +1,14 @@
 """The projections of a whole history in one kernel, and their gradients, against PyTorch's convolution."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from support.operator import DEVICE
 
-from nnunet_xattnres.ops import triton_projection
-from nnunet_xattnres.ops.needed_gradients import NeededGradients
 from nnunet_xattnres.ops.tiles import make_tables
-from nnunet_xattnres.ops.triton_projection import Projections
+from nnunet_xattnres.ops.triton_projection import ProjectionKernels, Projections
 
 SIZE = (1, 8, 16)
 # the width and the size of every feature: projected and not, interpolated and not, odd sizes
@@ -37,14 +37,16 @@ def features(tables, values, full):
 
 
 @pytest.mark.parametrize("splits", [1, 256])
-def test_equals_convolutions(operands, splits, monkeypatch):
+def test_equals_convolutions(operands, splits):
     sources, weights, biases = operands
-    monkeypatch.setattr(triton_projection, "_SPLITS", splits)
-    triton_projection._plan.cache_clear()
     tables = make_tables(tuple(size for _, size in HISTORY), SIZE, 32, 16, sources[0].device)
-    needed = NeededGradients.all(sources, [], weights, biases, None)
     d_sources = [torch.full_like(source, torch.nan) for source in sources]
-    projections = Projections(sources, weights, biases, CHANNELS, tables, torch.float32, needed, d_sources)
+    of_weights = [weight is not None for weight in weights]
+    kernels = ProjectionKernels(
+        [width for width, _ in HISTORY], [math.prod(size) for _, size in HISTORY], tables.cells, tables.num_cells,
+        [True] * len(HISTORY), of_weights, 2, CHANNELS, torch.float32, torch.float32, sources[0].device, splits,
+    )  # fmt: skip
+    projections = Projections(kernels, sources, weights, biases, of_weights, d_sources)
     values = torch.empty(2, tables.num_cells, CHANNELS, device=DEVICE)
     full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
     projections.project(values, full)

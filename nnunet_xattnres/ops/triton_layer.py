@@ -1,0 +1,494 @@
+"""The Triton kernels of one layer for inputs of given shapes, with everything about them that does not change.
+
+Only tensors are new in every call. So the sizes of grids and blocks, the tables and the compiled kernels are found once
+for every combination of shapes, and the CPU, which starts more than twenty kernels for a layer and a training step,
+does not delay the GPU in deep stages, where a kernel takes a few microseconds.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import triton_kernels
+from .needed_gradients import NeededGradients
+from .tiles import OUTPUTS, make_tables, three_axes
+from .triton_launch import Launch
+from .triton_projection import ProjectionKernels, Projections, channel_block, parameter_dtype, product_constants
+
+
+class BlockSizes(NamedTuple):
+    """Sizes of the blocks that programs compute.
+
+    Attributes:
+        tile, columns: pixels and columns of the products of tiles in half precision.
+        tile_float32, columns_float32: the same in float32, where they take more shared memory.
+        channels: channels of the kernels on tiles and on cells.
+        warps, stages, registers: of the kernels on tiles; with 168 registers a thread in half precision, three programs
+            fit into a multiprocessor.
+        many: for at least this number of pixels, a thread of the kernels on features of the size of x has all channels
+            of its pixels; for fewer, a program has more channels at a time.
+        pixels, block, block_backward, pixel_warps: of these kernels for many pixels, pixels, channels, channels for
+            backward, which reads the gradient of the output, too, and warps.
+        few_pixels, few_block, few_block_backward, few_warps: the same for few pixels.
+        channel_group: the channels that one program differentiates.
+        attention_pixels: pixels of the kernel of the attention.
+        cells, map_channels: cells of the kernels on cells, and channels of that of the maps.
+        few_cells, tiles: cells that many tiles read, and tiles at a time, in their gradient.
+        partial: the largest memory in bytes of the gradients of columns; those that take more are computed in parts.
+        samples: the largest memory in bytes of all temporary tensors of a group of samples, unless one takes more.
+    """
+
+    tile: int = 128
+    columns: int = 32
+    tile_float32: int = 64
+    columns_float32: int = 16
+    channels: int = 64
+    warps: int = 4
+    stages: int = 3
+    registers: int = 168
+    many: int = 4096
+    pixels: int = 512
+    block: int = 16
+    block_backward: int = 4
+    pixel_warps: int = 2
+    few_pixels: int = 128
+    few_block: int = 64
+    few_block_backward: int = 32
+    few_warps: int = 4
+    channel_group: int = 128
+    attention_pixels: int = 128
+    cells: int = 32
+    map_channels: int = 32
+    few_cells: int = 2
+    tiles: int = 16
+    partial: int = 384 * 2**20
+    samples: int = 768 * 2**20
+
+
+class LayerShapes(NamedTuple):
+    """What of the arguments of a call decides how it is computed.
+
+    Attributes:
+        sources: (C_k, *S_k) of every feature.
+        widths: the channels of the one or two parts of x.
+        size: the spatial size of x.
+        batch, channels: B and C.
+        dtype, weight_dtype: the dtypes of the features, and of the weights and biases.
+        is_gated: whether there is a gate.
+        eps: added to the mean square under the root of RMSNorm.
+        of_sources, of_weights: for backward, whether the gradients of a feature, and of its weight and bias are needed.
+        device: where the tensors are.
+    """
+
+    sources: tuple[tuple[int, ...], ...]
+    widths: tuple[int, ...]
+    size: tuple[int, ...]
+    batch: int
+    channels: int
+    dtype: torch.dtype
+    weight_dtype: torch.dtype
+    is_gated: bool
+    eps: float
+    of_sources: tuple[bool, ...]
+    of_weights: tuple[bool, ...]
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        sources: Sequence[Tensor],
+        parts: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        biases: Sequence[Tensor | None],
+        query: Tensor,
+        gate: Tensor | None,
+        eps: float,
+        needed: NeededGradients | None = None,
+    ) -> "LayerShapes":
+        """The shapes of the arguments of `triton_backend.forward`, or with `needed` of `backward`."""
+        x = parts[0]
+        of_sources = of_weights = (False,) * len(sources)
+        if needed is not None:
+            of_sources = tuple(needed.sources)
+            of_weights = tuple([w or b for w, b in zip(needed.weights, needed.biases, strict=True)])
+        return cls(
+            tuple([tuple(source.shape[1:]) for source in sources]), tuple([part.shape[1] for part in parts]),
+            tuple(x.shape[2:]), x.shape[0], query.shape[0], x.dtype, parameter_dtype([*weights, *biases]),
+            gate is not None, eps, of_sources, of_weights, x.device,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def layer_kernels(shapes: LayerShapes, sizes: BlockSizes) -> "LayerKernels":
+    """The kernels for inputs of these shapes."""
+    return LayerKernels(shapes, sizes)
+
+
+class _Columns(NamedTuple):
+    """The gradients of the columns of some tiles, which are summed for every cell (`tiles.py`).
+
+    Attributes:
+        gradients: (B, columns of these tiles, C).
+        sums: the sums over the tiles before these, (B, cells, C), or empty if there are none.
+    """
+
+    gradients: Tensor
+    sums: Tensor
+
+
+class _Inputs(NamedTuple):
+    """The arguments of one call in the layout of the kernels.
+
+    Attributes:
+        first, second: one or two parts whose concatenation is x. The second is not read if there is one part only.
+        query: in float32.
+        gate: in float32; without a gate, a tensor that is not read.
+        values: the projected features that are interpolated, (B, cells, C).
+        full: the projected features of the size of x, (features, B, C, *S).
+        maps: the scalar maps of the interpolated features, (B, cells, 8), or (B, cells, 12) in 3-D.
+    """
+
+    first: Tensor
+    second: Tensor
+    query: Tensor
+    gate: Tensor
+    values: Tensor
+    full: Tensor
+    maps: Tensor
+
+
+class LayerKernels:
+    """The kernels of a layer for inputs of given shapes.
+
+    Args:
+        shapes: of the inputs.
+        sizes: of the blocks that programs compute.
+
+    Raises:
+        NotImplementedError: for inputs that are too large for the kernels.
+    """
+
+    def __init__(self, shapes: LayerShapes, sizes: BlockSizes):
+        self.shapes, self.sizes = shapes, sizes
+        exact = shapes.dtype == torch.float32
+        self._dim = len(shapes.size)
+        self._size = three_axes(shapes.size)
+        self._pixels = math.prod(self._size)
+        self.tables = make_tables(
+            tuple([three_axes(s[1:]) for s in shapes.sources]), self._size,
+            sizes.tile_float32 if exact else sizes.tile, sizes.columns_float32 if exact else sizes.columns,
+            shapes.device,
+        )  # fmt: skip
+        tables = self.tables
+        largest = max(2 * shapes.channels * max(self._pixels, tables.num_cells), 12 * tables.num_cells)
+        if largest >= 2**31:
+            raise NotImplementedError(
+                f"{shapes.channels} channels of {shapes.size} voxels need offsets that are too large for the Triton "
+                "kernels"
+            )
+        self._num_interpolated = len(tables.cells)
+        self._num_full = len(shapes.sources) - self._num_interpolated
+        self._num_values = len(shapes.sources) + 1
+        self._num_tiles = math.prod(tables.tiles)
+        self._block = channel_block(shapes.channels, sizes.channels)
+        self._channel_blocks = triton.cdiv(shapes.channels, self._block)
+        is_many = self._pixels >= sizes.many
+        pixels = sizes.pixels if is_many else sizes.few_pixels
+        self._pixel_blocks = triton.cdiv(self._pixels, pixels)
+        self._cell_blocks = triton.cdiv(tables.num_few, sizes.cells) + triton.cdiv(
+            tables.num_cells - tables.num_few, sizes.few_cells
+        )
+        # the compile-time arguments of the kernels on features of the size of x, forward and backward
+        self._pixel_constants, self._pixel_constants_backward = (
+            {"PIXELS": pixels, "BLOCK": block, "num_warps": sizes.pixel_warps if is_many else sizes.few_warps}
+            for block in (
+                (sizes.block, sizes.block_backward) if is_many else (sizes.few_block, sizes.few_block_backward)
+            )
+        )
+        self._tile_constants: dict[str, Any] = {
+            "DIM": self._dim,
+            **dict(zip(("TILE_Z", "TILE_Y", "TILE_X"), tables.tile, strict=True)),
+            "VALUES": max(16, triton.next_power_of_2(self._num_values)),
+            "BLOCK": self._block,
+            "COLUMNS": sizes.columns_float32 if exact else sizes.columns,
+            **product_constants(shapes.dtype),
+            "PICK": tl.float32 if exact else tl.float16,
+            "num_warps": sizes.warps,
+            "num_stages": 1 if exact else sizes.stages,
+            **({} if exact or torch.version.hip else {"maxnreg": sizes.registers}),
+        }
+        self.projections = ProjectionKernels(
+            [s[0] for s in shapes.sources], [math.prod(s[1:]) for s in shapes.sources], tables.cells, tables.num_cells,
+            shapes.of_sources, shapes.of_weights, shapes.batch, shapes.channels, shapes.dtype, shapes.weight_dtype,
+            shapes.device,
+        )  # fmt: skip
+        self._maps = Launch(
+            triton_kernels.maps_kernel, (triton.cdiv(tables.num_cells, sizes.cells), shapes.batch),
+            tables.num_cells, shapes.channels,
+            DIM=self._dim, CELLS=sizes.cells, BLOCK=min(self._block, sizes.map_channels),
+        )  # fmt: skip
+        self._full_scores, self._full_scores_backward = (
+            Launch(
+                triton_kernels.full_scores_kernel, (self._pixel_blocks, 1 + self._num_full, shapes.batch),
+                shapes.channels, shapes.widths[0], self._num_values, self._pixels, shapes.eps, shapes.batch,
+                BACKWARD=backward, **constants,
+            )
+            for backward, constants in ((False, self._pixel_constants), (True, self._pixel_constants_backward))
+        )  # fmt: skip
+        self._attention, self._attention_backward = (
+            Launch(
+                triton_kernels.attention_kernel,
+                (triton.cdiv(self._pixels, sizes.attention_pixels), shapes.batch),
+                shapes.channels, self._num_interpolated, self._num_values, tables.num_cells, *self._size, shapes.eps,
+                BACKWARD=backward, GATED=shapes.is_gated and not backward, DIM=self._dim,
+                PIXELS=sizes.attention_pixels,
+            )
+            for backward in (False, True)
+        )  # fmt: skip
+        self._weighted_sum = Launch(
+            triton_kernels.weighted_sum_kernel, (self._num_tiles, self._channel_blocks, shapes.batch),
+            shapes.channels, shapes.widths[0], tables.num_columns, self._num_full, self._num_values, tables.num_cells,
+            *self._size, *tables.tiles, shapes.batch, **self._tile_constants,
+        )  # fmt: skip
+
+    @cached_property
+    def samples_at_a_time(self) -> int:
+        """The number of samples whose temporary tensors stay below the limit of memory, in groups of equal sizes."""
+        shapes, tables, sizes = self.shapes, self.tables, self.sizes
+        scalars = (3 + triton.cdiv(shapes.channels, sizes.channels)) * 4 * self._num_values * self._pixels
+        features = shapes.channels * (self._num_full * self._pixels + 2 * tables.num_cells) * shapes.dtype.itemsize
+        columns = min(sizes.partial, 4 * shapes.channels * self._num_tiles * tables.num_columns)
+        samples = min(sizes.samples // (scalars + features + columns), sizes.partial // max(1, columns))
+        return triton.cdiv(shapes.batch, triton.cdiv(shapes.batch, max(1, samples)))
+
+    def forward(
+        self,
+        sources: Sequence[Tensor],
+        parts: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        biases: Sequence[Tensor | None],
+        query: Tensor,
+        gate: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute out and the attention."""
+        tables = self.tables
+        projections = Projections(self.projections, sources, weights, biases)
+        inputs = self._project(projections, parts, query, gate)
+        out = parts[0].new_empty((self.shapes.batch, self.shapes.channels, *self.shapes.size))
+        logits, attention = self._scalars(inputs), self._scalars(inputs)
+        self._full_scores(
+            inputs.full, inputs.first, inputs.second, inputs.query, out, logits, logits, logits, tables.full
+        )
+        self._attention(logits, logits, inputs.gate, attention, inputs.maps, tables.features, tables.full)
+        self._weighted_sum(
+            inputs.values, inputs.full, inputs.first, inputs.second, attention, out, tables.columns, tables.weights,
+            tables.full,
+        )  # fmt: skip
+        return out, attention
+
+    def backward(
+        self,
+        grad_out: Tensor,
+        grad_alpha: Tensor | None,
+        sources: Sequence[Tensor],
+        parts: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        biases: Sequence[Tensor | None],
+        query: Tensor,
+        gate: Tensor | None,
+        d_sources: Sequence[Tensor | None],
+        d_parts: Sequence[Tensor],
+    ) -> list[Tensor | None]:
+        """Write the gradients of the sources and of x.
+
+        Returns:
+            the gradients of query and gate, then those of all weights, then those of all biases.
+        """
+        shapes, tables = self.shapes, self.tables
+        projections = Projections(self.projections, sources, weights, biases, shapes.of_weights, d_sources)
+        inputs = self._project(projections, parts, query, gate)
+        products, rstd, attention = (self._scalars(inputs) for _ in range(3))
+        d_alpha = inputs.query.new_empty(self._channel_blocks, *products.shape)
+        self._full_scores_backward(
+            inputs.full, inputs.first, inputs.second, inputs.query, grad_out, products, rstd, d_alpha, tables.full
+        )
+        self._attention_backward(products, rstd, inputs.gate, attention, inputs.maps, tables.features, tables.full)
+        d_values = torch.empty_like(inputs.values)
+        # what every program contributes to the gradient of the query: those on pixels, and those on cells
+        programs = shapes.batch * self._pixel_blocks * (1 + self._num_full), shapes.batch * self._cell_blocks
+        d_query = inputs.query.new_empty(sum(programs), shapes.channels)
+        of_pixels, of_cells = d_query.split(programs)
+        columns = self._differentiate_sum(inputs, grad_out, attention, d_alpha, d_values, of_cells)
+        # they replace the factors of the logits, and the features of the size of x, by their gradients
+        d_gate = inputs.query.new_empty(shapes.batch * self._pixel_blocks)
+        launch = self._scores_backward if grad_alpha is None else self._scores_backward_of_both
+        launch(
+            products, rstd, attention, inputs.gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha, d_gate,
+            tables.is_interpolated,
+        )  # fmt: skip
+        self._full_backward(
+            inputs.full, inputs.first, inputs.second, inputs.query, products, rstd, attention, inputs.gate, grad_out,
+            inputs.full, d_parts[0], d_parts[-1], of_pixels, tables.full,
+        )  # fmt: skip
+        if self._num_interpolated:
+            d_maps = self._transpose_interpolation(products, rstd)
+            self._differentiate_values(-1, inputs, columns, d_maps, d_values, of_cells)
+        d_full = inputs.full
+        del products, rstd, attention, d_alpha, columns, inputs
+        d_weights, d_biases = projections.backward(d_values, d_full)
+        return [d_query.sum(0), None if gate is None else d_gate.sum().view_as(gate), *d_weights, *d_biases]
+
+    def _project(
+        self, projections: Projections, parts: Sequence[Tensor], query: Tensor, gate: Tensor | None
+    ) -> _Inputs:
+        """The arguments in the layout of the kernels."""
+        batch, channels, num_cells = self.shapes.batch, self.shapes.channels, self.tables.num_cells
+        values = parts[0].new_empty(batch, num_cells, channels)
+        full = parts[0].new_empty(self._num_full, batch, channels, *self.shapes.size)
+        projections.project(values, full)
+        query = query.float().contiguous()
+        maps = query.new_empty(batch, num_cells, 8 if self._dim == 2 else 12)
+        if self._num_interpolated:
+            self._maps(values, query, maps, self.tables.features, self.tables.feature_of_cell)
+        gate = query if gate is None else gate.float()
+        return _Inputs(parts[0], parts[-1], query, gate, values, full, maps)
+
+    def _scalars(self, inputs: _Inputs) -> Tensor:
+        """An uninitialised tensor for one scalar per value and pixel, (B, K+1, *S)."""
+        return inputs.query.new_empty((self.shapes.batch, self._num_values, *self.shapes.size))
+
+    @cached_property
+    def _tiles_at_a_time(self) -> int:
+        """The number of tiles whose gradients of columns stay below the limit of memory."""
+        of_tile = 4 * self.shapes.batch * self.tables.num_columns * self.shapes.channels
+        return min(self._num_tiles, max(1, self.sizes.partial // max(1, of_tile)))
+
+    @cached_property
+    def _sum_backward(self) -> list[Launch]:
+        """The gradients of Eq. 8, one launch for the tiles of each part."""
+        shapes, tables = self.shapes, self.tables
+        return [
+            Launch(
+                triton_kernels.sum_backward_kernel, (number, self._channel_blocks, shapes.batch),
+                shapes.channels, tables.num_columns, self._num_values, tables.num_cells, *self._size, *tables.tiles,
+                first_tile, GATED=shapes.is_gated, **self._tile_constants,
+            )
+            for first_tile, number in self._parts_of_tiles()
+        ]  # fmt: skip
+
+    @cached_property
+    def _values_backward(self) -> list[Launch]:
+        """The gradients of the interpolated features, one launch for the tiles of each part."""
+        shapes, tables, sizes = self.shapes, self.tables, self.sizes
+        rows = tables.num_columns
+        return [
+            Launch(
+                triton_kernels.values_backward_kernel, (self._cell_blocks, self._channel_blocks, shapes.batch),
+                shapes.channels, tables.num_cells, first_tile * rows, number * rows, self._num_tiles * rows,
+                int(first_tile + number == self._num_tiles), tables.num_few,
+                DIM=self._dim, CELLS=sizes.cells, FEW_CELLS=sizes.few_cells, ITEMS=sizes.tiles, BLOCK=self._block,
+            )
+            for first_tile, number in self._parts_of_tiles()
+        ]  # fmt: skip
+
+    def _parts_of_tiles(self) -> list[tuple[int, int]]:
+        """The first tile and the number of tiles of every part."""
+        step = self._tiles_at_a_time
+        return [(first, min(step, self._num_tiles - first)) for first in range(0, self._num_tiles, step)]
+
+    @cached_property
+    def _scores_backward(self) -> Launch:
+        """The gradients of Eqs. 6 and 7."""
+        return self._make_scores_backward(False)
+
+    @cached_property
+    def _scores_backward_of_both(self) -> Launch:
+        """The same, where the attention has a gradient of its own."""
+        return self._make_scores_backward(True)
+
+    def _make_scores_backward(self, of_attention: bool) -> Launch:
+        constants = {k: v for k, v in self._pixel_constants_backward.items() if k != "BLOCK"}
+        return Launch(
+            triton_kernels.scores_backward_kernel, (self._pixel_blocks, self.shapes.batch),
+            self.shapes.channels, self._num_values, self._channel_blocks, self._pixels,
+            GRAD_ATTENTION=of_attention, GATED=self.shapes.is_gated, **constants,
+        )  # fmt: skip
+
+    @cached_property
+    def _full_backward(self) -> Launch:
+        """The gradients of x and of the features of its size."""
+        shapes, group = self.shapes, self.sizes.channel_group
+        width = shapes.widths[0]
+        groups = [triton.cdiv(n, group) for n in (width, shapes.channels - width, shapes.channels)]
+        return Launch(
+            triton_kernels.full_backward_kernel,
+            (self._pixel_blocks, groups[0] + groups[1] + self._num_full * groups[2], shapes.batch),
+            shapes.channels, width, self._num_full, self._num_values, self._pixels, shapes.batch,
+            GATED=shapes.is_gated, CHANNELS=group, **self._pixel_constants_backward,
+        )  # fmt: skip
+
+    @cached_property
+    def _transpose_maps(self) -> list[Launch]:
+        """The transpose of the interpolation of the scalar maps, one launch for every axis, along the width first."""
+        totals = self.tables.totals
+        return [
+            Launch(
+                triton_kernels.transpose_maps_kernel, (len(self.tables.transposes[axis]), self.shapes.batch),
+                *self._size, totals[axis - 1] if axis else 0, totals[axis], self._num_values,
+                AXIS=2**axis, OUTPUTS=OUTPUTS, WINDOW=8,
+            )
+            for axis in range(self._dim)
+        ]  # fmt: skip
+
+    def _differentiate_sum(
+        self,
+        inputs: _Inputs,
+        grad_out: Tensor,
+        attention: Tensor,
+        d_alpha: Tensor,
+        d_values: Tensor,
+        d_query: Tensor,
+    ) -> _Columns:
+        """Compute the gradients of Eq. 8 of the attention and of the columns, some tiles at a time.
+
+        Returns:
+            the columns of the last tiles.
+        """
+        tables, step = self.tables, self._tiles_at_a_time
+        query = inputs.query
+        partial = query.new_empty(self.shapes.batch, step, tables.num_columns, self.shapes.channels)
+        sums = query.new_zeros(d_values.shape if step < self._num_tiles else 0)
+        if self._num_interpolated:
+            for i, launch in enumerate(self._sum_backward):
+                if i:
+                    self._differentiate_values(i - 1, inputs, _Columns(partial, sums), sums, d_values, d_query)
+                launch(
+                    inputs.values, attention, inputs.gate, grad_out, d_alpha, partial, tables.columns, tables.weights,
+                    tables.is_interpolated,
+                )  # fmt: skip
+        return _Columns(partial, sums)
+
+    def _differentiate_values(
+        self, part: int, inputs: _Inputs, columns: _Columns, d_maps: Tensor, d_values: Tensor, d_query: Tensor
+    ) -> None:
+        """Add the columns of a part of the tiles to the sums; for the last, write the gradients of the features."""
+        tables = self.tables
+        self._values_backward[part](
+            columns.gradients, columns.sums, inputs.values, d_maps, inputs.query, d_values, d_query,
+            tables.features, tables.feature_of_cell, tables.readers, tables.reader_range,
+        )  # fmt: skip
+
+    def _transpose_interpolation(self, d_products: Tensor, d_squared_norms: Tensor) -> Tensor:
+        """The transpose of the interpolation of the scalar maps, (B, 1 + 4 or 8, cells)."""
+        tables, maps = self.tables, d_products
+        for axis, launch in enumerate(self._transpose_maps):
+            before = maps
+            maps = d_products.new_empty(self.shapes.batch, 1 + 2 * 2**axis, tables.totals[axis])
+            launch(d_products, d_squared_norms, before, maps, tables.features, tables.transposes[axis])
+        return maps
