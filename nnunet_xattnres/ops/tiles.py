@@ -45,7 +45,8 @@ class Tables:
         cells: the first cell of every interpolated feature, by its index in the history.
         columns: (1 + tiles, num_columns): the feature of every column as an index of the history, or -1 for padding;
             then for every tile along every axis what the cell contributes to its number.
-        weights: (3 + tiles, num_columns): the slopes s_a, then for every tile along every axis the offsets o_a.
+        weights: (tiles, num_columns, 2): for every tile along every axis the slope s_a and the offset o_a of a column;
+            float16 where it was asked for and has all weights exactly, otherwise float32.
         features: (features, FIELDS): index in the history, first cell, size (depth, height, width), where its readers
             begin, the number of readers of a cell, where the results of the transpose along the width begin, and those
             along width and height.
@@ -84,6 +85,7 @@ class _Axis:
     cells: np.ndarray  # (tiles, box), clamped
     offsets: np.ndarray  # (tiles, box)
     readers: np.ndarray  # (length, items)
+    is_exact_in_half: bool  # whether float16 has the slope, the offsets and all weights exactly
 
     @property
     def box(self) -> int:
@@ -113,6 +115,7 @@ def make_tables(
     pixels: int,
     block: int,
     device: torch.device,
+    half: bool = False,
 ) -> Tables:
     """The tables for features of `sizes` and x of `size`, each (depth, height, width).
 
@@ -122,6 +125,7 @@ def make_tables(
         pixels: the number of pixels of a tile, a power of two.
         block: the number of columns is a multiple of it.
         device: where the tables are used.
+        half: store slopes and offsets in float16 if the weights are exact. They are for ratios that are powers of two.
     """
     tile = tile_shape(size, pixels)
     tiles = (-(-size[0] // tile[0]), -(-size[1] // tile[1]), -(-size[2] // tile[2]))
@@ -130,7 +134,7 @@ def make_tables(
     axes = {n: [_make_axis(*lengths) for lengths in zip(sizes[n], size, tile, strict=True)] for n in interpolated}
     num_columns = -(-sum(math.prod(a.box for a in axes[n]) for n in interpolated) // block) * block
     columns = [np.full((1, num_columns), -1)] + [np.zeros((t, num_columns), int) for t in tiles]
-    weights = [np.zeros((3, num_columns))] + [np.zeros((t, num_columns)) for t in tiles]
+    weights = [np.zeros((t, num_columns, 2)) for t in tiles]
     features, readers, reader_range, feature_of_cell = [], [], [], []
     programs: tuple[list[tuple[int, int]], ...] = ([], [], [])
     cells: dict[int, int] = {}
@@ -143,8 +147,8 @@ def make_tables(
             cell = np.unravel_index(np.arange(math.prod(box)), box)[a]
             stride = math.prod(b.length for b in axes[n][a + 1 :])
             columns[1 + a][:, here] = axis.cells[:, cell] * stride + (first_cell if a == 0 else 0)
-            weights[0][a, here] = axis.slope
-            weights[1 + a][:, here] = axis.offsets[:, cell]
+            weights[a][:, here, 0] = axis.slope
+            weights[a][:, here, 1] = axis.offsets[:, cell]
         of_cells = _readers(axes[n], tiles, num_columns, first_column)
         readers.append(of_cells.ravel())
         reader_range.append(np.stack((np.where(of_cells < 0, 2**31 - 1, of_cells).min(1), of_cells.max(1)), 1).ravel())
@@ -164,6 +168,7 @@ def make_tables(
     def integers(values) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.int32).to(device)
 
+    half = half and all(axis.is_exact_in_half for of_feature in axes.values() for axis in of_feature)
     along_width, along_height, along_depth = (integers(np.reshape(of_axis, (-1, 2))) for of_axis in programs)
     empty = np.zeros(1, int)
     return Tables(
@@ -172,7 +177,7 @@ def make_tables(
         (along_width, along_height, along_depth),
         cells,
         integers(np.concatenate(columns)),
-        torch.as_tensor(np.concatenate(weights), dtype=torch.float32).to(device),
+        torch.as_tensor(np.concatenate(weights), dtype=torch.float16 if half else torch.float32).to(device),
         integers(features or empty), integers(np.concatenate([*feature_of_cell, empty])),
         integers(np.concatenate([*readers, empty])), integers(np.concatenate([*reader_range, empty])),
         integers([*(n for n, s in enumerate(sizes) if s == size), len(sizes)]),
@@ -210,7 +215,11 @@ def _make_axis(length: int, target: int, tile: int) -> _Axis:
     readers = np.full((length, max(map(len, reading))), -1)
     for cell, items in enumerate(reading):
         readers[cell, : len(items)] = items
-    return _Axis(length, length / target, cells.clip(0, length - 1), position[:, None] - cells, readers)
+    slope, offsets = length / target, position[:, None] - cells
+    distances = np.abs(np.arange(tile) * slope + offsets[..., None])
+    numbers = slope, offsets, 1 - distances[distances < 1]
+    is_exact_in_half = all(np.array_equal(np.asarray(n).astype(np.float16), n) for n in numbers)
+    return _Axis(length, slope, cells.clip(0, length - 1), offsets, readers, is_exact_in_half)
 
 
 def _position(x: int, length: int, target: int) -> int:

@@ -331,10 +331,18 @@ def _pixels_of_tile(
 
 
 @triton.jit
-def _hat_along(weights, k, axis, row, position, num_columns):
-    slope = tl.load(weights + axis * num_columns + k)
-    offset = tl.load(weights + row * num_columns + k)
-    return tl.maximum(1 - tl.abs(position[:, None].to(tl.float32) * slope[None] + offset[None]), 0)
+def _hat_along(weights, k, row, position, num_columns):
+    """The weights along one axis of the columns k at some pixels of a tile, (pixels, columns)."""
+    if weights.dtype.element_ty == tl.int32:
+        # two numbers in half precision: one load, and two weights are one operation
+        both = tl.load(weights + row * num_columns + k)
+        slope = (both & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+        offset = (both >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+    else:
+        both = weights + 2 * (row * num_columns + k)
+        slope, offset = tl.load(both), tl.load(both + 1)
+    zero, one = tl.zeros((1, 1), slope.dtype), tl.full((1, 1), 1, slope.dtype)
+    return tl.maximum(one - tl.abs(tl.fma(position[:, None].to(slope.dtype), slope[None], offset[None])), zero)
 
 
 @triton.jit
@@ -344,10 +352,10 @@ def _linear_weights(
 ):  # fmt: skip
     """The weights of linear interpolation, (pixels of the tile, columns k)."""
     r = tl.arange(0, TILE_Z * TILE_Y * TILE_X)
-    w = _hat_along(weights, k, 2, 3 + tiles_z + tiles_y + tile_x, r % TILE_X, num_columns)
-    w *= _hat_along(weights, k, 1, 3 + tiles_z + tile_y, r // TILE_X % TILE_Y, num_columns)
+    w = _hat_along(weights, k, tiles_z + tiles_y + tile_x, r % TILE_X, num_columns)
+    w *= _hat_along(weights, k, tiles_z + tile_y, r // TILE_X % TILE_Y, num_columns)
     if DIM == 3:
-        w *= _hat_along(weights, k, 0, 3 + tile_z, r // (TILE_X * TILE_Y), num_columns)
+        w *= _hat_along(weights, k, tile_z, r // (TILE_X * TILE_Y), num_columns)
     return w
 
 
@@ -401,10 +409,10 @@ def weighted_sum_kernel(
         cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns)
         v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
         pick = (n[:, None] == tl.load(columns + k)[None]).to(PICK)
-        w = tl.dot(picked, pick, input_precision=PRECISION)
-        w *= _linear_weights(
+        linear = _linear_weights(
             weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns, DIM, TILE_Z, TILE_Y, TILE_X
         )
+        w = tl.dot(picked, pick, input_precision=PRECISION).to(linear.dtype) * linear
         # as all features are in this dtype, so are the weights
         w = w.to(values.dtype.element_ty).to(OPERAND)
         total = tl.dot(w, v, total, input_precision=PRECISION)
@@ -450,9 +458,10 @@ def sum_backward_kernel(
         linear = _linear_weights(
             weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns, DIM, TILE_Z, TILE_Y, TILE_X
         )
-        interpolated = tl.dot(grad, tl.trans(v), input_precision=PRECISION) * linear
+        interpolated = tl.dot(grad, tl.trans(v), input_precision=PRECISION) * linear.to(tl.float32)
         d = tl.dot(interpolated, (feature[:, None] == n[None]).to(tl.float32), d, input_precision=PRECISION)
-        w = tl.dot(picked, (n[:, None] == feature[None]).to(PICK), input_precision=PRECISION) * linear
+        w = tl.dot(picked, (n[:, None] == feature[None]).to(PICK), input_precision=PRECISION)
+        w = w.to(linear.dtype) * linear
         w = w.to(values.dtype.element_ty).to(OPERAND)
         d_column = tl.dot(tl.trans(w), grad, input_precision=PRECISION)
         tl.store(partial + k[:, None] * channels + c[None], d_column, mask=(c < channels)[None])

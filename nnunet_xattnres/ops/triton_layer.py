@@ -183,9 +183,12 @@ class LayerKernels:
         self.tables = make_tables(
             tuple([three_axes(s[1:]) for s in shapes.sources]), self._size,
             sizes.tile_float32 if exact else sizes.tile, sizes.columns_float32 if exact else sizes.columns,
-            shapes.device,
+            shapes.device, half=not exact,
         )  # fmt: skip
         tables = self.tables
+        # the kernels load two numbers in half precision as one
+        weights = tables.weights.flatten()
+        self._weights = weights.view(torch.int32) if weights.dtype == torch.float16 else weights
         largest = max(2 * shapes.channels * max(self._pixels, tables.num_cells), 12 * tables.num_cells)
         if largest >= 2**31:
             raise NotImplementedError(
@@ -287,7 +290,7 @@ class LayerKernels:
         )
         self._attention(logits, logits, inputs.gate, attention, inputs.maps, tables.features, tables.full)
         self._weighted_sum(
-            inputs.values, inputs.full, inputs.first, inputs.second, attention, out, tables.columns, tables.weights,
+            inputs.values, inputs.full, inputs.first, inputs.second, attention, out, tables.columns, self._weights,
             tables.full,
         )  # fmt: skip
         return out, attention
@@ -469,7 +472,7 @@ class LayerKernels:
                 if i:
                     self._differentiate_values(i - 1, inputs, _Columns(partial, sums), sums, d_values, d_query)
                 launch(
-                    inputs.values, attention, inputs.gate, grad_out, d_alpha, partial, tables.columns, tables.weights,
+                    inputs.values, attention, inputs.gate, grad_out, d_alpha, partial, tables.columns, self._weights,
                     tables.is_interpolated,
                 )  # fmt: skip
         return _Columns(partial, sums)

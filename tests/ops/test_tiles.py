@@ -34,7 +34,7 @@ def weights_of_tile(tables, tile):
     starts = np.cumsum([0, *tables.tiles[:2]])
     rows = [int(start) + t for start, t in zip(starts, tile, strict=True)]
     cells = sum(tables.columns[1 + row] for row in rows)
-    return cells, [(tables.weights[axis], tables.weights[3 + row]) for axis, row in enumerate(rows)]
+    return cells, [tables.weights[row].unbind(1) for row in rows]
 
 
 @pytest.mark.parametrize("pixels", [32, 128])
@@ -59,6 +59,31 @@ def test_product_with_the_weights_is_linear_interpolation(case, pixels):
                 columns = tables.columns[0] == n
                 actual = (weight[columns] * buffer[cells[columns]]).sum()
                 torch.testing.assert_close(actual, expected[n][pixel], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [((1, 32, 512), [(1, 16, 256), (1, 8, 64), (1, 1, 4), (1, 4, 2)]), CASES["3-D"]],
+)
+def test_weights_are_exact_in_half_precision_for_powers_of_two(size, sizes):
+    half, single = (make_tables(tuple(sizes), size, 128, 16, torch.device("cpu"), half) for half in (True, False))
+    assert half.weights.dtype == torch.float16
+    assert torch.equal(half.weights.float(), single.weights)
+    for tile, inside in pixels_of(half, size):
+        for axis, (slope, start) in enumerate(weights_of_tile(half, tile)[1]):
+            offsets = torch.tensor([offset[axis] for _, offset, _ in inside])[:, None]
+            distances = offsets * slope.double() + start.double()
+            # the fused multiply and add of the kernels rounds once
+            rounded = (1 - distances.half().abs()).clamp_min(0)
+            assert torch.equal(rounded.double(), (1 - distances.abs()).clamp_min(0))
+
+
+@pytest.mark.parametrize("case", ["2-D odd", "3-D odd"])
+def test_other_weights_are_in_single_precision(case):
+    size, sizes = CASES[case]
+    half, single = (make_tables(tuple(sizes), size, 128, 16, torch.device("cpu"), half) for half in (True, False))
+    assert half.weights.dtype == torch.float32
+    assert torch.equal(half.weights, single.weights)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -19,12 +19,14 @@ feature, capability = sys.argv[1], int(sys.argv[2])
 half = feature != "fp32"
 features = "values full first second out grad_out d_full d_first d_second d_values".split()
 features += "feature pooled grad d_feature".split()
-scalars = "query maps attention weights products rstd d_alpha partial sums d_maps d_query before after".split()
+scalars = "query maps attention products rstd d_alpha partial sums d_maps d_query before after".split()
 scalars += "d_products d_squared_norms grad_attention gate d_gate".split()
 tables = "columns features feature_of_cell readers full_index shapes blocks is_interpolated reader_range".split()
 types = {"eps": "fp32", "addresses": "*i64", **dict.fromkeys(scalars, "*fp32")}
 types |= dict.fromkeys(features, "*" + feature)
 types |= dict.fromkeys(tables, "*i32")
+# slopes and offsets, two numbers in half precision
+types["weights"] = "*i32" if half else "*fp32"
 constants = dict(
     TILE_X=16, VALUES=16, BLOCK=64, COLUMNS=32 if half else 16, OPERAND=getattr(tl, f"{feature[0]}loat{feature[-2:]}")
     if feature[0] == "f" else tl.bfloat16, PICK=tl.float16 if half else tl.float32,
