@@ -20,7 +20,6 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend
 from .needed_gradients import NeededGradients
-from .triton_launch import compile_and_call
 from .triton_layer import BlockSizes, LayerShapes, layer_kernels
 
 BLOCK_SIZES = BlockSizes()
@@ -84,7 +83,7 @@ def forward(
     parts = _two_parts(x)
     with torch.cuda.device_of(query):
         kernels = layer_kernels(LayerShapes.of(sources, parts, weights, biases, query, gate, eps), BLOCK_SIZES)
-        return compile_and_call(kernels.forward, sources, parts, weights, biases, query, gate)
+        return kernels.forward(sources, parts, weights, biases, query, gate)
 
 
 def backward(
@@ -116,8 +115,8 @@ def backward(
         shapes = LayerShapes.of(sources, parts, weights, biases, query, gate, eps, needed)
         for rows in _groups(shapes.batch, layer_kernels(shapes, BLOCK_SIZES).samples_at_a_time):
             kernels = layer_kernels(shapes._replace(batch=rows.stop - rows.start), BLOCK_SIZES)
-            gradients = compile_and_call(
-                kernels.backward, grad_out[rows], None if grad_alpha is None else grad_alpha[rows],
+            gradients = kernels.backward(
+                grad_out[rows], None if grad_alpha is None else grad_alpha[rows],
                 [s[rows] for s in sources], [p[rows] for p in parts], weights, biases, query, gate,
                 [None if d is None else d[rows] for d in d_sources], [d[rows] for d in d_parts],
             )  # fmt: skip

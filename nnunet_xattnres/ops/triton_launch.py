@@ -1,8 +1,8 @@
 """Launch Triton kernels with little work for the CPU; those of a function are compiled side by side before.
 
 Triton compiles a kernel in the launch that needs it first, so the kernels of a layer would be compiled one after the
-other. A function is therefore called once without launching anything, in which Triton only learns which kernels it
-needs and compiles them in threads, most of whose work is done outside of Python.
+other. `CompileFirst` therefore calls a function once without launching anything. In this call Triton only learns which
+kernels it needs and compiles them in threads, most of whose work is done outside of Python.
 
 To find the compiled kernel of a launch, Triton looks at all arguments, which takes 15 to 35 us. That is longer than
 many kernels of deep stages compute. A `Launch` finds it once.
@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import triton
 from torch import Tensor
@@ -22,9 +22,6 @@ T = TypeVar("T")
 _THREADS = 8
 
 _only_compile: ContextVar[bool] = ContextVar("only_compile", default=False)
-
-# functions whose kernels have been compiled, with the arguments that were None
-_compiled: set[tuple] = set()
 
 
 def is_interpreted() -> bool:
@@ -53,12 +50,13 @@ class Launch:
         # the values of the compile-time arguments, which Triton passes to the compiled kernel, too
         self._constants = [options[name] for name in kernel.arg_names if name in options]
         self._compiled: dict[tuple[int, ...], Any] = {}
+        self._is_interpreted = is_interpreted()
 
     def __call__(self, *tensors: Tensor) -> None:
-        """Launch the kernel, or only compile it within the first call by `compile_and_call`."""
+        """Launch the kernel, or only compile it before the first call of a `CompileFirst`."""
         if _only_compile.get():
             self._compile(tensors)
-        elif is_interpreted():
+        elif self._is_interpreted:
             self.kernel[self.grid](*tensors, *self.scalars, **self.options)
         else:
             alignment = tuple([tensor.data_ptr() % 16 for tensor in tensors])
@@ -71,25 +69,32 @@ class Launch:
         return self.kernel.warmup(*tensors, *self.scalars, grid=self.grid, **self.options)
 
 
-def compile_and_call(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function that calls `Launch`es, after their kernels have been compiled side by side.
+class CompileFirst(Generic[T]):
+    """A function that calls `Launch`es, whose kernels are compiled side by side before the first call.
 
-    The first time, the function is called twice, without launching kernels at first, so its results must not depend on
-    what the tensors contain, and it must not change its arguments but by kernels.
+    Before that call, the function is called without launching kernels. So its results must not depend on what the
+    tensors contain, and it must not change its arguments but by kernels.
 
     Args:
-        function: a function that needs the same kernels in every call with the same arguments being None.
-        arguments: its arguments.
+        function: a function that needs the same kernels in every call in which the same arguments are None.
     """
-    # older versions of Triton have no such mode
-    if hasattr(triton, "AsyncCompileMode") and not is_interpreted():
-        key = function, *(argument is None for argument in arguments)
-        if key not in _compiled:
-            with ThreadPoolExecutor(_THREADS) as executor, triton.AsyncCompileMode(executor):
-                token = _only_compile.set(True)
-                try:
-                    function(*arguments)
-                finally:
-                    _only_compile.reset(token)
-            _compiled.add(key)
-    return function(*arguments)
+
+    def __init__(self, function: Callable[..., T]):
+        self._function = function
+        # for every call whose kernels have been compiled, which arguments were None
+        self._compiled: set[tuple[bool, ...]] = set()
+
+    def __call__(self, *arguments: Any) -> T:
+        """Call the function."""
+        # older versions of Triton have no such mode
+        if hasattr(triton, "AsyncCompileMode") and not is_interpreted():
+            key = tuple([argument is None for argument in arguments])
+            if key not in self._compiled:
+                with ThreadPoolExecutor(_THREADS) as executor, triton.AsyncCompileMode(executor):
+                    token = _only_compile.set(True)
+                    try:
+                        self._function(*arguments)
+                    finally:
+                        _only_compile.reset(token)
+                self._compiled.add(key)
+        return self._function(*arguments)

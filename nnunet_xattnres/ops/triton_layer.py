@@ -18,7 +18,7 @@ from torch import Tensor
 from . import triton_kernels
 from .needed_gradients import NeededGradients
 from .tiles import OUTPUTS, make_tables, three_axes
-from .triton_launch import Launch
+from .triton_launch import CompileFirst, Launch
 from .triton_projection import ProjectionKernels, Projections, channel_block, parameter_dtype, product_constants
 
 
@@ -170,12 +170,18 @@ class LayerKernels:
         shapes: of the inputs.
         sizes: of the blocks that programs compute.
 
+    Attributes:
+        forward: computes out and the attention, as `_forward` does.
+        backward: computes the gradients, as `_backward` does.
+
     Raises:
         NotImplementedError: for inputs that are too large for the kernels.
     """
 
     def __init__(self, shapes: LayerShapes, sizes: BlockSizes):
         self.shapes, self.sizes = shapes, sizes
+        self.forward = CompileFirst(self._forward)
+        self.backward = CompileFirst(self._backward)
         exact = shapes.dtype == torch.float32
         self._dim = len(shapes.size)
         self._size = three_axes(shapes.size)
@@ -270,7 +276,7 @@ class LayerKernels:
         samples = min(sizes.samples // (scalars + features + columns), sizes.partial // max(1, columns))
         return triton.cdiv(shapes.batch, triton.cdiv(shapes.batch, max(1, samples)))
 
-    def forward(
+    def _forward(
         self,
         sources: Sequence[Tensor],
         parts: Sequence[Tensor],
@@ -295,7 +301,7 @@ class LayerKernels:
         )  # fmt: skip
         return out, attention
 
-    def backward(
+    def _backward(
         self,
         grad_out: Tensor,
         grad_alpha: Tensor | None,

@@ -7,8 +7,7 @@ import sys
 import pytest
 import torch
 
-from nnunet_xattnres.ops import triton_launch
-from nnunet_xattnres.ops.triton_launch import Launch, compile_and_call
+from nnunet_xattnres.ops.triton_launch import CompileFirst, Launch
 
 
 class Kernel:
@@ -39,7 +38,6 @@ class Compiled:
 @pytest.fixture
 def events(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(triton_launch, "_compiled", set())
     return []
 
 
@@ -51,9 +49,11 @@ def function(events):
     def run(tensors, other=None):
         first(tensors[0])
         second(tensors[1])
+        if other == "fail":
+            raise IndexError
         return other
 
-    return run
+    return CompileFirst(run)
 
 
 COMPILED = [
@@ -64,23 +64,23 @@ LAUNCHED = [("launch", "first", (3, 1, 1), (7, 1, 2)), ("launch", "second", (1, 
 
 
 def test_all_kernels_are_compiled_before_the_first_launch(events, function):
-    assert compile_and_call(function, [torch.zeros(2), torch.zeros(3)], 4) == 4
+    assert function([torch.zeros(2), torch.zeros(3)], 4) == 4
     assert events[:2] == COMPILED
     assert [event for event in events[2:] if event[0] == "launch"] == LAUNCHED
 
 
 @pytest.mark.parametrize("others", [(), (5,)])
 def test_kernels_are_found_once(events, function, others):
-    compile_and_call(function, [torch.zeros(2), torch.zeros(3)], *others)
+    function([torch.zeros(2), torch.zeros(3)], *others)
     events.clear()
-    compile_and_call(function, [torch.ones(2), torch.ones(3)], *others)
+    function([torch.ones(2), torch.ones(3)], *others)
     assert events == LAUNCHED
 
 
 def test_a_function_compiles_again_where_other_arguments_are_none(events, function):
-    compile_and_call(function, [torch.zeros(2), torch.zeros(3)], 4)
+    function([torch.zeros(2), torch.zeros(3)], 4)
     events.clear()
-    compile_and_call(function, [torch.zeros(2), torch.zeros(3)], None)
+    function([torch.zeros(2), torch.zeros(3)], None)
     assert events[:2] == COMPILED
 
 
@@ -93,23 +93,22 @@ def test_another_alignment_is_another_kernel(events):
 
 
 def test_after_an_error_the_kernels_are_compiled_again(events, function):
-    def fail(tensors):
-        function(tensors)
-        raise IndexError
-
+    tensors = [torch.zeros(2), torch.zeros(3)]
     for _ in range(2):
         events.clear()
         with pytest.raises(IndexError):
-            compile_and_call(fail, [torch.zeros(2), torch.zeros(3)])
+            function(tensors, "fail")
         assert events == COMPILED
     events.clear()
-    function([torch.zeros(2), torch.zeros(3)])
+    # and then launches are no longer compiled only
+    function(tensors, 4)
+    assert events[:2] == COMPILED
     assert [event for event in events if event[0] == "launch"] == LAUNCHED
 
 
 def test_a_version_of_triton_without_this_mode_compiles_in_the_launch(events, function, monkeypatch):
     monkeypatch.delattr("triton.AsyncCompileMode", raising=False)
-    compile_and_call(function, [torch.zeros(2), torch.zeros(3)])
+    function([torch.zeros(2), torch.zeros(3)])
     assert events == [COMPILED[0], LAUNCHED[0], COMPILED[1], LAUNCHED[1]]
 
 
