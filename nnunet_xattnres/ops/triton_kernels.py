@@ -350,7 +350,7 @@ def _linear_weights(
     weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns,
     DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
-    """The weights of linear interpolation, (pixels of the tile, columns k)."""
+    """The weights of linear interpolation, (pixels of the tile, columns k), in half precision if the table is."""
     r = tl.arange(0, TILE_Z * TILE_Y * TILE_X)
     w = _hat_along(weights, k, tiles_z + tiles_y + tile_x, r % TILE_X, num_columns)
     w *= _hat_along(weights, k, tiles_z + tile_y, r // TILE_X % TILE_Y, num_columns)
@@ -409,10 +409,13 @@ def weighted_sum_kernel(
         cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns)
         v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
         pick = (n[:, None] == tl.load(columns + k)[None]).to(PICK)
-        linear = _linear_weights(
+        if weights.dtype.element_ty == tl.int32:
+            w = tl.dot(picked, pick, out_dtype=tl.float16)
+        else:
+            w = tl.dot(picked, pick, input_precision=PRECISION)
+        w *= _linear_weights(
             weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns, DIM, TILE_Z, TILE_Y, TILE_X
         )
-        w = tl.dot(picked, pick, input_precision=PRECISION).to(linear.dtype) * linear
         # as all features are in this dtype, so are the weights
         w = w.to(values.dtype.element_ty).to(OPERAND)
         total = tl.dot(w, v, total, input_precision=PRECISION)
@@ -460,8 +463,12 @@ def sum_backward_kernel(
         )
         interpolated = tl.dot(grad, tl.trans(v), input_precision=PRECISION) * linear.to(tl.float32)
         d = tl.dot(interpolated, (feature[:, None] == n[None]).to(tl.float32), d, input_precision=PRECISION)
-        w = tl.dot(picked, (n[:, None] == feature[None]).to(PICK), input_precision=PRECISION)
-        w = w.to(linear.dtype) * linear
+        pick = (n[:, None] == feature[None]).to(PICK)
+        if weights.dtype.element_ty == tl.int32:
+            w = tl.dot(picked, pick, out_dtype=tl.float16)
+        else:
+            w = tl.dot(picked, pick, input_precision=PRECISION)
+        w *= linear
         w = w.to(values.dtype.element_ty).to(OPERAND)
         d_column = tl.dot(tl.trans(w), grad, input_precision=PRECISION)
         tl.store(partial + k[:, None] * channels + c[None], d_column, mask=(c < channels)[None])
