@@ -1,13 +1,11 @@
 """The Triton backend where it computes a call in several groups of samples and of tiles, to limit its memory."""
 
-import math
-
 import pytest
 import torch
 from support.operator import DEVICE, interpreter
 
 from nnunet_xattnres.ops import torch_backend, triton_backend
-from nnunet_xattnres.ops.triton_layer import BlockSizes, LayerShapes, layer_kernels
+from nnunet_xattnres.ops.triton_layer import BlockSizes
 
 # the size of x, and the channels and the size of every feature
 SIZES = {
@@ -51,14 +49,3 @@ def test_groups_of_samples_and_tiles_do_not_change_the_gradients(name, partial, 
     for a, e in zip(actual, expected, strict=True):
         largest = e.abs().max().item()
         torch.testing.assert_close(a.cpu().double(), e.view(a.shape), rtol=0, atol=1e-5 * largest)
-
-
-@pytest.mark.parametrize("samples", [1, 2**17, 2**30])
-def test_groups_have_all_samples_in_order(samples):
-    _, _, sources, x, weights, biases, query, gate, eps = converted(arguments("2-D"), lambda t: t.float())
-    shapes = LayerShapes.of(sources, x, weights, biases, query, gate, eps)
-    step = layer_kernels(shapes, BlockSizes(samples=samples)).samples_at_a_time
-    groups = list(triton_backend._groups(BATCH, step))
-    assert [i for rows in groups for i in range(BATCH)[rows]] == list(range(BATCH))
-    assert len(groups) == {1: BATCH, 2**30: 1}.get(samples, len(groups))
-    assert math.ceil(BATCH / len(groups)) == len(range(BATCH)[groups[0]])

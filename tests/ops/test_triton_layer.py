@@ -1,0 +1,53 @@
+"""Which calls share the kernels of a layer, which are refused, and how many samples are computed at a time."""
+
+import pytest
+import torch
+
+from nnunet_xattnres.ops.needed_gradients import NeededGradients
+from nnunet_xattnres.ops.triton_layer import BlockSizes, LayerShapes, layer_kernels
+
+BATCH, CHANNELS, SIZE = 3, 24, (16, 32)
+
+
+def arguments(batch=BATCH, dtype=torch.float32, parts=(8, 16), weight_dtype=torch.float32, gate=None, second=(8, 16)):
+    """Arguments of a call, which differ in their values every time."""
+    sources = [torch.rand(batch, 8, *SIZE, dtype=dtype), torch.rand(batch, CHANNELS, *second, dtype=dtype)]
+    x = [torch.rand(batch, width, *SIZE, dtype=dtype) for width in parts]
+    weights, biases = [torch.rand(CHANNELS, 8, dtype=weight_dtype), None], [torch.rand(CHANNELS), None]
+    return sources, x, weights, [None if b is None else b.to(weight_dtype) for b in biases], torch.rand(CHANNELS), gate
+
+
+def shapes_of(needed=None, eps=1e-6, **changes):
+    return LayerShapes.of(*arguments(**changes), eps, needed)
+
+
+def test_calls_of_the_same_shapes_share_their_kernels():
+    assert layer_kernels(shapes_of(), BlockSizes()) is layer_kernels(shapes_of(), BlockSizes())
+
+
+ALL = NeededGradients([True, True], [True], [True, False], [True, False], True, False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch": 2}, {"dtype": torch.float16}, {"parts": (16, 8)}, {"parts": (24,)}, {"weight_dtype": torch.float16},
+        {"gate": torch.zeros(1)}, {"second": (8, 8)}, {"eps": 1e-5}, {"needed": None},
+        {"needed": ALL._replace(sources=[True, False])},
+        {"needed": ALL._replace(weights=[False, False], biases=[False, False])},
+    ],
+)  # fmt: skip
+def test_other_shapes_dtypes_and_gradients_have_kernels_of_their_own(changes):
+    assert shapes_of(**{"needed": ALL, **changes}) != shapes_of(needed=ALL)
+
+
+def test_sizes_whose_offsets_are_too_large_are_refused():
+    with pytest.raises(NotImplementedError, match="too large"):
+        layer_kernels(shapes_of()._replace(channels=2**24), BlockSizes())
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(1, 1), (2**17, None), (2**30, BATCH)])
+def test_a_group_has_as_many_samples_as_fit_into_the_memory(memory, expected):
+    samples = layer_kernels(shapes_of(), BlockSizes(samples=memory)).samples_at_a_time
+    assert 1 <= samples <= BATCH
+    assert expected in (None, samples)
