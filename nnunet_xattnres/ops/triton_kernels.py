@@ -284,8 +284,8 @@ def attention_kernel(
     """Eqs. 6 and 7: the logits of the interpolated features, and the attention, (B, K+1, pixels), from all logits.
 
     The logits are in `products`, or for backward their factors in `products` and `rstd`; there, those of the
-    interpolated features are added to those of the others. With GATED, the attention is alpha' = g alpha, plus 1 - g
-    for x. Grid: (blocks of pixels, B).
+    interpolated features are added to those of the others. `attention` may be `products`. With GATED, the attention is
+    alpha' = g alpha, plus 1 - g for x. Grid: (blocks of pixels, B).
     """
     pixels = full_z * full_y * full_x
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)

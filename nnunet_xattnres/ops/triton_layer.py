@@ -290,11 +290,12 @@ class LayerKernels:
         projections = Projections(self.projections, sources, weights, biases)
         inputs = self._project(projections, parts, query, gate)
         out = parts[0].new_empty((self.shapes.batch, self.shapes.channels, *self.shapes.size))
-        logits, attention = self._scalars(inputs), self._scalars(inputs)
+        attention = self._scalars(inputs)
+        # first the logits, which the attention replaces
         self._full_scores(
-            inputs.full, inputs.first, inputs.second, inputs.query, out, logits, logits, logits, tables.full
+            inputs.full, inputs.first, inputs.second, inputs.query, out, attention, attention, attention, tables.full
         )
-        self._attention(logits, logits, inputs.gate, attention, inputs.maps, tables.features, tables.full)
+        self._attention(attention, attention, inputs.gate, attention, inputs.maps, tables.features, tables.full)
         self._weighted_sum(
             inputs.values, inputs.full, inputs.first, inputs.second, attention, out, tables.columns, self._weights,
             tables.full,
