@@ -2,8 +2,8 @@
 
 `reference.py` is the specification. `torch_backend.py`, `cpp_backend.py` (CPU) and `triton_backend.py` (CUDA) compute
 the same function with less memory and time, behind one PyTorch operator (`custom_op.py`); files whose names begin with
-`cpp_` and `triton_` belong to these backends. `export_backend.py` takes their place in graphs that are traced or exported. `dispatch.py` has the public function, `xattnres`, and selects the
-backend.
+`cpp_` and `triton_` belong to these backends. `export_backend.py` takes their place in graphs that are traced or
+exported. `dispatch.py` has the public function, `xattnres`, and selects the backend.
 """
 
 from .dispatch import BACKENDS, xattnres
