@@ -38,15 +38,16 @@ class Tables:
         tile: the pixels of a tile along depth, height and width.
         tiles: the number of tiles along these axes.
         num_columns: the number of columns of a tile, a multiple of the block of columns.
+        table_columns: the number of columns in the tables, a multiple of two blocks; the last ones may be padding.
         num_cells: the number of cells of all interpolated features together.
         num_few: the number of leading cells that few tiles read.
         totals: how many values the transposes along the width, along width and height, and along all axes have.
         transposes: for each of them the programs, (programs, 2): the row in `features` and the first result.
         cells: the first cell of every interpolated feature, by its index in the history.
-        columns: (1 + tiles, num_columns): the feature of every column as an index of the history, or -1 for padding;
+        columns: (1 + tiles, table_columns): the feature of every column as an index of the history, or -1 for padding;
             then for every tile along every axis what the cell contributes to its number.
-        weights: (tiles, num_columns, 2): for every tile along every axis the slope s_a and the offset o_a of a column;
-            float16 where it was asked for and has all weights exactly, otherwise float32.
+        weights: (tiles, table_columns, 2): for every tile along every axis the slope s_a and the offset o_a of every
+            column; float16 where it was asked for and has all weights exactly, otherwise float32.
         features: (features, FIELDS): index in the history, first cell, size (depth, height, width), where its readers
             begin, the number of readers of a cell, where the results of the transpose along the width begin, and those
             along width and height.
@@ -61,6 +62,7 @@ class Tables:
     tile: tuple[int, int, int]
     tiles: tuple[int, int, int]
     num_columns: int
+    table_columns: int
     num_cells: int
     num_few: int
     totals: tuple[int, int, int]
@@ -133,8 +135,9 @@ def make_tables(
     interpolated = sorted((n for n, s in enumerate(sizes) if s != size), key=lambda n: (-math.prod(sizes[n]), n))
     axes = {n: [_make_axis(*lengths) for lengths in zip(sizes[n], size, tile, strict=True)] for n in interpolated}
     num_columns = -(-sum(math.prod(a.box for a in axes[n]) for n in interpolated) // block) * block
-    columns = [np.full((1, num_columns), -1)] + [np.zeros((t, num_columns), int) for t in tiles]
-    weights = [np.zeros((t, num_columns, 2)) for t in tiles]
+    table_columns = -(-num_columns // (2 * block)) * 2 * block
+    columns = [np.full((1, table_columns), -1)] + [np.zeros((t, table_columns), int) for t in tiles]
+    weights = [np.zeros((t, table_columns, 2)) for t in tiles]
     features, readers, reader_range, feature_of_cell = [], [], [], []
     programs: tuple[list[tuple[int, int]], ...] = ([], [], [])
     cells: dict[int, int] = {}
@@ -172,7 +175,7 @@ def make_tables(
     along_width, along_height, along_depth = (integers(np.reshape(of_axis, (-1, 2))) for of_axis in programs)
     empty = np.zeros(1, int)
     return Tables(
-        tile, tiles, num_columns, first_cell, num_few,
+        tile, tiles, num_columns, table_columns, first_cell, num_few,
         (after_width, after_height, first_cell),
         (along_width, along_height, along_depth),
         cells,

@@ -331,15 +331,15 @@ def _pixels_of_tile(
 
 
 @triton.jit
-def _hat_along(weights, k, row, position, num_columns):
+def _hat_along(weights, k, row, position, table_columns):
     """The weights along one axis of the columns k at some pixels of a tile, (pixels, columns)."""
     if weights.dtype.element_ty == tl.int32:
         # two numbers in half precision: one load, and two weights are one operation
-        both = tl.load(weights + row * num_columns + k)
+        both = tl.load(weights + row * table_columns + k)
         slope = (both & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
         offset = (both >> 16).to(tl.int16).to(tl.float16, bitcast=True)
     else:
-        both = weights + 2 * (row * num_columns + k)
+        both = weights + 2 * (row * table_columns + k)
         slope, offset = tl.load(both), tl.load(both + 1)
     zero, one = tl.zeros((1, 1), slope.dtype), tl.full((1, 1), 1, slope.dtype)
     return tl.maximum(one - tl.abs(tl.fma(position[:, None].to(slope.dtype), slope[None], offset[None])), zero)
@@ -347,43 +347,44 @@ def _hat_along(weights, k, row, position, num_columns):
 
 @triton.jit
 def _linear_weights(
-    weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns,
+    weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns,
     DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
     """The weights of linear interpolation, (pixels of the tile, columns k), in half precision if the table is."""
     r = tl.arange(0, TILE_Z * TILE_Y * TILE_X)
-    w = _hat_along(weights, k, tiles_z + tiles_y + tile_x, r % TILE_X, num_columns)
-    w *= _hat_along(weights, k, tiles_z + tile_y, r // TILE_X % TILE_Y, num_columns)
+    w = _hat_along(weights, k, tiles_z + tiles_y + tile_x, r % TILE_X, table_columns)
+    w *= _hat_along(weights, k, tiles_z + tile_y, r // TILE_X % TILE_Y, table_columns)
     if DIM == 3:
-        w *= _hat_along(weights, k, tile_z, r // (TILE_X * TILE_Y), num_columns)
+        w *= _hat_along(weights, k, tile_z, r // (TILE_X * TILE_Y), table_columns)
     return w
 
 
 @triton.jit
-def _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns):
+def _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns):
     """The cells of the columns k, as rows of the buffer."""
-    cell = tl.load(columns + (1 + tile_z) * num_columns + k)
-    cell += tl.load(columns + (1 + tiles_z + tile_y) * num_columns + k)
-    return cell + tl.load(columns + (1 + tiles_z + tiles_y + tile_x) * num_columns + k)
+    cell = tl.load(columns + (1 + tile_z) * table_columns + k)
+    cell += tl.load(columns + (1 + tiles_z + tile_y) * table_columns + k)
+    return cell + tl.load(columns + (1 + tiles_z + tiles_y + tile_x) * table_columns + k)
 
 
 @triton.jit
 def _load_x(first, second, b, c, p, mask, width, channels, pixels):
     """The channels c of x from its two parts."""
-    x = tl.load(first + b * width * pixels + c * pixels + p, mask=mask & (c < width), other=0).to(tl.float32)
+    x = tl.load(first + b * width * pixels + c * pixels + p, mask=mask & (c < width), other=0)
     second += b * (channels - width) * pixels
-    return x + tl.load(second + (c - width) * pixels + p, mask=mask & (c >= width), other=0).to(tl.float32)
+    # one of the two is zero, so the sum is exact
+    return (x + tl.load(second + (c - width) * pixels + p, mask=mask & (c >= width), other=0)).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=_TILE_ARGUMENTS)
 def weighted_sum_kernel(
     values, full, first, second, attention, out, columns, weights, full_index,
-    channels, width, num_columns, num_full, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,
-    batch,
+    channels, width, num_columns, table_columns, num_full, num_values, num_cells, full_z, full_y, full_x,
+    tiles_z, tiles_y, tiles_x, batch,
     DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr, PICK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Eq. 8: the weighted sum. Grid: (tiles, blocks of channels, B)."""
+    """Eq. 8: the weighted sum. `num_columns` is a multiple of COLUMNS. Grid: (tiles, blocks of channels, B)."""
     pixels = full_z * full_y * full_x
     tile_z, tile_y, tile_x, p, inside = _pixels_of_tile(
         tl.program_id(0), full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
@@ -406,7 +407,7 @@ def weighted_sum_kernel(
         total += alpha[:, None] * tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
     for begin in range(0, num_columns, COLUMNS):
         k = begin + tl.arange(0, COLUMNS)
-        cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns)
+        cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns)
         v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
         pick = (n[:, None] == tl.load(columns + k)[None]).to(PICK)
         if weights.dtype.element_ty == tl.int32:
@@ -414,7 +415,7 @@ def weighted_sum_kernel(
         else:
             w = tl.dot(picked, pick, input_precision=PRECISION)
         w *= _linear_weights(
-            weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns, DIM, TILE_Z, TILE_Y, TILE_X
+            weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns, DIM, TILE_Z, TILE_Y, TILE_X
         )
         # as all features are in this dtype, so are the weights
         w = w.to(values.dtype.element_ty).to(OPERAND)
@@ -425,7 +426,8 @@ def weighted_sum_kernel(
 @triton.jit(do_not_specialize=[*_TILE_ARGUMENTS, "first_tile"])
 def sum_backward_kernel(
     values, attention, gate, grad_out, d_alpha, partial, columns, weights, is_interpolated,
-    channels, num_columns, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x, first_tile,
+    channels, num_columns, table_columns, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,
+    first_tile,
     DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr, PICK: tl.constexpr, PRECISION: tl.constexpr,
     GATED: tl.constexpr,
@@ -455,11 +457,11 @@ def sum_backward_kernel(
     d = tl.zeros((TILE_Z * TILE_Y * TILE_X, VALUES), tl.float32)
     for begin in range(0, num_columns, COLUMNS):
         k = begin + tl.arange(0, COLUMNS)
-        cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns)
+        cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns)
         v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
         feature = tl.load(columns + k)
         linear = _linear_weights(
-            weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, num_columns, DIM, TILE_Z, TILE_Y, TILE_X
+            weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns, DIM, TILE_Z, TILE_Y, TILE_X
         )
         interpolated = tl.dot(grad, tl.trans(v), input_precision=PRECISION) * linear.to(tl.float32)
         d = tl.dot(interpolated, (feature[:, None] == n[None]).to(tl.float32), d, input_precision=PRECISION)

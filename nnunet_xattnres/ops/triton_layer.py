@@ -26,8 +26,10 @@ class BlockSizes(NamedTuple):
     """Sizes of the blocks that programs compute.
 
     Attributes:
-        tile, columns: pixels and columns of the products of tiles in half precision.
-        tile_float32, columns_float32: the same in float32, where they take more shared memory.
+        tile, columns: pixels and columns of the products of tiles in half precision; the forward pass has twice as many
+            columns at a time.
+        tile_float32, columns_float32: the same in float32, where they take more shared memory, and where the forward
+            pass has as many columns.
         channels: channels of the kernels on tiles and on cells.
         warps, stages, registers: of the kernels on tiles; with 168 registers a thread in half precision, three programs
             fit into a multiprocessor.
@@ -186,10 +188,10 @@ class LayerKernels:
         self._dim = len(shapes.size)
         self._size = three_axes(shapes.size)
         self._pixels = math.prod(self._size)
+        tile, columns = (sizes.tile_float32, sizes.columns_float32) if exact else (sizes.tile, sizes.columns)
         self.tables = make_tables(
-            tuple([three_axes(s[1:]) for s in shapes.sources]), self._size,
-            sizes.tile_float32 if exact else sizes.tile, sizes.columns_float32 if exact else sizes.columns,
-            shapes.device, half=not exact,
+            tuple([three_axes(s[1:]) for s in shapes.sources]), self._size, tile, columns, shapes.device,
+            half=not exact,
         )  # fmt: skip
         tables = self.tables
         # the kernels load two numbers in half precision as one
@@ -225,7 +227,7 @@ class LayerKernels:
             **dict(zip(("TILE_Z", "TILE_Y", "TILE_X"), tables.tile, strict=True)),
             "VALUES": max(16, triton.next_power_of_2(self._num_values)),
             "BLOCK": self._block,
-            "COLUMNS": sizes.columns_float32 if exact else sizes.columns,
+            "COLUMNS": columns,
             **product_constants(shapes.dtype),
             "PICK": tl.float32 if exact else tl.float16,
             "num_warps": sizes.warps,
@@ -262,8 +264,9 @@ class LayerKernels:
         )  # fmt: skip
         self._weighted_sum = Launch(
             triton_kernels.weighted_sum_kernel, (self._num_tiles, self._channel_blocks, shapes.batch),
-            shapes.channels, shapes.widths[0], tables.num_columns, self._num_full, self._num_values, tables.num_cells,
-            *self._size, *tables.tiles, shapes.batch, **self._tile_constants,
+            shapes.channels, shapes.widths[0], tables.num_columns if exact else tables.table_columns,
+            tables.table_columns, self._num_full, self._num_values, tables.num_cells, *self._size, *tables.tiles,
+            shapes.batch, **{**self._tile_constants, "COLUMNS": columns if exact else 2 * columns},
         )  # fmt: skip
 
     @cached_property
@@ -386,8 +389,8 @@ class LayerKernels:
         return [
             Launch(
                 triton_kernels.sum_backward_kernel, (number, self._channel_blocks, shapes.batch),
-                shapes.channels, tables.num_columns, self._num_values, tables.num_cells, *self._size, *tables.tiles,
-                first_tile, GATED=shapes.is_gated, **self._tile_constants,
+                shapes.channels, tables.num_columns, tables.table_columns, self._num_values, tables.num_cells,
+                *self._size, *tables.tiles, first_tile, GATED=shapes.is_gated, **self._tile_constants,
             )
             for first_tile, number in self._parts_of_tiles()
         ]  # fmt: skip

@@ -52,7 +52,7 @@ def test_product_with_the_weights_is_linear_interpolation(case, pixels):
     for tile, inside in pixels_of(tables, size):
         cells, axes = weights_of_tile(tables, tile)
         for _, offset, pixel in inside:
-            weight = torch.ones(tables.num_columns, dtype=torch.float64)
+            weight = torch.ones(tables.table_columns, dtype=torch.float64)
             for o, (slope, start) in zip(offset, axes, strict=True):
                 weight *= (1 - (o * slope.double() + start.double()).abs()).clamp_min(0)
             for n in interpolated:
@@ -95,7 +95,7 @@ def test_every_cell_lists_the_columns_that_read_it(case):
     for t, (tile, inside) in enumerate(pixels_of(tables, size)):
         cells, axes = weights_of_tile(tables, tile)
         offsets = torch.tensor([offset for _, offset, _ in inside])
-        weight = torch.ones(len(inside), tables.num_columns)
+        weight = torch.ones(len(inside), tables.table_columns)
         for axis, (slope, start) in enumerate(axes):
             weight *= (1 - (offsets[:, axis, None] * slope + start).abs()).clamp_min(0)
         used = (weight.amax(0) > 1e-6) & (tables.columns[0] >= 0)
