@@ -119,7 +119,7 @@ def measure_layers(
                 tuple(parts[0].shape[2:]),
                 len(features),
                 time_repeats(compute, options.device, options.repeats, flush=True),
-                _count_bytes((arguments, result)),
+                _count_bytes(arguments) + _count_bytes(result),
                 _count_launches(compute, options.device),
             )
         )

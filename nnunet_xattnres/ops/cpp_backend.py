@@ -94,12 +94,14 @@ def backward(
     gate: Tensor | None,
     eps: float,
     needed: NeededGradients | None = None,
+    overwrite: bool = False,
 ) -> tuple[
     list[Tensor | None], list[Tensor | None], list[Tensor | None], list[Tensor | None], Tensor | None, Tensor | None
 ]:
     """Compute the gradients of sources, x, weights, biases, query and gate; arguments as in `torch_backend.backward`.
 
     Those of the query and the gate are always computed, because they cost nothing beside the others.
+    `overwrite` changes nothing here.
     """
     needed = NeededGradients.all(sources, x, weights, biases, gate) if needed is None else needed
     dtype, channels = x[0].dtype, query.numel()

@@ -150,8 +150,9 @@ def backward(
         needs_gate,
     )
     d_sources, d_x, d_weights, d_biases, d_query, d_gate = _compute(
-        "backward", backend, grad_out, grad_alpha, sources, x, *per_source, query, gate, eps, needed_gradients
-    )
+        "backward", backend, grad_out, grad_alpha, sources, x, *per_source, query, gate, eps, needed_gradients,
+        bool(upsampling),
+    )  # fmt: skip
     d_weights, d_biases = ([gradients[n] for n in projected] for gradients in (d_weights, d_biases))
     gradients = [*d_sources, *d_x, *d_weights, *d_biases, d_query, d_gate]
     inputs = [*sources, *x, *weights, *biases, query, gate]

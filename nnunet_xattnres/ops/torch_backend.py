@@ -88,6 +88,7 @@ def backward(
     gate: Tensor | None,
     eps: float,
     needed: NeededGradients | None = None,
+    overwrite: bool = False,
 ) -> tuple[
     list[Tensor | None], list[Tensor | None], list[Tensor | None], list[Tensor | None], Tensor | None, Tensor | None
 ]:
@@ -96,13 +97,14 @@ def backward(
     Args:
         grad_out, grad_alpha: the gradients of the results of `forward`; one of them may be None for zero.
         needed: which gradients are needed, None for all. The others are None, and not computed.
+        overwrite: whether the first part of x may be overwritten, by its gradient.
     """
     needed = NeededGradients.all(sources, x, weights, biases, gate) if needed is None else needed
     size = tuple(x[0].shape[2:])
     acc_dtype = torch.promote_types(x[0].dtype, torch.float32)
     query = query.to(acc_dtype)
     channels = query.numel()
-    grad_sources, grad_x = empty(sources, needed.sources), empty(x, needed.x)
+    grad_sources, grad_x = empty(sources, needed.sources), gradients_of_x(x, needed.x, overwrite)
     grad_weights, grad_biases = zeros(weights, needed.weights, acc_dtype), zeros(biases, needed.biases, acc_dtype)
     grad_query, grad_gate = zeros([query, gate], [needed.query, needed.gate], acc_dtype)
     for rows in sample_groups(sources, x, channels, acc_dtype):
@@ -164,6 +166,13 @@ def empty(tensors: Sequence[Tensor], needed: Sequence[bool], dtype: torch.dtype 
         torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format) if need else None
         for tensor, need in zip(tensors, needed, strict=True)
     ]
+
+
+def gradients_of_x(x: Sequence[Tensor], needed: Sequence[bool], overwrite: bool) -> list[Tensor | None]:
+    """As `empty`; with `overwrite`, the gradient of the first part takes its place in memory if it is contiguous."""
+    if not (overwrite and needed[0] and x[0].is_contiguous()):
+        return empty(x, needed)
+    return [x[0], *empty(x[1:], needed[1:])]
 
 
 def zeros(tensors: Sequence[Tensor | None], needed: Sequence[bool], dtype: torch.dtype) -> list[Tensor | None]:

@@ -97,6 +97,7 @@ def backward(
     gate: Tensor | None,
     eps: float,
     needed: NeededGradients | None = None,
+    overwrite: bool = False,
 ) -> tuple[list[Tensor | None], list[Tensor], list[Tensor | None], list[Tensor | None], Tensor, Tensor | None]:
     """Compute the gradients of sources, x, weights, biases, query and gate; arguments as in `torch_backend.backward`.
 
@@ -109,7 +110,8 @@ def backward(
     grad_out = grad_out.contiguous()
     grad_alpha = None if grad_alpha is None else grad_alpha.contiguous()
     d_sources = torch_backend.empty(sources, needed.sources)
-    d_parts = [torch.empty_like(p) for p in parts]
+    # the kernels read every element of x before they write its gradient
+    d_parts = [p if i == 0 and overwrite else torch.empty_like(p) for i, p in enumerate(parts)]
     parameters: list[Tensor | None] = []
     with torch.cuda.device_of(query):
         shapes = LayerShapes.of(sources, parts, weights, biases, query, gate, eps, needed)

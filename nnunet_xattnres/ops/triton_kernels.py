@@ -558,7 +558,7 @@ def full_backward_kernel(
     channels, width, num_full, num_values, pixels, batch,
     GATED: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of x and of the features of its size. `d_full` may be `full`.
+    """The gradients of x and of the features of its size. `d_full` may be `full`, `d_first` may be `first`.
 
     `d_query`, (B, blocks of pixels, 1 + num_full, C), is what they contribute to the gradient of the query.
     Grid: (blocks of pixels, groups of CHANNELS channels of both parts of x and of the features, B).
