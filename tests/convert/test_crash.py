@@ -219,7 +219,7 @@ def interrupted(folders, source):
     """Folders with a conversion that crashed when two of four cases were finished."""
     changes = folders.complete(*command(source))["changes"]
     folders.clear()
-    records = [n for n, change in enumerate(changes, 1) if re.fullmatch(r"os.rename \.\d\.json\.\d+", change)]
+    records = [n for n, change in enumerate(changes, 1) if re.fullmatch(r"os.rename \.\d+\.\d\.json", change)]
     folders.crash(*command(source), n=records[2])
     assert folders.finished_cases == {"1", "2"} and len(folders.finished_files()) == 4
     return folders
