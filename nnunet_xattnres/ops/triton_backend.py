@@ -10,7 +10,6 @@ every sum has a fixed order, without atomics, so two runs are bitwise equal. Sum
 for float64 (`dispatch.py` selects PyTorch for it). Nothing is kept for backward but the arguments.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +19,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend
 from .needed_gradients import NeededGradients
+from .triton_launch import is_interpreted
 from .triton_layer import BlockSizes, LayerShapes, layer_kernels
 
 BLOCK_SIZES = BlockSizes()
@@ -27,7 +27,7 @@ BLOCK_SIZES = BlockSizes()
 
 def probe_triton(device_type: str) -> str | None:
     """Why these kernels cannot be used on a device, in a few words, or None if a small example works."""
-    if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device_type != "cuda" and not is_interpreted():
         return f"it needs a CUDA device, the tensors are on {device_type}"
     if device_type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability() < (7, 0):
         return f"it needs compute capability 7.0 or higher, {torch.cuda.get_device_name()} has less"

@@ -81,13 +81,14 @@ class CompileFirst(Generic[T]):
 
     def __init__(self, function: Callable[..., T]):
         self._function = function
+        self._is_interpreted = is_interpreted()
         # for every call whose kernels have been compiled, which arguments were None
         self._compiled: set[tuple[bool, ...]] = set()
 
     def __call__(self, *arguments: Any) -> T:
         """Call the function."""
         # older versions of Triton have no such mode
-        if hasattr(triton, "AsyncCompileMode") and not is_interpreted():
+        if hasattr(triton, "AsyncCompileMode") and not self._is_interpreted:
             key = tuple([argument is None for argument in arguments])
             if key not in self._compiled:
                 with ThreadPoolExecutor(_THREADS) as executor, triton.AsyncCompileMode(executor):

@@ -340,8 +340,7 @@ class LayerKernels:
         columns = self._differentiate_sum(inputs, grad_out, attention, d_alpha, d_values, of_cells)
         # they replace the factors of the logits, and the features of the size of x, by their gradients
         d_gate = inputs.query.new_empty(shapes.batch * self._pixel_blocks)
-        launch = self._scores_backward if grad_alpha is None else self._scores_backward_of_both
-        launch(
+        self._scores_backward[grad_alpha is not None](
             products, rstd, attention, inputs.gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha, d_gate,
             tables.is_interpolated,
         )  # fmt: skip
@@ -416,22 +415,17 @@ class LayerKernels:
         return [(first, min(step, self._num_tiles - first)) for first in range(0, self._num_tiles, step)]
 
     @cached_property
-    def _scores_backward(self) -> Launch:
-        """The gradients of Eqs. 6 and 7."""
-        return self._make_scores_backward(False)
-
-    @cached_property
-    def _scores_backward_of_both(self) -> Launch:
-        """The same, where the attention has a gradient of its own."""
-        return self._make_scores_backward(True)
-
-    def _make_scores_backward(self, of_attention: bool) -> Launch:
+    def _scores_backward(self) -> dict[bool, Launch]:
+        """The gradients of Eqs. 6 and 7, by whether the attention has a gradient of its own."""
         constants = {k: v for k, v in self._pixel_constants_backward.items() if k != "BLOCK"}
-        return Launch(
-            triton_kernels.scores_backward_kernel, (self._pixel_blocks, self.shapes.batch),
-            self.shapes.channels, self._num_values, self._channel_blocks, self._pixels,
-            GRAD_ATTENTION=of_attention, GATED=self.shapes.is_gated, **constants,
-        )  # fmt: skip
+        return {
+            of_attention: Launch(
+                triton_kernels.scores_backward_kernel, (self._pixel_blocks, self.shapes.batch),
+                self.shapes.channels, self._num_values, self._channel_blocks, self._pixels,
+                GRAD_ATTENTION=of_attention, GATED=self.shapes.is_gated, **constants,
+            )
+            for of_attention in (False, True)
+        }  # fmt: skip
 
     @cached_property
     def _full_backward(self) -> Launch:
@@ -473,19 +467,20 @@ class LayerKernels:
         Returns:
             the columns of the last tiles.
         """
-        tables, step = self.tables, self._tiles_at_a_time
-        query = inputs.query
-        partial = query.new_empty(self.shapes.batch, step, tables.num_columns, self.shapes.channels)
-        sums = query.new_zeros(d_values.shape if step < self._num_tiles else 0)
+        tables, step, query = self.tables, self._tiles_at_a_time, inputs.query
+        columns = _Columns(
+            query.new_empty(self.shapes.batch, step, tables.num_columns, self.shapes.channels),
+            query.new_zeros(d_values.shape if step < self._num_tiles else 0),
+        )
         if self._num_interpolated:
-            for i, launch in enumerate(self._sum_backward):
-                if i:
-                    self._differentiate_values(i - 1, inputs, _Columns(partial, sums), sums, d_values, d_query)
+            for part, launch in enumerate(self._sum_backward):
+                if part:
+                    self._differentiate_values(part - 1, inputs, columns, columns.sums, d_values, d_query)
                 launch(
-                    inputs.values, attention, inputs.gate, grad_out, d_alpha, partial, tables.columns, self._weights,
-                    tables.is_interpolated,
+                    inputs.values, attention, inputs.gate, grad_out, d_alpha, columns.gradients, tables.columns,
+                    self._weights, tables.is_interpolated,
                 )  # fmt: skip
-        return _Columns(partial, sums)
+        return columns
 
     def _differentiate_values(
         self, part: int, inputs: _Inputs, columns: _Columns, d_maps: Tensor, d_values: Tensor, d_query: Tensor

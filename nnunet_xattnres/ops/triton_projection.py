@@ -307,7 +307,6 @@ class ProjectionKernels:
         ]
         self.dtype, self.weight_dtype = dtype, weight_dtype
         self._partial_shape = len(products), block, block + 1
-        self._device = device
         constants: dict[str, Any] = {
             "DTYPE": TRITON_DTYPES[dtype],
             "ALIGNED": all(n % 8 == 0 for n in (*widths, *pixels)),
