@@ -368,6 +368,17 @@ def _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, tabl
 
 
 @triton.jit
+def _pick_columns(attention, n, feature, weights, PICK: tl.constexpr, PRECISION: tl.constexpr):
+    """The attention to the features of some columns, (pixels, columns), in the dtype of the linear weights."""
+    pick = (n[:, None] == feature[None]).to(PICK)
+    if weights.dtype.element_ty == tl.int32:
+        picked = tl.dot(attention, pick, out_dtype=tl.float16)
+    else:
+        picked = tl.dot(attention, pick, input_precision=PRECISION)
+    return picked
+
+
+@triton.jit
 def _load_x(first, second, b, c, p, mask, width, channels, pixels):
     """The channels c of x from its two parts."""
     x = tl.load(first + b * width * pixels + c * pixels + p, mask=mask & (c < width), other=0)
@@ -409,11 +420,7 @@ def weighted_sum_kernel(
         k = begin + tl.arange(0, COLUMNS)
         cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns)
         v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
-        pick = (n[:, None] == tl.load(columns + k)[None]).to(PICK)
-        if weights.dtype.element_ty == tl.int32:
-            w = tl.dot(picked, pick, out_dtype=tl.float16)
-        else:
-            w = tl.dot(picked, pick, input_precision=PRECISION)
+        w = _pick_columns(picked, n, tl.load(columns + k), weights, PICK, PRECISION)
         w *= _linear_weights(
             weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns, DIM, TILE_Z, TILE_Y, TILE_X
         )
@@ -465,12 +472,7 @@ def sum_backward_kernel(
         )
         interpolated = tl.dot(grad, tl.trans(v), input_precision=PRECISION) * linear.to(tl.float32)
         d = tl.dot(interpolated, (feature[:, None] == n[None]).to(tl.float32), d, input_precision=PRECISION)
-        pick = (n[:, None] == feature[None]).to(PICK)
-        if weights.dtype.element_ty == tl.int32:
-            w = tl.dot(picked, pick, out_dtype=tl.float16)
-        else:
-            w = tl.dot(picked, pick, input_precision=PRECISION)
-        w *= linear
+        w = _pick_columns(picked, n, feature, weights, PICK, PRECISION) * linear
         w = w.to(values.dtype.element_ty).to(OPERAND)
         d_column = tl.dot(tl.trans(w), grad, input_precision=PRECISION)
         tl.store(partial + k[:, None] * channels + c[None], d_column, mask=(c < channels)[None])
