@@ -88,28 +88,33 @@ class History(Sequence[Tensor]):
         A feature that is nowhere longer is returned as it is. A new copy is made from the smallest existing copy whose
         size is a multiple of the new one along every axis, because pooling in two steps is exact there.
         """
-        return [self._pooled(k, size) for k in range(len(self))]
+        pooled = [self._smallest_source(k, size) for k in range(len(self))]
+        targets = [pooled_size(feature.shape[2:], size) for feature in self]
+        longer = [k for k, target in enumerate(targets) if tuple(pooled[k].shape[2:]) != target]
+        # apart, because all results of an operator require a gradient if one of its arguments does
+        for requires_grad in (False, True):
+            group = [k for k in longer if self[k].requires_grad == requires_grad]
+            for k, made in zip(group, max_pool([pooled[k] for k in group], [targets[k] for k in group]), strict=True):
+                pooled[k] = made
+                self._keep(k, made)
+        return pooled
 
-    def _pooled(self, k: int, size: tuple[int, ...]) -> Tensor:
-        feature = self._features[k]
+    def _smallest_source(self, k: int, size: tuple[int, ...]) -> Tensor:
+        """Feature k or its smallest copy from which it can be pooled; a copy of the right size, if there is one."""
+        feature = source = self._features[k]
         target = pooled_size(feature.shape[2:], size)
-        if tuple(feature.shape[2:]) == target:
-            return feature
-        source = feature
         for copy in self._copies[k]:
-            if not _is_usable(copy, feature):
-                continue
-            shape = tuple(copy.tensor.shape[2:])
-            if shape == target:
-                return copy.tensor
+            shape = copy.tensor.shape[2:]
             divisible = all(s % t == 0 for s, t in zip(shape, target, strict=True))
-            if divisible and copy.tensor.numel() < source.numel():
+            if divisible and copy.tensor.numel() < source.numel() and _is_usable(copy, feature):
                 source = copy.tensor
-        made = _Copy(max_pool(source, target), len(self), _version(feature))
-        # a copy that is made in torch.no_grad() or torch.inference_mode() may be right for this call only
-        if made.tensor.requires_grad == feature.requires_grad and _is_inference(made.tensor) == _is_inference(feature):
-            self._copies[k].append(made)
-        return made.tensor
+        return source
+
+    def _keep(self, k: int, made: Tensor) -> None:
+        """Keep a copy of feature k, unless it may be right for this call only: in no_grad() or inference_mode()."""
+        feature = self._features[k]
+        if made.requires_grad == feature.requires_grad and _is_inference(made) == _is_inference(feature):
+            self._copies[k].append(_Copy(made, len(self), _version(feature)))
 
 
 def _is_usable(copy: _Copy, feature: Tensor) -> bool:

@@ -49,9 +49,9 @@ def poolings(monkeypatch):
     """The sizes before and after every pooling, in order."""
     made = []
 
-    def max_pool(feature, size, original=module.max_pool):
-        made.append((tuple(feature.shape[2:]), tuple(size)))
-        return original(feature, size)
+    def max_pool(features, sizes, original=module.max_pool):
+        made.extend((tuple(f.shape[2:]), tuple(size)) for f, size in zip(features, sizes, strict=True))
+        return original(features, sizes)
 
     monkeypatch.setattr(module, "max_pool", max_pool)
     return made

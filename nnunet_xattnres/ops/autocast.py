@@ -11,5 +11,6 @@ def without_autocast(device: str) -> contextlib.AbstractContextManager:
     Args:
         device: the type of the device, such as "cuda"; one that autocast does not know has none to switch off.
     """
-    available = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from . import cpp_backend, torch_backend
 from .autocast import without_autocast
 from .needed_gradients import NeededGradients
+from .operator_library import define_operator
 from .upsampling import upsample
 
 _log = logging.getLogger("nnunet_xattnres")
@@ -68,8 +69,7 @@ def _call_triton(function: str, *arguments):
         ) from error
 
 
-@torch.library.custom_op("nnunet_xattnres::forward", mutates_args=())
-def forward(
+def _forward(
     sources: Sequence[Tensor],
     x: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -103,16 +103,14 @@ def forward(
     return _compute("forward", backend, sources, x, *per_source, query, gate, eps)
 
 
-@forward.register_fake
-def _(sources, x, weights, biases, projected, query, gate, eps, backend, upsampling):
+def _forward_fake(sources, x, weights, biases, projected, query, gate, eps, backend, upsampling):
     first = x[0]
     acc_dtype = torch.promote_types(first.dtype, torch.float32)
     out = first.new_empty((first.shape[0], query.shape[0], *first.shape[2:]))
     return out, first.new_empty((first.shape[0], len(sources) + 1, *first.shape[2:]), dtype=acc_dtype)
 
 
-@torch.library.custom_op("nnunet_xattnres::backward", mutates_args=())
-def backward(
+def _backward(
     grad_out: Tensor | None,
     grad_alpha: Tensor | None,
     sources: Sequence[Tensor],
@@ -131,11 +129,11 @@ def backward(
 
     Args:
         grad_out, grad_alpha: the gradients of out and alpha; one of them may be None for zero.
-        x: as in `forward`, without the part that `upsampling` gives.
+        x: as in `_forward`, without the part that `upsampling` gives.
         needed: for each of these tensors, in this order, whether its gradient is needed, also of that part; the last
             one is for the gate, also where there is none.
 
-    The other arguments are those of `forward`.
+    The other arguments are those of `_forward`.
     """
     x = _all_parts(x, upsampling)
     per_source = (_per_source(parameters, projected, len(sources)) for parameters in (weights, biases))
@@ -156,11 +154,16 @@ def backward(
     d_weights, d_biases = ([gradients[n] for n in projected] for gradients in (d_weights, d_biases))
     gradients = [*d_sources, *d_x, *d_weights, *d_biases, d_query, d_gate]
     inputs = [*sources, *x, *weights, *biases, query, gate]
-    return [d.to(t.dtype) for d, t, need in zip(gradients, inputs, needed, strict=True) if need and t is not None]
+    return [
+        d if d.dtype == t.dtype else d.to(t.dtype)
+        for d, t, need in zip(gradients, inputs, needed, strict=True)
+        if need and t is not None
+    ]
 
 
-@backward.register_fake
-def _(grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate, eps, backend, upsampling, needed):
+def _backward_fake(
+    grad_out, grad_alpha, sources, x, weights, biases, projected, query, gate, eps, backend, upsampling, needed
+):
     inputs = [*sources, *_all_parts(x, upsampling), *weights, *biases, query, gate]
     return [
         torch.empty_like(t, memory_format=torch.contiguous_format)
@@ -199,7 +202,11 @@ def _autograd_backward(ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | N
     )  # fmt: skip
 
 
-forward.register_autograd(_autograd_backward, setup_context=_setup_context)
+# the tables of the Triton backend hold addresses, which a CUDA graph would not update; older versions lack the tag
+_TAGS = tuple(tag for tag in [getattr(torch.Tag, "cudagraph_unsafe", None)] if tag is not None)
+
+backward = define_operator(_backward, _backward_fake, tags=_TAGS)
+forward = define_operator(_forward, _forward_fake, _autograd_backward, _setup_context, tags=_TAGS)
 
 
 @register_flop_formula([torch.ops.nnunet_xattnres.forward])

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cpp_library import DTYPES
+from .operator_library import define_operator
 from .resize import pooled_size
 
 _ADAPTIVE: dict[int, Any] = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
@@ -30,21 +31,71 @@ def pool_history(history: Sequence[Tensor], size: tuple[int, ...]) -> list[Tenso
     if hasattr(history, "pooled"):
         return history.pooled(size)
     targets = [pooled_size(feature.shape[2:], size) for feature in history]
-    return [
-        feature if tuple(feature.shape[2:]) == target else max_pool(feature, target)
-        for feature, target in zip(history, targets, strict=True)
-    ]
+    longer = [k for k, target in enumerate(targets) if tuple(history[k].shape[2:]) != target]
+    pooled = dict(zip(longer, max_pool([history[k] for k in longer], [targets[k] for k in longer]), strict=True))
+    return [pooled.get(k, feature) for k, feature in enumerate(history)]
 
 
-@torch.library.custom_op("nnunet_xattnres::max_pool", mutates_args=())
-def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """Adaptive max pooling from (B, C, *S_k) to (B, C, *size), where no axis of `size` is longer than in S_k.
+def max_pool(features: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Adaptive max pooling of features (B, C, *S_k) to (B, C, *size), where no axis of a size is longer than in S_k.
 
     As in PyTorch, the first maximum of a window receives the gradient. PyTorch's own pooling keeps an int64 index for
-    every output, and adds gradients in no fixed order on CUDA. Here nothing is kept but the feature and the result, and
-    the gradients are the same in every run. Where windows have equal lengths, Triton on CUDA and C++ on a CPU compute
-    both, in one pass each, unless the environment variable XATTNRES_BACKEND selects PyTorch.
+    every output, and adds gradients in no fixed order on CUDA. Here nothing is kept but the features and the results,
+    and the gradients are the same in every run. Where windows have equal lengths, Triton on CUDA and C++ on a CPU
+    compute both, in one pass each, unless the environment variable XATTNRES_BACKEND selects PyTorch.
+
+    Args:
+        features: the features. If one of them requires a gradient, all results do.
+        sizes: a spatial size for each.
     """
+    return _operator(list(features), [n for size in sizes for n in size]) if features else []
+
+
+def _max_pool(features: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    """One operator for all features, because to call one takes the CPU longer than to pool a small feature."""
+    return [_pool(feature, size) for feature, size in zip(features, _split(features, sizes), strict=True)]
+
+
+def _max_pool_fake(features, sizes):
+    return [f.new_empty((*f.shape[:2], *size)) for f, size in zip(features, _split(features, sizes), strict=True)]
+
+
+def _max_pool_backward(grads: Sequence[Tensor], features: Sequence[Tensor], pooled: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of features, (B, C, *S_k), from those of the pooled features."""
+    return [_gradient(*tensors) for tensors in zip(grads, features, pooled, strict=True)]
+
+
+def _max_pool_backward_fake(grads, features, pooled):
+    return [torch.empty_like(feature, memory_format=torch.contiguous_format) for feature in features]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Sequence[Tensor], Sequence[int]], output: Sequence[Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[0], *output)
+
+
+def _autograd_backward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[list[Tensor | None], None]:
+    saved = ctx.saved_tensors
+    features, pooled = saved[: len(grads)], saved[len(grads) :]
+    needed = [k for k, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[0][k]]
+    gradients = _operator_backward(*([tensors[k] for k in needed] for tensors in (grads, features, pooled)))
+    d_features: list[Tensor | None] = [None] * len(grads)
+    for k, gradient in zip(needed, gradients, strict=True):
+        d_features[k] = gradient
+    return d_features, None
+
+
+_operator_backward = define_operator(_max_pool_backward, _max_pool_backward_fake)
+_operator = define_operator(_max_pool, _max_pool_fake, _autograd_backward, _setup_context)
+
+
+def _split(features: Sequence[Tensor], sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """A size for every feature."""
+    axes = len(sizes) // len(features)
+    return [tuple(sizes[k : k + axes]) for k in range(0, len(sizes), axes)]
+
+
+def _pool(feature: Tensor, size: tuple[int, ...]) -> Tensor:
     kernels = _pooling_kernels(feature, size)
     if kernels is not None:
         return kernels.max_pool(feature, size)
@@ -58,14 +109,7 @@ def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     return pooled.clone(memory_format=torch.contiguous_format) if pooled is feature else pooled.contiguous()
 
 
-@max_pool.register_fake
-def _(feature, size):
-    return feature.new_empty((*feature.shape[:2], *size))
-
-
-@torch.library.custom_op("nnunet_xattnres::max_pool_backward", mutates_args=())
-def max_pool_backward(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
-    """The gradient of the feature, (B, C, *S_k), from that of the pooled feature, (B, C, *size)."""
+def _gradient(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
     size = tuple(pooled.shape[2:])
     kernels = _pooling_kernels(feature, size)
     if kernels is not None:
@@ -73,22 +117,6 @@ def max_pool_backward(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
     if _pools_by_elements(feature, size):
         return _gradient_by_elements(grad, feature, pooled)
     return _gradient_by_indices(grad, feature, size)
-
-
-@max_pool_backward.register_fake
-def _(grad, feature, pooled):
-    return torch.empty_like(feature, memory_format=torch.contiguous_format)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0], output)
-
-
-def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return max_pool_backward(grad, *ctx.saved_tensors), None
-
-
-max_pool.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
 def _pooling_kernels(feature: Tensor, size: Sequence[int]) -> Any:

@@ -119,9 +119,9 @@ def test_every_stage_reads_all_earlier_stages_and_its_own_first_block(kind):
 def test_layers_of_a_network_share_pooled_copies(kind, monkeypatch):
     pooled = []
 
-    def max_pool(feature, size, original=history.max_pool):
-        pooled.append((feature, tuple(size)))
-        return original(feature, size)
+    def max_pool(features, sizes, original=history.max_pool):
+        pooled.extend((feature, tuple(size)) for feature, size in zip(features, sizes, strict=True))
+        return original(features, sizes)
 
     monkeypatch.setattr(history, "max_pool", max_pool)
     build(kind)(image(kind))

@@ -141,7 +141,7 @@ def test_second_derivatives_are_an_error(operator):
     """They are not implemented, and must not silently be zero."""
     case = make("gradcheck 2-D")
     (gradient,) = torch.autograd.grad(operator(*case)[0].square().sum(), case.x[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+    with pytest.raises(RuntimeError, match="second derivatives"):
         gradient.sum().backward()
 
 

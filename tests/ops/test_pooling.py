@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch.profiler import profile
 
 from nnunet_xattnres.ops import pooling
-from nnunet_xattnres.ops.pooling import max_pool
 
 ADAPTIVE = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 
@@ -36,6 +35,10 @@ DIVIDING = [(shape, size) for shape, size in SIZES if not any(s % t for s, t in 
 def backend(request, monkeypatch):
     """Windows of equal lengths are pooled by C++ kernels or by PyTorch, and others always by PyTorch."""
     monkeypatch.setenv("XATTNRES_BACKEND", request.param)
+
+
+def max_pool(feature, size):
+    return pooling.max_pool([feature], [size])[0]
 
 
 def distinct(*shape):
@@ -178,10 +181,25 @@ def test_operators_pass_the_checks_of_torch_library(shape, size, layout):
     feature = distinct(2, 3, *shape)
     if layout == "channels last":
         feature = feature.movedim(1, -1).contiguous().movedim(-1, 1)
-    torch.library.opcheck(torch.ops.nnunet_xattnres.max_pool.default, (feature.clone().requires_grad_(), list(size)))
-    pooled = max_pool(feature, size)
-    arguments = (torch.ones_like(pooled), feature, pooled)
+    features = [feature.clone().requires_grad_(), torch.randn(2, 3, *shape)]
+    arguments = (features, [*size, *(1 for _ in size)])
+    torch.library.opcheck(torch.ops.nnunet_xattnres.max_pool.default, arguments)
+    features = [f.detach() for f in features]
+    pooled = torch.ops.nnunet_xattnres.max_pool(*arguments)
+    arguments = ([torch.ones_like(p) for p in pooled], features, [p.detach() for p in pooled])
     torch.library.opcheck(torch.ops.nnunet_xattnres.max_pool_backward.default, arguments)
+
+
+def test_features_that_need_no_gradient_get_none():
+    features = [distinct(2, 3, 4, 6), distinct(2, 1, 8, 4).requires_grad_(), distinct(1, 2, 4, 4).requires_grad_()]
+    pooled = pooling.max_pool(features, [(2, 3), (4, 2), (1, 4)])
+    for actual, feature in zip(pooled, features, strict=True):
+        assert torch.equal(actual, F.adaptive_max_pool2d(feature, actual.shape[2:]))
+    # the third has no part in the result
+    (pooled[0].sum() + pooled[1].sum()).backward()
+    assert features[0].grad is None
+    assert features[1].grad.sum() == pooled[1].numel()
+    assert features[2].grad is None
 
 
 def test_a_large_window_takes_few_operations():

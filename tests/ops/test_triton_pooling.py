@@ -55,9 +55,9 @@ def test_pools_where_triton_is_selected(monkeypatch):
     monkeypatch.setattr(triton_pooling, "max_pool", lambda *arguments: calls.append(arguments) or arguments[0].clone())
     feature = torch.zeros(1, 1, 6, 6, device=DEVICE)
     for size in ((3, 3), (4, 3)):
-        pooling.max_pool(feature, size)
-    assert [size for _, size in calls] == [[3, 3]]
+        pooling.max_pool([feature], [size])
+    assert [size for _, size in calls] == [(3, 3)]
     assert pooling._pooling_kernels(torch.empty(2**16, 2**15, 2, 2, device="meta"), (1, 1)) is None
     monkeypatch.setenv("XATTNRES_BACKEND", "torch")
-    pooling.max_pool(feature, (3, 3))
+    pooling.max_pool([feature], [(3, 3)])
     assert len(calls) == 1
