@@ -11,7 +11,7 @@ for float64 (`dispatch.py` selects PyTorch for it). Nothing is kept for backward
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from . import torch_backend
 from .needed_gradients import NeededGradients
 from .triton_launch import is_interpreted
 from .triton_layer import BlockSizes, LayerShapes, layer_kernels
+from .triton_projection import as_contiguous
 
 BLOCK_SIZES = BlockSizes()
 
@@ -107,24 +108,25 @@ def backward(
     parts = _two_parts(x)
     if grad_out is None:
         grad_out = parts[0].new_zeros((len(parts[0]), query.numel(), *parts[0].shape[2:]))
-    grad_out = grad_out.contiguous()
-    grad_alpha = None if grad_alpha is None else grad_alpha.contiguous()
+    grad_out = as_contiguous(grad_out)
+    grad_alpha = None if grad_alpha is None else as_contiguous(grad_alpha)
     d_sources = torch_backend.empty(sources, needed.sources)
     # the kernels read every element of x before they write its gradient
     d_parts = [p if i == 0 and overwrite else torch.empty_like(p) for i, p in enumerate(parts)]
     parameters: list[Tensor | None] = []
+    of_samples: list[Sequence[Tensor | None]] = [[grad_out, grad_alpha], sources, parts, d_sources, d_parts]
     with torch.cuda.device_of(query):
-        shapes = LayerShapes.of(sources, parts, weights, biases, query, gate, eps, needed)
-        for rows in _groups(shapes.batch, layer_kernels(shapes, BLOCK_SIZES).samples_at_a_time):
-            kernels = layer_kernels(shapes._replace(batch=rows.stop - rows.start), BLOCK_SIZES)
-            gradients = kernels.backward(
-                grad_out[rows], None if grad_alpha is None else grad_alpha[rows],
-                [s[rows] for s in sources], [p[rows] for p in parts], weights, biases, query, gate,
-                [None if d is None else d[rows] for d in d_sources], [d[rows] for d in d_parts],
-            )  # fmt: skip
-            for total, gradient in zip(parameters, gradients, strict=False):
-                if total is not None and gradient is not None:
-                    total += gradient
+        kernels = layer_kernels(LayerShapes.of(sources, parts, weights, biases, query, gate, eps, needed), BLOCK_SIZES)
+        for rows in _groups(kernels.shapes.batch, kernels.samples_at_a_time):
+            # to take all samples as they are saves the CPU time
+            group = of_samples if rows is None else [[None if t is None else t[rows] for t in ts] for ts in of_samples]
+            grads, *operands, d_group_sources, d_group_parts = group
+            size = kernels.shapes.batch if rows is None else rows.stop - rows.start
+            gradients = kernels.of_samples(size).backward(
+                *grads, *operands, weights, biases, query, gate, d_group_sources, d_group_parts
+            )
+            if parameters:
+                torch._foreach_add_(_present(parameters), _present(gradients))
             parameters = parameters or gradients
     # the results of a PyTorch operator must not share memory
     if len(d_parts) != len(x):
@@ -134,11 +136,16 @@ def backward(
     return d_sources, d_parts, others[: len(sources)], others[len(sources) :], d_query, d_gate
 
 
-def _groups(batch: int, step: int) -> Iterator[slice]:
-    """All samples in order, `step` of them at a time."""
-    return (slice(start, min(start + step, batch)) for start in range(0, batch, step))
+def _present(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    """Those that are not None."""
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def _groups(batch: int, step: int) -> list[slice | None]:
+    """All samples in order, `step` of them at a time, or None for all of them."""
+    return [None] if step >= batch else [slice(start, min(start + step, batch)) for start in range(0, batch, step)]
 
 
 def _two_parts(x: Sequence[Tensor]) -> list[Tensor]:
     """One or two contiguous tensors whose concatenation is that of `x`."""
-    return [p.contiguous() for p in x] if len(x) <= 2 else [torch.cat(list(x), 1)]
+    return [as_contiguous(part) for part in x] if len(x) <= 2 else [torch.cat(list(x), 1)]

@@ -4,14 +4,16 @@ Triton compiles a kernel in the launch that needs it first, so the kernels of a 
 other. `CompileFirst` therefore calls a function once without launching anything. In this call Triton only learns which
 kernels it needs and compiles them in threads, most of whose work is done outside of Python.
 
-To find the compiled kernel of a launch, Triton looks at all arguments, which takes 15 to 35 us. That is longer than
-many kernels of deep stages compute. A `Launch` finds it once.
+To find the compiled kernel of a launch, Triton looks at all arguments, and asks CUDA about the address of every tensor.
+That takes longer than many kernels of deep stages compute. A `Launch` finds the kernel once, and then passes addresses.
 """
 
+import operator
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import reduce
 from typing import Any, Generic, TypeVar
 
 import triton
@@ -47,26 +49,45 @@ class Launch:
         self.grid = (*grid, 1, 1)[:3]
         self.scalars = scalars
         self.options = options
-        # the values of the compile-time arguments, which Triton passes to the compiled kernel, too
-        self._constants = [options[name] for name in kernel.arg_names if name in options]
-        self._compiled: dict[tuple[int, ...], Any] = {}
+        # what follows the tensors: Triton passes the values of the compile-time arguments to the compiled kernel, too
+        self._rest = (*scalars, *(options[name] for name in kernel.arg_names if name in options))
+        self._launches: dict[tuple[int, ...] | None, _CompiledKernel] = {}
         self._is_interpreted = is_interpreted()
 
     def __call__(self, *tensors: Tensor) -> None:
         """Launch the kernel, or only compile it before the first call of a `CompileFirst`."""
+        if self._is_interpreted:
+            if not _only_compile.get():
+                self.kernel[self.grid](*tensors, *self.scalars, **self.options)
+            return
         if _only_compile.get():
             self._compile(tensors)
-        elif self._is_interpreted:
-            self.kernel[self.grid](*tensors, *self.scalars, **self.options)
-        else:
-            alignment = tuple([tensor.data_ptr() % 16 for tensor in tensors])
-            compiled = self._compiled.get(alignment)
-            if compiled is None:
-                compiled = self._compiled[alignment] = self._compile(tensors)
-            compiled[self.grid](*tensors, *self.scalars, *self._constants)
+            return
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        # in nearly every call, all tensors are aligned
+        alignment = tuple([a % 16 for a in addresses]) if reduce(operator.or_, addresses) % 16 else None
+        compiled = self._launches.get(alignment)
+        if compiled is None:
+            compiled = self._launches[alignment] = _CompiledKernel(self._compile(tensors))
+        compiled.launch(self.grid, addresses, self._rest)
 
     def _compile(self, tensors: tuple[Tensor, ...]) -> Any:
         return self.kernel.warmup(*tensors, *self.scalars, grid=self.grid, **self.options)
+
+
+class _CompiledKernel:
+    """What Triton needs for a launch of a compiled kernel, on the device that was the current one when it was made."""
+
+    def __init__(self, compiled: Any):
+        # the first loads the kernel onto the device
+        self._run, self._function, self._metadata = compiled.run, compiled.function, compiled.packed_metadata
+        self._get_stream = triton.runtime.driver.active.get_current_stream
+        self._device = triton.runtime.driver.active.get_current_device()
+
+    def launch(self, grid: tuple[int, ...], addresses: list[int], rest: tuple[Any, ...]) -> None:
+        """Launch the kernel on the current stream, without Triton's hooks for its own profiler."""
+        stream = self._get_stream(self._device)
+        self._run(*grid, stream, self._function, self._metadata, None, None, None, *addresses, *rest)
 
 
 class CompileFirst(Generic[T]):

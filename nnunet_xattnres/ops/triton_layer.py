@@ -19,7 +19,14 @@ from . import triton_kernels
 from .needed_gradients import NeededGradients
 from .tiles import OUTPUTS, make_tables, three_axes
 from .triton_launch import CompileFirst, Launch
-from .triton_projection import ProjectionKernels, Projections, channel_block, parameter_dtype, product_constants
+from .triton_projection import (
+    ProjectionKernels,
+    Projections,
+    as_contiguous,
+    channel_block,
+    parameter_dtype,
+    product_constants,
+)
 
 
 class BlockSizes(NamedTuple):
@@ -137,7 +144,7 @@ class _Columns(NamedTuple):
 
     Attributes:
         gradients: (B, columns of these tiles, C).
-        sums: the sums over the tiles before these, (B, cells, C), or empty if there are none.
+        sums: the sums over the tiles before these, (B, cells, C); if there are none, a tensor that is not read.
     """
 
     gradients: Tensor
@@ -182,6 +189,7 @@ class LayerKernels:
 
     def __init__(self, shapes: LayerShapes, sizes: BlockSizes):
         self.shapes, self.sizes = shapes, sizes
+        self._of_samples = {shapes.batch: self}
         self.forward = CompileFirst(self._forward)
         self.backward = CompileFirst(self._backward)
         exact = shapes.dtype == torch.float32
@@ -268,6 +276,12 @@ class LayerKernels:
             tables.table_columns, self._num_full, self._num_values, tables.num_cells, *self._size, *tables.tiles,
             shapes.batch, **{**self._tile_constants, "COLUMNS": columns if exact else 2 * columns},
         )  # fmt: skip
+
+    def of_samples(self, batch: int) -> "LayerKernels":
+        """The kernels for some of the samples."""
+        if batch not in self._of_samples:
+            self._of_samples[batch] = layer_kernels(self.shapes._replace(batch=batch), self.sizes)
+        return self._of_samples[batch]
 
     @cached_property
     def samples_at_a_time(self) -> int:
@@ -364,7 +378,7 @@ class LayerKernels:
         values = parts[0].new_empty(batch, num_cells, channels)
         full = parts[0].new_empty(self._num_full, batch, channels, *self.shapes.size)
         projections.project(values, full)
-        query = query.float().contiguous()
+        query = as_contiguous(query, torch.float32)
         maps = query.new_empty(batch, num_cells, 8 if self._dim == 2 else 12)
         if self._num_interpolated:
             self._maps(values, query, maps, self.tables.features, self.tables.feature_of_cell)
@@ -470,7 +484,7 @@ class LayerKernels:
         tables, step, query = self.tables, self._tiles_at_a_time, inputs.query
         columns = _Columns(
             query.new_empty(self.shapes.batch, step, tables.num_columns, self.shapes.channels),
-            query.new_zeros(d_values.shape if step < self._num_tiles else 0),
+            query.new_zeros(d_values.shape) if step < self._num_tiles else query,
         )
         if self._num_interpolated:
             for part, launch in enumerate(self._sum_backward):

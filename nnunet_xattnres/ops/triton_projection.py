@@ -6,6 +6,7 @@ are projected to (B, C, pixels), those that are interpolated to (B, cells, C), a
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from .triton_launch import Launch, is_interpreted
 _PIXELS, _CHANNELS, _DEPTH, _LONG_DEPTH = 128, 64, 32, 64
 # The rows of a weight that a program of the last sum has.
 _ROWS = 16
+# The tables of addresses that are kept for every combination of shapes.
+_ADDRESS_TABLES = 16
 # The most parts into which the sum over pixels is split for the gradient of one weight.
 _SPLITS = 256
 
@@ -306,6 +309,8 @@ class ProjectionKernels:
             for table in (shapes, blocks, source_blocks, products, sums)
         ]
         self.dtype, self.weight_dtype = dtype, weight_dtype
+        self._device = device
+        self._copy_addresses = lru_cache(_ADDRESS_TABLES)(self._copy_addresses_to_device)
         self._partial_shape = len(products), block, block + 1
         constants: dict[str, Any] = {
             "DTYPE": TRITON_DTYPES[dtype],
@@ -327,6 +332,22 @@ class ProjectionKernels:
         self._sum_parts = Launch(
             sum_parts_kernel, (len(sums), block // _ROWS), channels, BLOCK=block, ROWS=_ROWS, **weight
         )
+
+    def addresses_of(self, addresses: tuple[int, ...]) -> Tensor:
+        """The addresses on the device, ADDRESSES for every feature.
+
+        From step to step, tensors mostly have the same addresses, so the last tables are kept.
+        """
+        is_cuda = self._device.type == "cuda"
+        return self._copy_addresses(addresses, torch.cuda.current_stream(self._device).cuda_stream if is_cuda else 0)
+
+    def _copy_addresses_to_device(self, addresses: tuple[int, ...], stream: int) -> Tensor:
+        is_cuda = self._device.type == "cuda"
+        if is_cuda and torch.cuda.is_current_stream_capturing():
+            raise NotImplementedError("the Triton kernels cannot be recorded in a CUDA graph")
+        # pinned memory is not given to others before the copy, for which the CPU does not wait
+        table = torch.tensor(addresses, dtype=torch.int64, pin_memory=is_cuda)
+        return table.to(self._device, non_blocking=True)
 
     def project(self, addresses: Tensor, values: Tensor, full: Tensor) -> None:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
@@ -376,22 +397,20 @@ class Projections:
         if of_weights is not None:
             self.d_weights, self.d_biases = (
                 [
-                    torch.empty_like(t, dtype=torch.float32, memory_format=torch.contiguous_format)
-                    if t is not None and needed
-                    else None
+                    torch.empty(t.shape, dtype=torch.float32, device=t.device) if t is not None and needed else None
                     for t, needed in zip(parameters, of_weights, strict=True)
                 ]
                 for parameters in (weights, biases)
             )
         # the addresses are those of these tensors, which must live as long as the kernels read them
         self._tensors = (
-            [source.to(kernels.dtype).contiguous() for source in sources],
-            [None if t is None else t.to(kernels.weight_dtype).contiguous() for t in weights],
-            [None if t is None else t.to(kernels.weight_dtype).contiguous() for t in biases],
+            [as_contiguous(source, kernels.dtype) for source in sources],
+            [None if t is None else as_contiguous(t, kernels.weight_dtype) for t in weights],
+            [None if t is None else as_contiguous(t, kernels.weight_dtype) for t in biases],
             self._written, self.d_weights, self.d_biases,
         )  # fmt: skip
-        rows = [[0 if t is None else t.data_ptr() for t in row] for row in zip(*self._tensors, strict=True)]
-        self._addresses = torch.tensor(rows, dtype=torch.int64).to(sources[0].device, non_blocking=True)
+        rows = zip(*self._tensors, strict=True)
+        self._addresses = kernels.addresses_of(tuple([0 if t is None else t.data_ptr() for row in rows for t in row]))
 
     def project(self, values: Tensor, full: Tensor) -> None:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
@@ -404,6 +423,14 @@ class Projections:
             if d_source is not None and written is not None and written is not d_source:
                 d_source.copy_(written)
         return self.d_weights, self.d_biases
+
+
+def as_contiguous(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor with contiguous memory, and in a dtype, if one is given."""
+    # nearly every tensor is already, and to ask takes the CPU less time than to convert
+    if dtype is not None and tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def parameter_dtype(parameters: Sequence[Tensor | None]) -> torch.dtype:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,21 +27,24 @@ class Kernel:
 
 
 class Compiled:
+    function, packed_metadata = "function", "metadata"
+
     def __init__(self, kernel, alignment):
         self.kernel, self.alignment = kernel, alignment
 
-    def __getitem__(self, grid):
-        def launch(tensor, *arguments):
-            assert tensor.data_ptr() % 16 == self.alignment
-            self.kernel.events.append(("launch", self.kernel.name, grid, arguments))
-
-        return launch
+    def run(self, x, y, z, stream, function, metadata, launch_metadata, enter_hook, exit_hook, address, *arguments):
+        assert (stream, function, metadata) == (5, "function", "metadata")
+        assert launch_metadata is enter_hook is exit_hook is None
+        assert address % 16 == self.alignment
+        self.kernel.events.append(("launch", self.kernel.name, (x, y, z), arguments))
 
 
 @pytest.fixture
 def events(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     # the oldest versions of Triton do not have it
+    active = SimpleNamespace(get_current_device=lambda: 3, get_current_stream={3: 5}.get)
+    monkeypatch.setattr(triton.runtime, "driver", SimpleNamespace(active=active))
     monkeypatch.setattr("triton.AsyncCompileMode", lambda executor: contextlib.nullcontext(), raising=False)
     return []
 

@@ -70,3 +70,22 @@ def test_equals_convolutions(operands, splits):
     for a, leaf in zip(actual, leaves, strict=True):
         assert a.shape == leaf.shape
         torch.testing.assert_close(a.double(), leaf.grad, rtol=1e-5, atol=1e-4)
+
+
+def test_tables_of_addresses_are_kept(operands):
+    sources = operands[0][:2]
+    kernels = ProjectionKernels(
+        [8, 24], [128, 128], {}, 0, [False] * 2, [False] * 2, 2, CHANNELS, torch.float32, torch.float32,
+        sources[0].device,
+    )  # fmt: skip
+    first, second = kernels.addresses_of((1, 2, 3)), kernels.addresses_of((1, 2, 4))
+    assert (first.tolist(), second.tolist()) == ([1, 2, 3], [1, 2, 4])
+    assert kernels.addresses_of((1, 2, 3)) is first
+
+
+def test_a_cuda_graph_would_keep_old_addresses(monkeypatch):
+    kernels = ProjectionKernels.__new__(ProjectionKernels)
+    kernels._device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(NotImplementedError, match="CUDA graph"):
+        kernels._copy_addresses_to_device((1, 2), 0)
