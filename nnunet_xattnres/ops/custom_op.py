@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from . import cpp_backend, torch_backend
 from .autocast import without_autocast
 from .needed_gradients import NeededGradients
-from .operator_library import define_operator
+from .operator_library import define_operator, not_differentiable
 from .upsampling import upsample
 
 _log = logging.getLogger("nnunet_xattnres")
@@ -190,7 +190,9 @@ def _autograd_backward(ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | N
     needs_sources, needs_x, needs_weights, needs_biases, _, needs_query, needs_gate, *_ = ctx.needs_input_grad
     needed = [*needs_sources, *needs_x, *needs_weights, *needs_biases, needs_query, needs_gate]
     operands = sources, x, weights, biases, ctx.projected, query, gate, ctx.eps, ctx.backend, upsampling
-    computed = iter(backward(grad_out, grad_alpha, *operands, needed))
+    with torch.no_grad():
+        computed = backward(grad_out, grad_alpha, *operands, needed)
+    computed = iter(not_differentiable(computed))
     gradients = [next(computed) if need else None for need in needed]
     lengths = [len(needs_sources), len(needs_x), len(needs_weights), len(needs_biases), 1, 1]
     grad_sources, grad_x, grad_weights, grad_biases, (grad_query,), (grad_gate,) = _split(gradients, lengths)

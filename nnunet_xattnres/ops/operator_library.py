@@ -4,12 +4,18 @@
 longer than to launch its kernels. The functions below register the same things without that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 NAMESPACE = "nnunet_xattnres"
+
+_NO_SECOND_DERIVATIVES = (
+    b"XAttnRes: second derivatives are implemented by the backend 'reference' only (environment variable "
+    b"XATTNRES_BACKEND)"
+)
 
 
 def define_operator(
@@ -25,8 +31,8 @@ def define_operator(
         function: what it computes, on any device. Its annotations give the schema. It must not change its arguments,
             and its results must share no memory with them or with each other.
         fake: the same for tensors without values, for `torch.compile`.
-        backward, setup_context: its gradient, as for `torch.library.register_autograd`. Without it, it is an error to
-            differentiate the operator.
+        backward, setup_context: its gradient, as for `torch.library.register_autograd`, or None for operators that are
+            called in `torch.no_grad()`: PyTorch then needs no Python to find out that there is no gradient.
         tags: PyTorch's tags of the operator, beside the one for operators that work with `torch.compile`.
     """
     name = function.__name__.lstrip("_")
@@ -35,9 +41,16 @@ def define_operator(
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
     torch.library.impl(qualified, "default", function)
     torch.library.register_fake(qualified, fake)
-    torch.library.register_autograd(qualified, backward or _raise_not_differentiable, setup_context=setup_context)
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context)
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
-def _raise_not_differentiable(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError("XAttnRes: second derivatives are not implemented; the backend 'reference' has them")
+def not_differentiable(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients that were computed in `torch.no_grad()`, such that it is an error to differentiate them."""
+    if not (gradients and torch.is_grad_enabled()):
+        return list(gradients)
+    # without it, second derivatives would silently be zero
+    error: Any = torch._C._functions.DelayedError(_NO_SECOND_DERIVATIVES, len(gradients))
+    results = error(*[gradient.requires_grad_() for gradient in gradients])
+    return [results] if isinstance(results, Tensor) else list(results)

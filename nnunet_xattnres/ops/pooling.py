@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cpp_library import DTYPES
-from .operator_library import define_operator
+from .operator_library import define_operator, not_differentiable
 from .resize import pooled_size
 
 _ADAPTIVE: dict[int, Any] = {2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
@@ -78,9 +78,10 @@ def _autograd_backward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[list[T
     saved = ctx.saved_tensors
     features, pooled = saved[: len(grads)], saved[len(grads) :]
     needed = [k for k, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[0][k]]
-    gradients = _operator_backward(*([tensors[k] for k in needed] for tensors in (grads, features, pooled)))
+    with torch.no_grad():
+        gradients = _operator_backward(*([tensors[k] for k in needed] for tensors in (grads, features, pooled)))
     d_features: list[Tensor | None] = [None] * len(grads)
-    for k, gradient in zip(needed, gradients, strict=True):
+    for k, gradient in zip(needed, not_differentiable(gradients), strict=True):
         d_features[k] = gradient
     return d_features, None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnunet_xattnres.ops.operator_library import define_operator
+from nnunet_xattnres.ops.operator_library import define_operator, not_differentiable
 
 
 def _scaled_for_a_test(tensors: Sequence[Tensor], factor: float) -> list[Tensor]:
@@ -21,14 +21,9 @@ def _setup_context(ctx, inputs, output):
     ctx.factor = inputs[1]
 
 
-def _summed_for_a_test(tensor: Tensor) -> Tensor:
-    return tensor.sum()
-
-
 scaled = define_operator(
     _scaled_for_a_test, lambda tensors, factor: [torch.empty_like(t) for t in tensors], _backward, _setup_context
 )
-summed = define_operator(_summed_for_a_test, lambda tensor: tensor.new_empty(()))
 
 
 @pytest.fixture
@@ -58,8 +53,17 @@ def test_compiles_to_one_graph(tensors):
     assert [t.grad.unique().tolist() for t in tensors] == [[2], [2]]
 
 
-def test_without_a_gradient_it_is_an_error_to_differentiate(tensors):
-    result = summed(tensors[0])
-    assert result == 3
-    with pytest.raises(RuntimeError, match="derivative"):
-        result.backward()
+def test_it_is_an_error_to_differentiate_gradients_twice(tensors):
+    with torch.no_grad():
+        gradients = [2 * tensor for tensor in tensors]
+    for results in (not_differentiable(gradients), not_differentiable(gradients[:1])):
+        assert all(torch.equal(result, gradient) for result, gradient in zip(results, gradients, strict=False))
+        with pytest.raises(RuntimeError, match="second derivatives"):
+            results[0].sum().backward()
+
+
+def test_without_a_graph_gradients_are_what_they_are(tensors):
+    with torch.no_grad():
+        gradients = [2 * tensor for tensor in tensors]
+        assert not any(gradient.requires_grad for gradient in not_differentiable(gradients))
+    assert not_differentiable([]) == []
