@@ -53,7 +53,8 @@ def max_pool(features: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list
 
 def _max_pool(features: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """One operator for all features, because to call one takes the CPU longer than to pool a small feature."""
-    return [_pool(feature, size) for feature, size in zip(features, _split(features, sizes), strict=True)]
+    backend = _backend(features[0].device.type)
+    return [_pool(feature, size, backend) for feature, size in zip(features, _split(features, sizes), strict=True)]
 
 
 def _max_pool_fake(features, sizes):
@@ -62,7 +63,8 @@ def _max_pool_fake(features, sizes):
 
 def _max_pool_backward(grads: Sequence[Tensor], features: Sequence[Tensor], pooled: Sequence[Tensor]) -> list[Tensor]:
     """The gradients of features, (B, C, *S_k), from those of the pooled features."""
-    return [_gradient(*tensors) for tensors in zip(grads, features, pooled, strict=True)]
+    backend = _backend(features[0].device.type)
+    return [_gradient(*tensors, backend) for tensors in zip(grads, features, pooled, strict=True)]
 
 
 def _max_pool_backward_fake(grads, features, pooled):
@@ -78,11 +80,12 @@ def _autograd_backward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[list[T
     saved = ctx.saved_tensors
     features, pooled = saved[: len(grads)], saved[len(grads) :]
     needed = [k for k, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[0][k]]
-    with torch.no_grad():
-        gradients = _operator_backward(*([tensors[k] for k in needed] for tensors in (grads, features, pooled)))
     d_features: list[Tensor | None] = [None] * len(grads)
-    for k, gradient in zip(needed, not_differentiable(gradients), strict=True):
-        d_features[k] = gradient
+    if needed:
+        with torch.no_grad():
+            gradients = _operator_backward(*([tensors[k] for k in needed] for tensors in (grads, features, pooled)))
+        for k, gradient in zip(needed, not_differentiable(gradients), strict=True):
+            d_features[k] = gradient
     return d_features, None
 
 
@@ -96,8 +99,8 @@ def _split(features: Sequence[Tensor], sizes: Sequence[int]) -> list[tuple[int, 
     return [tuple(sizes[k : k + axes]) for k in range(0, len(sizes), axes)]
 
 
-def _pool(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    kernels = _pooling_kernels(feature, size)
+def _pool(feature: Tensor, size: tuple[int, ...], backend: str) -> Tensor:
+    kernels = _pooling_kernels(feature, size, backend)
     if kernels is not None:
         return kernels.max_pool(feature, size)
     if not _pools_by_elements(feature, size):
@@ -110,9 +113,9 @@ def _pool(feature: Tensor, size: tuple[int, ...]) -> Tensor:
     return pooled.clone(memory_format=torch.contiguous_format) if pooled is feature else pooled.contiguous()
 
 
-def _gradient(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
+def _gradient(grad: Tensor, feature: Tensor, pooled: Tensor, backend: str) -> Tensor:
     size = tuple(pooled.shape[2:])
-    kernels = _pooling_kernels(feature, size)
+    kernels = _pooling_kernels(feature, size, backend)
     if kernels is not None:
         return kernels.max_pool_backward(grad, feature, pooled)
     if _pools_by_elements(feature, size):
@@ -120,17 +123,17 @@ def _gradient(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
     return _gradient_by_indices(grad, feature, size)
 
 
-def _pooling_kernels(feature: Tensor, size: Sequence[int]) -> Any:
-    """The module with kernels for these windows, `cpp_pooling` or `triton_pooling`, or None where PyTorch pools."""
-    if not _divides(feature, size):
-        return None
+def _backend(device_type: str) -> str:
+    """The backend that is selected for a device."""
     # an import of its own, because that module imports this one
-    dispatch = import_module(".dispatch", __package__)
-    backend = dispatch.resolve_backend(None, feature.device.type)
+    return import_module(".dispatch", __package__).resolve_backend(None, device_type)
+
+
+def _pooling_kernels(feature: Tensor, size: Sequence[int], backend: str) -> Any:
+    """The module with kernels for these windows, `cpp_pooling` or `triton_pooling`, or None where PyTorch pools."""
     # the offsets of the Triton kernels are 32-bit integers
-    if (backend == "triton" and feature.numel() < 2**31) or (backend == "cpp" and feature.dtype in DTYPES):
-        return import_module(f".{backend}_pooling", __package__)
-    return None
+    supports = (backend == "triton" and feature.numel() < 2**31) or (backend == "cpp" and feature.dtype in DTYPES)
+    return import_module(f".{backend}_pooling", __package__) if supports and _divides(feature, size) else None
 
 
 def _divides(feature: Tensor, size: Sequence[int]) -> bool:

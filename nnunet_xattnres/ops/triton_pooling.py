@@ -4,6 +4,8 @@ The windows are those of `pooling.py`: they divide the feature evenly, so every 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
@@ -11,6 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .tiles import three_axes
+from .triton_launch import Launch
+from .triton_projection import as_contiguous
 
 # The number of windows that a program computes.
 _WINDOWS = 1024
@@ -75,12 +79,12 @@ def max_pool_backward_kernel(
 
 def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     """Max-pool (B, C, *S_k) to (B, C, *size); arguments as in `pooling.max_pool`."""
-    feature = feature.contiguous()
+    feature = as_contiguous(feature)
     pooled = feature.new_empty((*feature.shape[:2], *size))
     if pooled.numel():
         with torch.cuda.device_of(feature):
-            max_pool_kernel[triton.cdiv(pooled.numel(), _WINDOWS),](
-                feature, pooled, pooled.numel(), *_sizes(feature, size), WINDOWS=_WINDOWS
+            _launch(max_pool_kernel, feature.shape, pooled.shape, feature.dtype, feature.device, _WINDOWS)(
+                feature, pooled
             )
     return pooled
 
@@ -90,14 +94,24 @@ def max_pool_backward(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
     d_feature = torch.empty_like(feature, memory_format=torch.contiguous_format)
     if pooled.numel():
         with torch.cuda.device_of(feature):
-            max_pool_backward_kernel[triton.cdiv(pooled.numel(), _WINDOWS),](
-                grad.contiguous(), feature.contiguous(), pooled.contiguous(), d_feature, pooled.numel(),
-                *_sizes(feature, pooled.shape[2:]), WINDOWS=_WINDOWS,
-            )  # fmt: skip
+            _launch(max_pool_backward_kernel, feature.shape, pooled.shape, feature.dtype, feature.device, _WINDOWS)(
+                as_contiguous(grad), as_contiguous(feature), as_contiguous(pooled), d_feature
+            )
     return d_feature
 
 
-def _sizes(feature: Tensor, size: Sequence[int]) -> tuple[int, ...]:
-    """Height and width of the feature, depth, height and width of a window, and height and width of the result."""
-    shape, pooled = three_axes(feature.shape[2:]), three_axes(size)
-    return (*shape[1:], *(s // t for s, t in zip(shape, pooled, strict=True)), *pooled[1:])
+@lru_cache(maxsize=512)
+def _launch(
+    kernel: Any, shape: torch.Size, pooled: torch.Size, dtype: torch.dtype, device: torch.device, windows: int
+) -> Launch:
+    """The launch of a kernel for tensors of these shapes, of this dtype and on this device.
+
+    A program computes `windows` windows. The numbers are those of all windows, height and width of the feature, depth,
+    height and width of a window, and height and width of the result.
+    """
+    size, target = three_axes(shape[2:]), three_axes(pooled[2:])
+    window = [s // t for s, t in zip(size, target, strict=True)]
+    return Launch(
+        kernel, (triton.cdiv(pooled.numel(), windows),), pooled.numel(), *size[1:], *window, *target[1:],
+        WINDOWS=windows,
+    )  # fmt: skip

@@ -66,7 +66,7 @@ def test_pools_where_the_cpp_kernels_are_selected(monkeypatch, backend, dtype, s
     """Windows that overlap and other dtypes are left to PyTorch."""
     monkeypatch.setenv("XATTNRES_BACKEND", backend)
     monkeypatch.setattr("sys.platform", "linux")
-    assert pooling._pooling_kernels(torch.zeros(1, 1, 6, 6, dtype=dtype), size) is kernels
+    assert pooling._pooling_kernels(torch.zeros(1, 1, 6, 6, dtype=dtype), size, pooling._backend("cpu")) is kernels
 
 
 def test_the_structure_has_the_size_of_that_of_the_kernels():

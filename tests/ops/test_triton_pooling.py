@@ -57,7 +57,7 @@ def test_pools_where_triton_is_selected(monkeypatch):
     for size in ((3, 3), (4, 3)):
         pooling.max_pool([feature], [size])
     assert [size for _, size in calls] == [(3, 3)]
-    assert pooling._pooling_kernels(torch.empty(2**16, 2**15, 2, 2, device="meta"), (1, 1)) is None
+    assert pooling._pooling_kernels(torch.empty(2**16, 2**15, 2, 2, device="meta"), (1, 1), "triton") is None
     monkeypatch.setenv("XATTNRES_BACKEND", "torch")
     pooling.max_pool([feature], [(3, 3)])
     assert len(calls) == 1
