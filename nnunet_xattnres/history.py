@@ -89,11 +89,11 @@ class History(Sequence[Tensor]):
         size is a multiple of the new one along every axis, because pooling in two steps is exact there.
         """
         pooled = [self._smallest_source(k, size) for k in range(len(self))]
-        targets = [pooled_size(feature.shape[2:], size) for feature in self]
+        targets = [pooled_size(feature.shape[2:], size) for feature in self._features]
         longer = [k for k, target in enumerate(targets) if tuple(pooled[k].shape[2:]) != target]
         # apart, because all results of an operator require a gradient if one of its arguments does
         for requires_grad in (False, True):
-            group = [k for k in longer if self[k].requires_grad == requires_grad]
+            group = [k for k in longer if self._features[k].requires_grad == requires_grad]
             for k, made in zip(group, max_pool([pooled[k] for k in group], [targets[k] for k in group]), strict=True):
                 pooled[k] = made
                 self._keep(k, made)
