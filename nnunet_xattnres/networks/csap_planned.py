@@ -40,8 +40,7 @@ class CSAPPlannedMixin(XAttnResUNetMixin):
         self.csap = PropagatedAttention(channels, [tuple(stride) for stride in self.encoder.strides])
 
     def _decode(self, history: History, *extra: Tensor) -> Tensor | list[Tensor]:
-        *_, bottleneck = history
-        bottleneck, attention = self.csap.attend(bottleneck)
+        bottleneck, attention = self.csap.attend(history[-1])
         history = history.first(len(history) - 1)
         history.append(bottleneck)
         return super()._decode(history, attention, *extra)
