@@ -88,21 +88,18 @@ class History(Sequence[Tensor]):
         A feature that is nowhere longer is returned as it is. A new copy is made from the smallest existing copy whose
         size is a multiple of the new one along every axis, because pooling in two steps is exact there.
         """
-        pooled = [self._smallest_source(k, size) for k in range(len(self))]
         targets = [pooled_size(feature.shape[2:], size) for feature in self._features]
+        pooled = [self._smallest_source(k, target) for k, target in enumerate(targets)]
         longer = [k for k, target in enumerate(targets) if tuple(pooled[k].shape[2:]) != target]
-        # apart, because all results of an operator require a gradient if one of its arguments does
-        for requires_grad in (False, True):
-            group = [k for k in longer if self._features[k].requires_grad == requires_grad]
-            for k, made in zip(group, max_pool([pooled[k] for k in group], [targets[k] for k in group]), strict=True):
-                pooled[k] = made
-                self._keep(k, made)
+        copies = max_pool([pooled[k] for k in longer], [targets[k] for k in longer])
+        for k, copy in zip(longer, copies, strict=True):
+            pooled[k] = copy
+            self._keep(k, copy)
         return pooled
 
-    def _smallest_source(self, k: int, size: tuple[int, ...]) -> Tensor:
-        """Feature k or its smallest copy from which it can be pooled; a copy of the right size, if there is one."""
+    def _smallest_source(self, k: int, target: tuple[int, ...]) -> Tensor:
+        """Feature k or its smallest copy that can be pooled to a size; a copy of that size, if there is one."""
         feature = source = self._features[k]
-        target = pooled_size(feature.shape[2:], size)
         for copy in self._copies[k]:
             shape = copy.tensor.shape[2:]
             divisible = all(s % t == 0 for s, t in zip(shape, target, strict=True))

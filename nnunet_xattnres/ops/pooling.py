@@ -45,10 +45,18 @@ def max_pool(features: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list
     compute both, in one pass each, unless the environment variable XATTNRES_BACKEND selects PyTorch.
 
     Args:
-        features: the features. If one of them requires a gradient, all results do.
+        features: the features.
         sizes: a spatial size for each.
     """
-    return _operator(list(features), [n for size in sizes for n in size]) if features else []
+    pooled = list(features)
+    # apart, because all results of an operator require a gradient if one of its arguments does
+    for requires_grad in (False, True):
+        group = [k for k, feature in enumerate(features) if feature.requires_grad == requires_grad]
+        if group:
+            results = _operator([features[k] for k in group], [n for k in group for n in sizes[k]])
+            for k, result in zip(group, results, strict=True):
+                pooled[k] = result
+    return pooled
 
 
 def _max_pool(features: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:

@@ -193,6 +193,7 @@ def test_operators_pass_the_checks_of_torch_library(shape, size, layout):
 def test_features_that_need_no_gradient_get_none():
     features = [distinct(2, 3, 4, 6), distinct(2, 1, 8, 4).requires_grad_(), distinct(1, 2, 4, 4).requires_grad_()]
     pooled = pooling.max_pool(features, [(2, 3), (4, 2), (1, 4)])
+    assert [p.requires_grad for p in pooled] == [False, True, True]
     for actual, feature in zip(pooled, features, strict=True):
         assert torch.equal(actual, F.adaptive_max_pool2d(feature, actual.shape[2:]))
     # the third has no part in the result
