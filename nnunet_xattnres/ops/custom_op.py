@@ -205,7 +205,7 @@ def _autograd_backward(ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | N
 
 
 # the tables of the Triton backend hold addresses, which a CUDA graph would not update; older versions lack the tag
-_TAGS = tuple(tag for tag in [getattr(torch.Tag, "cudagraph_unsafe", None)] if tag is not None)
+_TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
 
 backward = define_operator(_backward, _backward_fake, tags=_TAGS)
 forward = define_operator(_forward, _forward_fake, _autograd_backward, _setup_context, tags=_TAGS)

@@ -11,7 +11,8 @@ for float64 (`dispatch.py` selects PyTorch for it). Nothing is kept for backward
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,9 +20,8 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend
 from .needed_gradients import NeededGradients
-from .triton_launch import is_interpreted
+from .triton_launch import as_contiguous, is_interpreted
 from .triton_layer import BlockSizes, LayerShapes, layer_kernels
-from .triton_projection import as_contiguous
 
 BLOCK_SIZES = BlockSizes()
 
@@ -114,17 +114,17 @@ def backward(
     # the kernels read every element of x before they write its gradient
     d_parts = [p if i == 0 and overwrite else torch.empty_like(p) for i, p in enumerate(parts)]
     parameters: list[Tensor | None] = []
-    of_samples: list[Sequence[Tensor | None]] = [[grad_out, grad_alpha], sources, parts, d_sources, d_parts]
     with torch.cuda.device_of(query):
-        kernels = layer_kernels(LayerShapes.of(sources, parts, weights, biases, query, gate, eps, needed), BLOCK_SIZES)
-        for rows in _groups(kernels.shapes.batch, kernels.samples_at_a_time):
+        shapes = LayerShapes.of(sources, parts, weights, biases, query, gate, eps, needed)
+        step = layer_kernels(shapes, BLOCK_SIZES).samples_at_a_time
+        for rows in _groups(shapes.batch, step):
+            kernels = layer_kernels(shapes._replace(batch=rows.stop - rows.start), BLOCK_SIZES)
             # to take all samples as they are saves the CPU time
-            group = of_samples if rows is None else [[None if t is None else t[rows] for t in ts] for ts in of_samples]
-            grads, *operands, d_group_sources, d_group_parts = group
-            size = kernels.shapes.batch if rows is None else rows.stop - rows.start
-            gradients = kernels.of_samples(size).backward(
-                *grads, *operands, weights, biases, query, gate, d_group_sources, d_group_parts
-            )
+            take = list if step >= shapes.batch else partial(_take, rows)
+            gradients = kernels.backward(
+                *take([grad_out, grad_alpha]), take(sources), take(parts), weights, biases, query, gate,
+                take(d_sources), take(d_parts),
+            )  # fmt: skip
             if parameters:
                 torch._foreach_add_(_present(parameters), _present(gradients))
             parameters = parameters or gradients
@@ -141,9 +141,14 @@ def _present(tensors: Sequence[Tensor | None]) -> list[Tensor]:
     return [tensor for tensor in tensors if tensor is not None]
 
 
-def _groups(batch: int, step: int) -> list[slice | None]:
-    """All samples in order, `step` of them at a time, or None for all of them."""
-    return [None] if step >= batch else [slice(start, min(start + step, batch)) for start in range(0, batch, step)]
+def _groups(batch: int, step: int) -> Iterator[slice]:
+    """All samples in order, `step` of them at a time."""
+    return (slice(start, min(start + step, batch)) for start in range(0, batch, step))
+
+
+def _take(rows: slice, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Some samples of all tensors."""
+    return [None if tensor is None else tensor[rows] for tensor in tensors]
 
 
 def _two_parts(x: Sequence[Tensor]) -> list[Tensor]:

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from functools import reduce
 from typing import Any, Generic, TypeVar
 
+import torch
 import triton
 from torch import Tensor
 
@@ -29,6 +30,14 @@ _only_compile: ContextVar[bool] = ContextVar("only_compile", default=False)
 def is_interpreted() -> bool:
     """Whether Triton's interpreter runs the kernels."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def as_contiguous(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor with contiguous memory, and in a dtype, if one is given."""
+    # nearly every tensor is already, and to ask takes the CPU less time than to convert
+    if dtype is not None and tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 class Launch:

@@ -18,15 +18,8 @@ from torch import Tensor
 from . import triton_kernels
 from .needed_gradients import NeededGradients
 from .tiles import OUTPUTS, make_tables, three_axes
-from .triton_launch import CompileFirst, Launch
-from .triton_projection import (
-    ProjectionKernels,
-    Projections,
-    as_contiguous,
-    channel_block,
-    parameter_dtype,
-    product_constants,
-)
+from .triton_launch import CompileFirst, Launch, as_contiguous
+from .triton_projection import ProjectionKernels, Projections, channel_block, parameter_dtype, product_constants
 
 
 class BlockSizes(NamedTuple):
@@ -189,7 +182,6 @@ class LayerKernels:
 
     def __init__(self, shapes: LayerShapes, sizes: BlockSizes):
         self.shapes, self.sizes = shapes, sizes
-        self._of_samples = {shapes.batch: self}
         self.forward = CompileFirst(self._forward)
         self.backward = CompileFirst(self._backward)
         exact = shapes.dtype == torch.float32
@@ -276,12 +268,6 @@ class LayerKernels:
             tables.table_columns, self._num_full, self._num_values, tables.num_cells, *self._size, *tables.tiles,
             shapes.batch, **{**self._tile_constants, "COLUMNS": columns if exact else 2 * columns},
         )  # fmt: skip
-
-    def of_samples(self, batch: int) -> "LayerKernels":
-        """The kernels for some of the samples."""
-        if batch not in self._of_samples:
-            self._of_samples[batch] = layer_kernels(self.shapes._replace(batch=batch), self.sizes)
-        return self._of_samples[batch]
 
     @cached_property
     def samples_at_a_time(self) -> int:

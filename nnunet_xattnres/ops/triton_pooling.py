@@ -13,8 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .tiles import three_axes
-from .triton_launch import Launch
-from .triton_projection import as_contiguous
+from .triton_launch import Launch, as_contiguous
 
 # The number of windows that a program computes.
 _WINDOWS = 1024

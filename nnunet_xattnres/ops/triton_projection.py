@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_launch import Launch, is_interpreted
+from .triton_launch import Launch, as_contiguous, is_interpreted
 
 # Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
 # pixels is long, the depth is larger in half precision.
@@ -338,8 +338,9 @@ class ProjectionKernels:
 
         From step to step, tensors mostly have the same addresses, so the last tables are kept.
         """
-        is_cuda = self._device.type == "cuda"
-        return self._copy_addresses(addresses, torch.cuda.current_stream(self._device).cuda_stream if is_cuda else 0)
+        # a table of its own for every stream, in which it is copied before it is read
+        stream = torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0
+        return self._copy_addresses(addresses, stream)
 
     def _copy_addresses_to_device(self, addresses: tuple[int, ...], stream: int) -> Tensor:
         is_cuda = self._device.type == "cuda"
@@ -423,14 +424,6 @@ class Projections:
             if d_source is not None and written is not None and written is not d_source:
                 d_source.copy_(written)
         return self.d_weights, self.d_biases
-
-
-def as_contiguous(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The tensor with contiguous memory, and in a dtype, if one is given."""
-    # nearly every tensor is already, and to ask takes the CPU less time than to convert
-    if dtype is not None and tensor.dtype != dtype:
-        tensor = tensor.to(dtype)
-    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def parameter_dtype(parameters: Sequence[Tensor | None]) -> torch.dtype:

@@ -42,9 +42,9 @@ class Compiled:
 @pytest.fixture
 def events(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    # the oldest versions of Triton do not have it
     active = SimpleNamespace(get_current_device=lambda: 3, get_current_stream={3: 5}.get)
     monkeypatch.setattr(triton.runtime, "driver", SimpleNamespace(active=active))
+    # the oldest versions of Triton do not have it
     monkeypatch.setattr("triton.AsyncCompileMode", lambda executor: contextlib.nullcontext(), raising=False)
     return []
 
