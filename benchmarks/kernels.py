@@ -13,9 +13,10 @@ python benchmarks/kernels.py 3d-128 stages=2 cells=16,few_cells=1
 
 import sys
 from collections import Counter, defaultdict
+from functools import partial
 
 import torch
-from launches import layers
+from launches import arguments_of, layers
 from torch.profiler import ProfilerActivity, profile
 
 from nnunet_xattnres.cost.cases import TYPICAL_CASES
@@ -24,21 +25,6 @@ from nnunet_xattnres.ops.triton_layer import BlockSizes
 
 REPEATS = 4
 SHOWN = 20
-
-
-def arguments_of(channels, size, history, is_decoder, batch):
-    """Random arguments of `triton_backend.forward`."""
-
-    def draw(*shape, dtype=torch.float16):
-        return torch.randn(shape, device="cuda", dtype=dtype)
-
-    sources = [draw(batch, width, *shape) for width, shape in history]
-    x = [draw(batch, width, *size) for width in ([channels // 2] * 2 if is_decoder else [channels])]
-    weights = [
-        None if width == channels else draw(channels, width, dtype=torch.float32) / width**0.5 for width, _ in history
-    ]
-    biases = [None if weight is None else draw(channels, dtype=torch.float32) for weight in weights]
-    return sources, x, weights, biases, draw(channels, dtype=torch.float32) / 10, None, 1e-6
 
 
 def kernel_times(function):
@@ -62,10 +48,10 @@ def kernel_times(function):
 def measure(case, sizes, show_layers):
     """Print the times of all layers with some sizes of blocks."""
     triton_backend.BLOCK_SIZES = sizes
-    total = Counter()
+    total, make = Counter(), partial(torch.randn, device="cuda")
     for name, channels, size, history in layers(case):
-        arguments = arguments_of(channels, size, history, name.startswith("decoder"), case.batch_size)
-        gradient = torch.randn(case.batch_size, channels, *size, device="cuda", dtype=torch.float16)
+        arguments = arguments_of(channels, size, history, name.startswith("decoder"), case.batch_size, make)
+        gradient = make(case.batch_size, channels, *size, dtype=torch.float16)
         line = f"{name:10s} C {channels:4d}  {'x'.join(map(str, size)):11s}"
         for direction, function in (
             ("forward", lambda arguments=arguments: triton_backend.forward(*arguments)),

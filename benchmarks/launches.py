@@ -57,14 +57,14 @@ def layers(case):
         history.append((widths[s], sizes[s]))
 
 
-def arguments_of(channels, size, history, is_decoder):
-    """Arguments of a call with one sample; the memory of large tensors is never touched."""
-    sources = [torch.empty(1, c, *s, dtype=torch.float16) for c, s in history]
+def arguments_of(channels, size, history, is_decoder, batch=1, make=torch.empty):
+    """Arguments of a call. By default the memory of large tensors is never touched."""
+    sources = [make(batch, c, *s, dtype=torch.float16) for c, s in history]
     parts = [channels // 2] * 2 if is_decoder else [channels]
-    x = [torch.empty(1, c, *size, dtype=torch.float16) for c in parts]
-    weights = [None if c == channels else torch.empty(channels, c) for c, _ in history]
-    biases = [None if weight is None else torch.empty(channels) for weight in weights]
-    return sources, x, weights, biases, torch.empty(channels), None, 1e-6
+    x = [make(batch, c, *size, dtype=torch.float16) for c in parts]
+    weights = [None if c == channels else make(channels, c) for c, _ in history]
+    biases = [None if weight is None else make(channels) for weight in weights]
+    return sources, x, weights, biases, make(channels), None, 1e-6
 
 
 def measure(function):
