@@ -52,6 +52,7 @@ def channel_block(channels: int, largest: int) -> int:
 
 @triton.jit
 def _address(addresses, feature, index: tl.constexpr, dtype: tl.constexpr):
+    """An address of a table, a multiple of 16 (`_aligned`), so that the compiler may load several elements as one."""
     return tl.multiple_of(tl.load(addresses + feature * ADDRESSES + index).to(tl.pointer_type(dtype)), 16)
 
 
@@ -389,9 +390,11 @@ class Projections:
         self.kernels = kernels
         none: list[Tensor | None] = [None] * len(sources)
         self._d_sources = none if d_sources is None else list(d_sources)
-        # in the dtype of the kernels
+        # in the dtype of the kernels, and aligned
         self._written = [
-            d if d is None or d.dtype == kernels.dtype else torch.empty_like(d, dtype=kernels.dtype)
+            d
+            if d is None or (d.dtype == kernels.dtype and _is_aligned(d))
+            else torch.empty_like(d, dtype=kernels.dtype)
             for d in self._d_sources
         ]
         self.d_weights, self.d_biases = none, none
@@ -405,9 +408,9 @@ class Projections:
             )
         # the addresses are those of these tensors, which must live as long as the kernels read them
         self._tensors = (
-            [as_contiguous(source, kernels.dtype) for source in sources],
-            [None if t is None else as_contiguous(t, kernels.weight_dtype) for t in weights],
-            [None if t is None else as_contiguous(t, kernels.weight_dtype) for t in biases],
+            [_aligned(source, kernels.dtype) for source in sources],
+            [None if t is None else _aligned(t, kernels.weight_dtype) for t in weights],
+            [None if t is None else _aligned(t, kernels.weight_dtype) for t in biases],
             self._written, self.d_weights, self.d_biases,
         )  # fmt: skip
         rows = zip(*self._tensors, strict=True)
@@ -424,6 +427,17 @@ class Projections:
             if d_source is not None and written is not None and written is not d_source:
                 d_source.copy_(written)
         return self.d_weights, self.d_biases
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    """Whether the memory of a tensor begins where the kernels take that for granted."""
+    return tensor.data_ptr() % 16 == 0
+
+
+def _aligned(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in contiguous and aligned memory: some samples of a feature, say, may begin anywhere."""
+    tensor = as_contiguous(tensor, dtype)
+    return tensor if _is_aligned(tensor) else tensor.clone()
 
 
 def parameter_dtype(parameters: Sequence[Tensor | None]) -> torch.dtype:

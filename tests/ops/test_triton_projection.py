@@ -72,6 +72,32 @@ def test_equals_convolutions(operands, splits):
         torch.testing.assert_close(a.double(), leaf.grad, rtol=1e-5, atol=1e-4)
 
 
+def test_addresses_are_aligned_as_the_kernels_take_for_granted(operands):
+    """Copies are read and written where samples, or parts of a larger tensor, begin elsewhere."""
+    sources, weights, biases = operands
+
+    def shifted(tensor):
+        return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+    sources, weights, biases = sources[:2], weights[:2], biases[:2]
+    kernels = ProjectionKernels(
+        [8, 24], [128, 128], {}, 0, [True] * 2, [True, False], 2, CHANNELS, torch.float32, torch.float32,
+        sources[0].device,
+    )  # fmt: skip
+    results = []
+    for change in (torch.clone, shifted):
+        d_sources = [change(torch.zeros_like(source)) for source in sources]
+        arguments = [[t if t is None else change(t) for t in tensors] for tensors in (sources, weights, biases)]
+        projections = Projections(kernels, *arguments, [True, False], d_sources)
+        assert all(address % 16 == 0 for address in projections._addresses.tolist())
+        full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
+        projections.project(full[:0], full)
+        gradients = projections.backward(full[:0], full)
+        results.append([full, *d_sources, *(t for of_weights in gradients for t in of_weights if t is not None)])
+    for aligned, unaligned in zip(*results, strict=True):
+        torch.testing.assert_close(unaligned, aligned, rtol=0, atol=0)
+
+
 def test_tables_of_addresses_are_kept(operands):
     sources = operands[0][:2]
     kernels = ProjectionKernels(
