@@ -540,7 +540,10 @@ def _value_gradient(
     value, d_value, grad_out, query, d_query, alpha, d_product, d_squared_norm, p, pixels, inside, channels, first,
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradient of CHANNELS channels of a feature of the size of x: from Eq. 8, from q.V and from |V|^2."""
+    """Store the gradient of CHANNELS channels of a feature of the size of x: from Eq. 8, from q.V and from |V|^2.
+
+    CHANNELS is a multiple of BLOCK.
+    """
     for begin in range(first, tl.minimum(first + CHANNELS, channels), BLOCK):
         c = begin + tl.arange(0, BLOCK)
         mask = (c < channels)[:, None] & inside[None]

@@ -38,7 +38,7 @@ class BlockSizes(NamedTuple):
         pixels, block, block_backward, pixel_warps: of these kernels for many pixels, pixels, channels, channels for
             backward, which reads the gradient of the output, too, and warps.
         few_pixels, few_block, few_block_backward, few_warps: the same for few pixels.
-        channel_group: the channels that one program differentiates.
+        channel_group: the channels that one program differentiates, at least a block.
         attention_pixels: pixels of the kernel of the attention.
         cells, map_channels: cells of the kernels on cells, and channels of that of the maps.
         few_cells, tiles: cells that many tiles read, and tiles at a time, in their gradient.
@@ -430,7 +430,9 @@ class LayerKernels:
     @cached_property
     def _full_backward(self) -> Launch:
         """The gradients of x and of the features of its size."""
-        shapes, group = self.shapes, self.sizes.channel_group
+        shapes, block = self.shapes, self._pixel_constants_backward["BLOCK"]
+        # whole blocks: two programs must not have the same channels, whose values one would replace before the other
+        group = triton.cdiv(self.sizes.channel_group, block) * block
         width = shapes.widths[0]
         groups = [triton.cdiv(n, group) for n in (width, shapes.channels - width, shapes.channels)]
         return Launch(
