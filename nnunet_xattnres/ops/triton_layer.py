@@ -197,7 +197,10 @@ class LayerKernels:
         # the kernels load two numbers in half precision as one
         weights = tables.weights.flatten()
         self._weights = weights.view(torch.int32) if weights.dtype == torch.float16 else weights
-        largest = max(2 * shapes.channels * max(self._pixels, tables.num_cells), 12 * tables.num_cells)
+        largest = max(
+            2 * shapes.channels * max(self._pixels, tables.num_cells), (len(shapes.sources) + 1) * self._pixels,
+            12 * tables.num_cells, *((1 + 2 * 2**axis) * total for axis, total in enumerate(tables.totals)),
+        )  # fmt: skip
         if largest >= 2**31:
             raise NotImplementedError(
                 f"{shapes.channels} channels of {shapes.size} voxels need offsets that are too large for the Triton "

@@ -46,6 +46,14 @@ def test_sizes_whose_offsets_are_too_large_are_refused():
         layer_kernels(shapes_of()._replace(channels=2**24), BlockSizes())
 
 
+def test_more_scalars_than_their_offsets_reach_are_refused():
+    """One per value and pixel: with few channels, these are more than twice the elements of a feature."""
+    size = (2**14, 2**15)
+    shapes = shapes_of()._replace(channels=1, widths=(1,), size=size, of_sources=(False,) * 4, of_weights=(False,) * 4)
+    with pytest.raises(NotImplementedError, match="too large"):
+        layer_kernels(shapes._replace(sources=((1, *size),) * 4), BlockSizes())
+
+
 @pytest.mark.parametrize(("memory", "expected"), [(1, 1), (2**17, None), (2**30, BATCH)])
 def test_a_group_has_as_many_samples_as_fit_into_the_memory(memory, expected):
     samples = layer_kernels(shapes_of(), BlockSizes(samples=memory)).samples_at_a_time
