@@ -219,20 +219,21 @@ def _store_score(products, rstd, offsets, product, squared_norm, inside, channel
     return logit
 
 
-@triton.jit(do_not_specialize=["num_values", "batch"])
+@triton.jit(do_not_specialize=["num_full", "num_values", "batch"])
 def full_scores_kernel(
     full, first, second, query, grad_out, products, rstd, d_alpha, full_index,
-    channels, width, num_values, pixels, eps, batch,
+    channels, width, num_full, num_values, pixels, eps, batch,
     BACKWARD: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The logits of Eq. 6 of x and of the features of its size, (B, K+1, pixels), in `products`.
 
     For backward, their factors in `products` and `rstd`, and the gradient of the attention to them in `d_alpha`. In
-    `full`, the distance of two features is `batch` samples. Grid: (blocks of pixels, 1 + num_full, B), x first.
+    `full`, the distance of two features is `batch` samples. Grid: (blocks of pixels x (1 + num_full), B), x first. The
+    programs of a block of pixels follow each other, so that all but one read `grad_out` from the cache.
     """
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    part = tl.program_id(1)
-    b = tl.program_id(2).to(tl.int64)
+    part = tl.program_id(0) % (1 + num_full)
+    p = tl.program_id(0) // (1 + num_full) * PIXELS + tl.arange(0, PIXELS)
+    b = tl.program_id(1).to(tl.int64)
     inside = p < pixels
     scalars = b * num_values * pixels + p
     grad_out += b * channels * pixels
@@ -566,15 +567,18 @@ def full_backward_kernel(
     """The gradients of x and of the features of its size. `d_full` may be `full`, `d_first` may be `first`.
 
     `d_query`, (B, blocks of pixels, 1 + num_full, C), is what they contribute to the gradient of the query.
-    Grid: (blocks of pixels, groups of CHANNELS channels of both parts of x and of the features, B).
+    Grid: (blocks of pixels x groups of CHANNELS channels of both parts of x and of the features, B). The programs of a
+    block of pixels follow each other, so that all features but one read `grad_out` from the cache.
     """
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    b = tl.program_id(2).to(tl.int64)
-    inside = p < pixels
-    group = tl.program_id(1)
     groups_of_first, groups_of_second = tl.cdiv(width, CHANNELS), tl.cdiv(channels - width, CHANNELS)
-    of_full = group - groups_of_first - groups_of_second
-    i = of_full // tl.cdiv(channels, CHANNELS)
+    groups_of_x, groups_of_feature = groups_of_first + groups_of_second, tl.cdiv(channels, CHANNELS)
+    groups = groups_of_x + num_full * groups_of_feature
+    group, block = tl.program_id(0) % groups, tl.program_id(0) // groups
+    p = block * PIXELS + tl.arange(0, PIXELS)
+    b = tl.program_id(1).to(tl.int64)
+    inside = p < pixels
+    of_full = group - groups_of_x
+    i = of_full // groups_of_feature
     n = num_values - 1
     if of_full >= 0:
         n = tl.load(full_index + i)
@@ -585,14 +589,14 @@ def full_backward_kernel(
         alpha = g * alpha + tl.where(n == num_values - 1, 1 - g, 0)
     d_product = tl.load(d_products + offsets, mask=inside, other=0)
     d_squared_norm = tl.load(d_squared_norms + offsets, mask=inside, other=0)
-    d_query += (b * tl.num_programs(0) + tl.program_id(0)) * (num_full + 1) * channels
+    d_query += (b * tl.cdiv(pixels, PIXELS) + block) * (num_full + 1) * channels
     grad_out += b * channels * pixels
     if of_full >= 0:
         sample = (i * batch + b) * channels * pixels
         _value_gradient(
             full + sample, d_full + sample, grad_out, query, d_query + (1 + i) * channels,
             alpha, d_product, d_squared_norm, p, pixels, inside, channels,
-            of_full % tl.cdiv(channels, CHANNELS) * CHANNELS, BLOCK, CHANNELS,
+            of_full % groups_of_feature * CHANNELS, BLOCK, CHANNELS,
         )  # fmt: skip
     elif group < groups_of_first:
         sample = b * width * pixels

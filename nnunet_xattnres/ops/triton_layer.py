@@ -39,10 +39,12 @@ class BlockSizes(NamedTuple):
             backward, which reads the gradient of the output, too, and warps.
         few_pixels, few_block, few_block_backward, few_warps: the same for few pixels.
         channel_group: the channels that one program differentiates, at least a block.
-        attention_pixels: pixels of the kernel of the attention.
+        attention_pixels: pixels of the kernels of the attention and of its gradient, which read the scalars of a pixel
+            twice: few enough that those of all programs that run at the same time stay in the cache.
         cells, map_channels: cells of the kernels on cells, and channels of that of the maps.
         few_cells, tiles: cells that many tiles read, and tiles at a time, in their gradient.
-        partial: the largest memory in bytes of the gradients of columns; those that take more are computed in parts.
+        partial: the largest memory in bytes of the gradients of columns of a group of samples.
+        part: the same of a part of them, if those of one sample take more than `partial`.
         samples: the largest memory in bytes of all temporary tensors of a group of samples, unless one takes more.
     """
 
@@ -70,6 +72,7 @@ class BlockSizes(NamedTuple):
     few_cells: int = 2
     tiles: int = 16
     partial: int = 384 * 2**20
+    part: int = 128 * 2**20
     samples: int = 768 * 2**20
 
 
@@ -215,6 +218,7 @@ class LayerKernels:
         is_many = self._pixels >= sizes.many
         pixels = sizes.pixels if is_many else sizes.few_pixels
         self._pixel_blocks = triton.cdiv(self._pixels, pixels)
+        self._attention_blocks = triton.cdiv(self._pixels, sizes.attention_pixels)
         self._cell_blocks = triton.cdiv(tables.num_few, sizes.cells) + triton.cdiv(
             tables.num_cells - tables.num_few, sizes.few_cells
         )
@@ -249,16 +253,16 @@ class LayerKernels:
         )  # fmt: skip
         self._full_scores, self._full_scores_backward = (
             Launch(
-                triton_kernels.full_scores_kernel, (self._pixel_blocks, 1 + self._num_full, shapes.batch),
-                shapes.channels, shapes.widths[0], self._num_values, self._pixels, shapes.eps, shapes.batch,
-                BACKWARD=backward, **constants,
+                triton_kernels.full_scores_kernel, (self._pixel_blocks * (1 + self._num_full), shapes.batch),
+                shapes.channels, shapes.widths[0], self._num_full, self._num_values, self._pixels, shapes.eps,
+                shapes.batch, BACKWARD=backward, **constants,
             )
             for backward, constants in ((False, self._pixel_constants), (True, self._pixel_constants_backward))
         )  # fmt: skip
         self._attention, self._attention_backward = (
             Launch(
                 triton_kernels.attention_kernel,
-                (triton.cdiv(self._pixels, sizes.attention_pixels), shapes.batch),
+                (self._attention_blocks, shapes.batch),
                 shapes.channels, self._num_interpolated, self._num_values, tables.num_cells, *self._size, shapes.eps,
                 BACKWARD=backward, GATED=shapes.is_gated and not backward, DIM=self._dim,
                 PIXELS=sizes.attention_pixels,
@@ -278,7 +282,9 @@ class LayerKernels:
         shapes, tables, sizes = self.shapes, self.tables, self.sizes
         scalars = (3 + triton.cdiv(shapes.channels, sizes.channels)) * 4 * self._num_values * self._pixels
         features = shapes.channels * (self._num_full * self._pixels + 2 * tables.num_cells) * shapes.dtype.itemsize
-        columns = min(sizes.partial, 4 * shapes.channels * self._num_tiles * tables.num_columns)
+        columns = 4 * shapes.channels * self._num_tiles * tables.num_columns
+        if columns > sizes.partial:
+            return 1
         samples = min(sizes.samples // (scalars + features + columns), sizes.partial // max(1, columns))
         return triton.cdiv(shapes.batch, triton.cdiv(shapes.batch, max(1, samples)))
 
@@ -342,7 +348,7 @@ class LayerKernels:
         of_pixels, of_cells = d_query.split(programs)
         columns = self._differentiate_sum(inputs, grad_out, attention, d_alpha, d_values, of_cells)
         # they replace the factors of the logits, and the features of the size of x, by their gradients
-        d_gate = inputs.query.new_empty(shapes.batch * self._pixel_blocks)
+        d_gate = inputs.query.new_empty(shapes.batch * self._attention_blocks)
         self._scores_backward[grad_alpha is not None](
             products, rstd, attention, inputs.gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha, d_gate,
             tables.is_interpolated,
@@ -380,9 +386,11 @@ class LayerKernels:
 
     @cached_property
     def _tiles_at_a_time(self) -> int:
-        """The number of tiles whose gradients of columns stay below the limit of memory."""
+        """The number of tiles whose gradients of columns stay below the limits of memory."""
         of_tile = 4 * self.shapes.batch * self.tables.num_columns * self.shapes.channels
-        return min(self._num_tiles, max(1, self.sizes.partial // max(1, of_tile)))
+        if of_tile * self._num_tiles <= self.sizes.partial:
+            return self._num_tiles
+        return max(1, min(self.sizes.partial, self.sizes.part) // of_tile)
 
     @cached_property
     def _sum_backward(self) -> list[Launch]:
@@ -420,12 +428,11 @@ class LayerKernels:
     @cached_property
     def _scores_backward(self) -> dict[bool, Launch]:
         """The gradients of Eqs. 6 and 7, by whether the attention has a gradient of its own."""
-        constants = {k: v for k, v in self._pixel_constants_backward.items() if k != "BLOCK"}
         return {
             of_attention: Launch(
-                triton_kernels.scores_backward_kernel, (self._pixel_blocks, self.shapes.batch),
+                triton_kernels.scores_backward_kernel, (self._attention_blocks, self.shapes.batch),
                 self.shapes.channels, self._num_values, self._channel_blocks, self._pixels,
-                GRAD_ATTENTION=of_attention, GATED=self.shapes.is_gated, **constants,
+                GRAD_ATTENTION=of_attention, GATED=self.shapes.is_gated, PIXELS=self.sizes.attention_pixels,
             )
             for of_attention in (False, True)
         }  # fmt: skip
@@ -440,7 +447,7 @@ class LayerKernels:
         groups = [triton.cdiv(n, group) for n in (width, shapes.channels - width, shapes.channels)]
         return Launch(
             triton_kernels.full_backward_kernel,
-            (self._pixel_blocks, groups[0] + groups[1] + self._num_full * groups[2], shapes.batch),
+            (self._pixel_blocks * (groups[0] + groups[1] + self._num_full * groups[2]), shapes.batch),
             shapes.channels, width, self._num_full, self._num_values, self._pixels, shapes.batch,
             GATED=shapes.is_gated, CHANNELS=group, **self._pixel_constants_backward,
         )  # fmt: skip

@@ -66,9 +66,9 @@ def _shape(shapes, feature, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _block_of_program(blocks, PIXELS: tl.constexpr):
-    """The feature and the pixels of a program."""
-    row = blocks + 2 * tl.program_id(0)
+def _feature_and_pixels(blocks, block, PIXELS: tl.constexpr):
+    """The feature and the pixels of a block of pixels."""
+    row = blocks + 2 * block
     return tl.load(row), tl.multiple_of(tl.load(row + 1), PIXELS) + tl.arange(0, PIXELS)
 
 
@@ -78,10 +78,14 @@ def project_kernel(
     DTYPE: tl.constexpr, OPERAND: tl.constexpr, WEIGHT: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Project a block of pixels of one feature, or copy it. Grid: (blocks of pixels of all features, channels, B)."""
-    feature, p = _block_of_program(blocks, PIXELS)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    b = tl.program_id(2).to(tl.int64)
+    """Project a block of pixels of one feature, or copy it. Grid: (blocks of pixels of all features x channels, B).
+
+    The blocks of channels of the same pixels follow each other, so that the feature is read from the cache.
+    """
+    channel_blocks = tl.cdiv(channels, BLOCK)
+    feature, p = _feature_and_pixels(blocks, tl.program_id(0) // channel_blocks, PIXELS)
+    c = tl.program_id(0) % channel_blocks * BLOCK + tl.arange(0, BLOCK)
+    b = tl.program_id(1).to(tl.int64)
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
     source = _address(addresses, feature, 0, DTYPE) + b * width * pixels
     weight = _address(addresses, feature, 1, WEIGHT)
@@ -234,19 +238,23 @@ def weight_gradient_kernel(
 def sum_parts_kernel(
     partial, addresses, shapes, sums, channels, WEIGHT: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
 ):
-    """The sum of the parts of a block of the gradients of a weight and its bias. Grid: (blocks, BLOCK / ROWS)."""
-    row = sums + tl.program_id(0) * 5
-    feature, first, end = tl.load(row), tl.load(row + 3), tl.load(row + 4)
+    """The sum of the parts of a block of the gradients of a weight and its bias. Grid: (blocks, BLOCK / ROWS).
+
+    `sums` has the feature, the first channels c and k of the block, its first part, the distance to the next one, and
+    the number of parts.
+    """
+    row = sums + tl.program_id(0) * 6
+    feature, first, distance, count = tl.load(row), tl.load(row + 3), tl.load(row + 4), tl.load(row + 5)
     width = tl.load(shapes + feature * SHAPE)
     i, j = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     c, k = tl.load(row + 1) + i, tl.load(row + 2) + j
     tile = tl.zeros((ROWS, BLOCK), tl.float32)
     bias = tl.zeros((ROWS,), tl.float32)
     partial += first.to(tl.int64) * BLOCK * (BLOCK + 1)
-    for _ in range(first, end):
+    for _ in range(count):
         tile += tl.load(partial + i[:, None] * BLOCK + j[None])
         bias += tl.load(partial + BLOCK * BLOCK + i)
-        partial += BLOCK * (BLOCK + 1)
+        partial += distance.to(tl.int64) * BLOCK * (BLOCK + 1)
     d_weight = _address(addresses, feature, 4, tl.float32)
     tl.store(d_weight + c[:, None] * width + k[None], tile, mask=(c < channels)[:, None] & (k < width)[None])
     if tl.load(row + 2) == 0:
@@ -297,11 +305,11 @@ class ProjectionKernels:
             if of_weights[n]:
                 steps = batch * -(-count // depth)
                 step = max(16, -(-steps // splits))
-                for c in range(0, channels, block):
-                    for k in range(0, width, block):
-                        parts = [(n, c, k, start, min(start + step, steps)) for start in range(0, steps, step)]
-                        sums.append((n, c, k, len(products), len(products) + len(parts)))
-                        products += parts
+                corners = [(c, k) for c in range(0, channels, block) for k in range(0, width, block)]
+                starts = range(0, steps, step)
+                sums += [(n, *corner, len(products) + i, len(corners), len(starts)) for i, corner in enumerate(corners)]
+                # all blocks of a weight for the same pixels follow each other, so that these are read from the cache
+                products += [(n, *corner, start, min(start + step, steps)) for start in starts for corner in corners]
         full = iter(range(len(widths)))
         places = [(0, cells[n]) if n in cells else (1, next(full)) for n in range(len(widths))]
         shapes = [(width, count, *place) for width, count, place in zip(widths, pixels, places, strict=True)]
@@ -322,7 +330,7 @@ class ProjectionKernels:
         weight = {"WEIGHT": TRITON_DTYPES[weight_dtype]}
         numbers = channels, num_cells, batch
         self._project = Launch(
-            project_kernel, (len(blocks), triton.cdiv(channels, block), batch), *numbers,
+            project_kernel, (len(blocks) * triton.cdiv(channels, block), batch), *numbers,
             PIXELS=_PIXELS, DEPTH=_DEPTH, **weight, **constants,
         )  # fmt: skip
         self._source_gradient = Launch(
