@@ -17,9 +17,10 @@ if not torch.cuda.is_available():
     # before the kernels are imported: Triton runs them without a GPU
     os.environ["TRITON_INTERPRET"] = "1"
 
-    from support.interpreter import round_to_nearest
+    from support.interpreter import round_to_nearest, skip_overflow_checks
 
     round_to_nearest()
+    skip_overflow_checks()
 
 from support.hippocampus import decathlon_folder
 from support.workspace import TRAINER, Workspace, shrink

@@ -1,4 +1,6 @@
-"""Triton's interpreter, as exact as a GPU."""
+"""Triton's interpreter, as exact as a GPU, and without work for nothing."""
+
+import dataclasses
 
 import numpy as np
 import torch
@@ -18,3 +20,11 @@ def round_to_nearest() -> None:
         return convert(data, source, target, rounding)
 
     interpreter._convert_float = convert_float
+
+
+def skip_overflow_checks() -> None:
+    """Let the interpreter compute sums and products of integers once; a second time, it ignores the result."""
+    from triton.runtime import interpreter
+
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)

@@ -420,10 +420,7 @@ def checked_memory() -> Iterator[MemoryChecker]:
         construct(projections, *arguments, **options)
         checker._add_projections(projections)
 
-    # by default, every sum and product of integers is computed twice, and the result is not used
-    options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
     with ExitStack() as stack:
-        stack.enter_context(patch.object(interpreter.interpreter_builder, "options", options))
         for (owner, name), check in originals.items():
             stack.enter_context(patch.object(owner, name, wrapped(check, getattr(owner, name))))
         stack.enter_context(patch.object(builder, "create_barrier", lambda self: checker._barrier(self)))
