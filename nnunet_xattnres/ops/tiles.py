@@ -54,7 +54,7 @@ class Tables:
         feature_of_cell: for every cell, the row in `features`.
         readers: for every feature the columns that belong to each of its cells, (cells, readers), as tile
             num_columns + column, or -1.
-        reader_range: the lowest and the highest of these numbers for every cell, (cells, 2).
+        reader_range: the lowest and the highest of these numbers for every cell, (2, cells), not on the device.
         full: the indices of the values that are not interpolated: features of the size of x, then x itself.
         is_interpolated: for every value, (K+1,), whether it is interpolated; x is the last one.
     """
@@ -73,7 +73,7 @@ class Tables:
     features: Tensor
     feature_of_cell: Tensor
     readers: Tensor
-    reader_range: Tensor
+    reader_range: np.ndarray
     full: Tensor
     is_interpolated: Tensor
 
@@ -154,7 +154,7 @@ def make_tables(
             weights[a][:, here, 1] = axis.offsets[:, cell]
         of_cells = _readers(axes[n], tiles, num_columns, first_column)
         readers.append(of_cells.ravel())
-        reader_range.append(np.stack((np.where(of_cells < 0, 2**31 - 1, of_cells).min(1), of_cells.max(1)), 1).ravel())
+        reader_range.append(np.stack((np.where(of_cells < 0, 2**31 - 1, of_cells).min(1), of_cells.max(1))))
         features.append([n, first_cell, *sizes[n], first_reader, of_cells.shape[1], after_width, after_height])
         first_reader += of_cells.size
         feature_of_cell.append(np.full(math.prod(sizes[n]), i))
@@ -182,7 +182,7 @@ def make_tables(
         integers(np.concatenate(columns)),
         torch.as_tensor(np.concatenate(weights), dtype=torch.float16 if half else torch.float32).to(device),
         integers(features or empty), integers(np.concatenate([*feature_of_cell, empty])),
-        integers(np.concatenate([*readers, empty])), integers(np.concatenate([*reader_range, empty])),
+        integers(np.concatenate([*readers, empty])), np.concatenate([np.zeros((2, 0), int), *reader_range], 1),
         integers([*(n for n, s in enumerate(sizes) if s == size), len(sizes)]),
         integers([*(s != size for s in sizes), False]),
     )  # fmt: skip

@@ -675,12 +675,12 @@ def transpose_maps_kernel(
 
 
 @triton.jit
-def _values_backward(
-    partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
-    channels, num_cells, first_row, num_rows, all_rows, is_last, first_cell, end_cell,
-    DIM: tl.constexpr, CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
+def _sum_columns(
+    partial, sums, is_new, features, feature_of_cell, readers,
+    channels, num_cells, first_row, num_rows, first_cell, end_cell,
+    CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the cells from `first_cell` on, CELLS of them unless `end_cell` comes before."""
+    """The sums of the cells from `first_cell` on, CELLS of them unless `end_cell` comes before."""
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
     # every cell once for each item
@@ -691,77 +691,89 @@ def _values_backward(
     count = tl.load(feature + 6)
     readers += tl.load(feature + 5) + (cell - tl.load(feature + 1)) * count + item
     partial += b * num_rows * channels
-    # nothing is summed if none of the tiles reads these cells
-    lowest = tl.load(reader_range + 2 * cell, mask=inside, other=2**31 - 1)
-    highest = tl.load(reader_range + 2 * cell + 1, mask=inside, other=-1)
-    is_read = (tl.max(highest, 0) >= first_row) & (tl.min(lowest, 0) < first_row + num_rows)
     total = tl.zeros((CELLS * ITEMS, BLOCK), tl.float32)
-    for begin in range(0, tl.where(is_read, tl.max(count, 0), 0), ITEMS):
-        row = tl.load(readers + begin, mask=inside & (begin + item < count), other=-1) - first_row
+    next_row = tl.load(readers, mask=inside & (item < count), other=-1)
+    for begin in range(0, tl.max(count, 0), ITEMS):
+        row = next_row - first_row
+        # on its way while the columns are loaded
+        following = begin + ITEMS
+        next_row = tl.load(readers + following, mask=inside & (following + item < count), other=-1)
         exists = (row >= 0) & (row < num_rows)
         columns = partial + row.to(tl.int64)[:, None] * channels + c
         total += tl.load(columns, mask=exists[:, None] & (c < channels), other=0)
     total = tl.sum(tl.reshape(total, (CELLS, ITEMS, BLOCK)), 1)
     r = first_cell + tl.arange(0, CELLS)
-    inside = r < end_cell
-    mask = inside[:, None] & (c < channels)
-    offsets = (b * num_cells + r)[:, None] * channels + c
-    if is_last == 0:
-        if is_read:
-            tl.store(sums + offsets, total + tl.load(sums + offsets, mask=mask, other=0), mask=mask)
-    else:
-        if num_rows < all_rows:
-            total += tl.load(sums + offsets, mask=mask, other=0)
-        row = tl.load(feature_of_cell + r, mask=inside, other=0)
-        size_z, size_y, size_x, start = _size_and_start(features, row)
-        x, y, z = (r - start) % size_x, (r - start) // size_x % size_y, (r - start) // (size_x * size_y)
-        values += b * num_cells * channels
-        d_maps += b * (1 + (4 if DIM == 2 else 8)) * num_cells
-        d_product = tl.load(d_maps + r, mask=inside, other=0)[:, None]
-        total += d_product * tl.load(query + c, mask=c < channels, other=0)
-        for step_z in tl.static_range(-1 if DIM == 3 else 0, 2 if DIM == 3 else 1):
-            for step_y in tl.static_range(-1, 2):
-                for step_x in tl.static_range(-1, 2):
-                    map = 1 + (1 if step_x else 0) + (2 if step_y else 0) + (4 if step_z else 0)
-                    exists = inside & (x + step_x >= 0) & (x + step_x < size_x)
-                    exists &= (y + step_y >= 0) & (y + step_y < size_y)
-                    exists &= (z + step_z >= 0) & (z + step_z < size_z)
-                    neighbour = r + (step_z * size_y + step_y) * size_x + step_x
-                    lower = r + (min(step_z, 0) * size_y + min(step_y, 0)) * size_x + min(step_x, 0)
-                    pair = tl.load(d_maps + map * num_cells + lower, mask=exists, other=0)
-                    v = tl.load(values + neighbour[:, None] * channels + c, mask=mask & exists[:, None], other=0)
-                    total += pair[:, None] * v.to(tl.float32)
-        v = tl.load(values + r[:, None] * channels + c, mask=mask, other=0).to(tl.float32)
-        d_query += (b * tl.num_programs(0) + tl.program_id(0)) * channels
-        tl.store(d_query + c, tl.sum(d_product * v, 0)[None], mask=c < channels)
-        tl.store(d_values + offsets, total.to(d_values.dtype.element_ty), mask=mask)
+    mask = (r < end_cell)[:, None] & (c < channels)
+    sums += (b * num_cells + r)[:, None] * channels + c
+    total += tl.load(sums, mask=mask & (is_new == 0), other=0)
+    tl.store(sums, total, mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "all_rows", "is_last", "num_few"])
-def values_backward_kernel(
-    partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
-    channels, num_cells, first_row, num_rows, all_rows, is_last, num_few,
-    DIM: tl.constexpr, CELLS: tl.constexpr, FEW_CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "num_few"])
+def sum_columns_kernel(
+    partial, sums, blocks, features, feature_of_cell, readers, channels, num_cells, first_row, num_rows, num_few,
+    CELLS: tl.constexpr, FEW_CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the interpolated features: the sum of what comes from Eq. 8, from q.V and from |V|^2.
+    """The gradients of Eq. 8 of the interpolated features, (B, cells, C): sums over the tiles that read a cell.
 
-    What comes from Eq. 8 is summed over the tiles that read a cell. A program has CELLS of the first `num_few` cells,
-    which few tiles read, or FEW_CELLS of the others, ITEMS tiles at a time. `partial` has the columns of some tiles,
-    (B, num_rows, C), of which `first_row` is the first. If these are not all tiles, what comes from the others is in
-    `sums`, (B, cells, C), and `is_last` is 0 but for the last. `d_query`, (B, blocks of cells, C), is what these
-    features contribute to the gradient of the query. Grid: (blocks of cells, blocks of channels, B).
+    A program has CELLS of the first `num_few` cells, which few tiles read, or FEW_CELLS of the others, ITEMS tiles at a
+    time. `partial` has the columns of some tiles, (B, num_rows, C), of which `first_row` is the first, and `blocks` the
+    blocks of cells that these tiles read: their numbers, and whether no tiles before have read them. Otherwise the
+    columns are added to `sums`. Grid: (blocks of cells, blocks of channels, B).
     """
-    first = tl.program_id(0)
-    blocks = tl.cdiv(num_few, CELLS)
-    if first < blocks:
-        _values_backward(
-            partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
-            channels, num_cells, first_row, num_rows, all_rows, is_last, first * CELLS, num_few,
-            DIM, CELLS, 1, BLOCK,
+    block = tl.load(blocks + 2 * tl.program_id(0))
+    is_new = tl.load(blocks + 2 * tl.program_id(0) + 1)
+    of_few = tl.cdiv(num_few, CELLS)
+    if block < of_few:
+        _sum_columns(
+            partial, sums, is_new, features, feature_of_cell, readers, channels, num_cells, first_row, num_rows,
+            block * CELLS, num_few, CELLS, 1, BLOCK,
         )  # fmt: skip
     else:
-        _values_backward(
-            partial, sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, readers, reader_range,
-            channels, num_cells, first_row, num_rows, all_rows, is_last,
-            num_few + (first - blocks) * FEW_CELLS, num_cells, DIM, FEW_CELLS, ITEMS, BLOCK,
+        _sum_columns(
+            partial, sums, is_new, features, feature_of_cell, readers, channels, num_cells, first_row, num_rows,
+            num_few + (block - of_few) * FEW_CELLS, num_cells, FEW_CELLS, ITEMS, BLOCK,
         )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["num_cells"])
+def values_backward_kernel(
+    sums, values, d_maps, query, d_values, d_query, features, feature_of_cell, channels, num_cells,
+    DIM: tl.constexpr, CELLS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradients of the interpolated features: what comes from Eq. 8 (`sums`), from q.V and from |V|^2.
+
+    `d_query`, (B, blocks of cells, C), is what these features contribute to the gradient of the query.
+    Grid: (blocks of cells, blocks of channels, B).
+    """
+    r = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    b = tl.program_id(2).to(tl.int64)
+    c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
+    inside = r < num_cells
+    mask = inside[:, None] & (c < channels)
+    row = tl.load(feature_of_cell + r, mask=inside, other=0)
+    size_z, size_y, size_x, start = _size_and_start(features, row)
+    x, y, z = (r - start) % size_x, (r - start) // size_x % size_y, (r - start) // (size_x * size_y)
+    offsets = r[:, None] * channels + c
+    sample = b * num_cells * channels
+    values += sample
+    d_maps += b * (1 + (4 if DIM == 2 else 8)) * num_cells
+    total = tl.load(sums + sample + offsets, mask=mask, other=0)
+    d_product = tl.load(d_maps + r, mask=inside, other=0)[:, None]
+    total += d_product * tl.load(query + c, mask=c < channels, other=0)
+    for step_z in tl.static_range(-1 if DIM == 3 else 0, 2 if DIM == 3 else 1):
+        for step_y in tl.static_range(-1, 2):
+            for step_x in tl.static_range(-1, 2):
+                map = 1 + (1 if step_x else 0) + (2 if step_y else 0) + (4 if step_z else 0)
+                exists = inside & (x + step_x >= 0) & (x + step_x < size_x)
+                exists &= (y + step_y >= 0) & (y + step_y < size_y)
+                exists &= (z + step_z >= 0) & (z + step_z < size_z)
+                neighbour = r + (step_z * size_y + step_y) * size_x + step_x
+                lower = r + (min(step_z, 0) * size_y + min(step_y, 0)) * size_x + min(step_x, 0)
+                pair = tl.load(d_maps + map * num_cells + lower, mask=exists, other=0)
+                v = tl.load(values + neighbour[:, None] * channels + c, mask=mask & exists[:, None], other=0)
+                total += pair[:, None] * v.to(tl.float32)
+    v = tl.load(values + offsets, mask=mask, other=0).to(tl.float32)
+    d_query += (b * tl.num_programs(0) + tl.program_id(0)) * channels
+    tl.store(d_query + c, tl.sum(d_product * v, 0)[None], mask=c < channels)
+    tl.store(d_values + sample + offsets, total.to(d_values.dtype.element_ty), mask=mask)

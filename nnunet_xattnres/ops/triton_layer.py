@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -42,7 +43,7 @@ class BlockSizes(NamedTuple):
         attention_pixels: pixels of the kernels of the attention and of its gradient, which read the scalars of a pixel
             twice: few enough that those of all programs that run at the same time stay in the cache.
         cells, map_channels: cells of the kernels on cells, and channels of that of the maps.
-        few_cells, tiles: cells that many tiles read, and tiles at a time, in their gradient.
+        few_cells, tiles: cells that many tiles read, and tiles at a time, in the sum of their columns.
         partial: the largest memory in bytes of the gradients of columns of a group of samples.
         part: the same of a part of them, if those of one sample take more than `partial`.
         samples: the largest memory in bytes of all temporary tensors of a group of samples, unless one takes more.
@@ -135,18 +136,6 @@ def layer_kernels(shapes: LayerShapes, sizes: BlockSizes) -> "LayerKernels":
     return LayerKernels(shapes, sizes)
 
 
-class _Columns(NamedTuple):
-    """The gradients of the columns of some tiles, which are summed for every cell (`tiles.py`).
-
-    Attributes:
-        gradients: (B, columns of these tiles, C).
-        sums: the sums over the tiles before these, (B, cells, C); if there are none, a tensor that is not read.
-    """
-
-    gradients: Tensor
-    sums: Tensor
-
-
 class _Inputs(NamedTuple):
     """The arguments of one call in the layout of the kernels.
 
@@ -219,9 +208,7 @@ class LayerKernels:
         pixels = sizes.pixels if is_many else sizes.few_pixels
         self._pixel_blocks = triton.cdiv(self._pixels, pixels)
         self._attention_blocks = triton.cdiv(self._pixels, sizes.attention_pixels)
-        self._cell_blocks = triton.cdiv(tables.num_few, sizes.cells) + triton.cdiv(
-            tables.num_cells - tables.num_few, sizes.few_cells
-        )
+        self._cell_blocks = triton.cdiv(tables.num_cells, sizes.cells)
         # the compile-time arguments of the kernels on features of the size of x, forward and backward
         self._pixel_constants, self._pixel_constants_backward = (
             {"PIXELS": pixels, "BLOCK": block, "num_warps": sizes.pixel_warps if is_many else sizes.few_warps}
@@ -247,7 +234,7 @@ class LayerKernels:
             shapes.device,
         )  # fmt: skip
         self._maps = Launch(
-            triton_kernels.maps_kernel, (triton.cdiv(tables.num_cells, sizes.cells), shapes.batch),
+            triton_kernels.maps_kernel, (self._cell_blocks, shapes.batch),
             tables.num_cells, shapes.channels,
             DIM=self._dim, CELLS=sizes.cells, BLOCK=min(self._block, sizes.map_channels),
         )  # fmt: skip
@@ -281,11 +268,12 @@ class LayerKernels:
         """The number of samples whose temporary tensors stay below the limit of memory, in groups of equal sizes."""
         shapes, tables, sizes = self.shapes, self.tables, self.sizes
         scalars = (3 + triton.cdiv(shapes.channels, sizes.channels)) * 4 * self._num_values * self._pixels
-        features = shapes.channels * (self._num_full * self._pixels + 2 * tables.num_cells) * shapes.dtype.itemsize
+        features = shapes.channels * (self._num_full * self._pixels + tables.num_cells) * shapes.dtype.itemsize
+        sums = 4 * shapes.channels * tables.num_cells
         columns = 4 * shapes.channels * self._num_tiles * tables.num_columns
         if columns > sizes.partial:
             return 1
-        samples = min(sizes.samples // (scalars + features + columns), sizes.partial // max(1, columns))
+        samples = min(sizes.samples // (scalars + features + sums + columns), sizes.partial // max(1, columns))
         return triton.cdiv(shapes.batch, triton.cdiv(shapes.batch, max(1, samples)))
 
     def _forward(
@@ -341,12 +329,11 @@ class LayerKernels:
             inputs.full, inputs.first, inputs.second, inputs.query, grad_out, products, rstd, d_alpha, tables.full
         )
         self._attention_backward(products, rstd, inputs.gate, attention, inputs.maps, tables.features, tables.full)
-        d_values = torch.empty_like(inputs.values)
         # what every program contributes to the gradient of the query: those on pixels, and those on cells
         programs = shapes.batch * self._pixel_blocks * (1 + self._num_full), shapes.batch * self._cell_blocks
         d_query = inputs.query.new_empty(sum(programs), shapes.channels)
         of_pixels, of_cells = d_query.split(programs)
-        columns = self._differentiate_sum(inputs, grad_out, attention, d_alpha, d_values, of_cells)
+        sums = self._differentiate_sum(inputs, grad_out, attention, d_alpha)
         # they replace the factors of the logits, and the features of the size of x, by their gradients
         d_gate = inputs.query.new_empty(shapes.batch * self._attention_blocks)
         self._scores_backward[grad_alpha is not None](
@@ -357,11 +344,14 @@ class LayerKernels:
             inputs.full, inputs.first, inputs.second, inputs.query, products, rstd, attention, inputs.gate, grad_out,
             inputs.full, d_parts[0], d_parts[-1], of_pixels, tables.full,
         )  # fmt: skip
+        d_values = torch.empty_like(inputs.values)
         if self._num_interpolated:
             d_maps = self._transpose_interpolation(products, rstd)
-            self._differentiate_values(-1, inputs, columns, d_maps, d_values, of_cells)
+            self._values_backward(
+                sums, inputs.values, d_maps, inputs.query, d_values, of_cells, tables.features, tables.feature_of_cell
+            )
         d_full = inputs.full
-        del products, rstd, attention, d_alpha, columns, inputs
+        del products, rstd, attention, d_alpha, sums, inputs
         d_weights, d_biases = projections.backward(d_values, d_full)
         return [d_query.sum(0), None if gate is None else d_gate.sum().view_as(gate), *d_weights, *d_biases]
 
@@ -406,19 +396,37 @@ class LayerKernels:
         ]  # fmt: skip
 
     @cached_property
-    def _values_backward(self) -> list[Launch]:
-        """The gradients of the interpolated features, one launch for the tiles of each part."""
+    def _sum_columns(self) -> list[tuple[Launch, Tensor]]:
+        """The sums of the columns of every cell, one launch for the tiles of each part, with its table of blocks.
+
+        A part launches no programs for cells that its tiles do not read.
+        """
         shapes, tables, sizes = self.shapes, self.tables, self.sizes
-        rows = tables.num_columns
-        return [
-            Launch(
-                triton_kernels.values_backward_kernel, (self._cell_blocks, self._channel_blocks, shapes.batch),
-                shapes.channels, tables.num_cells, first_tile * rows, number * rows, self._num_tiles * rows,
-                int(first_tile + number == self._num_tiles), tables.num_few,
-                DIM=self._dim, CELLS=sizes.cells, FEW_CELLS=sizes.few_cells, ITEMS=sizes.tiles, BLOCK=self._block,
-            )
-            for first_tile, number in self._parts_of_tiles()
-        ]  # fmt: skip
+        rows, few = tables.num_columns, tables.num_few
+        starts = [*range(0, few, sizes.cells), *range(few, tables.num_cells, sizes.few_cells)]
+        lowest = np.minimum.reduceat(tables.reader_range[0], starts)
+        highest = np.maximum.reduceat(tables.reader_range[1], starts)
+        launches, is_new = [], np.ones(len(starts), int)
+        for first_tile, number in self._parts_of_tiles():
+            blocks = np.flatnonzero((highest >= first_tile * rows) & (lowest < (first_tile + number) * rows))
+            table = np.stack((blocks, is_new[blocks]), 1)
+            is_new[blocks] = 0
+            launch = Launch(
+                triton_kernels.sum_columns_kernel, (len(blocks), self._channel_blocks, shapes.batch),
+                shapes.channels, tables.num_cells, first_tile * rows, number * rows, few,
+                CELLS=sizes.cells, FEW_CELLS=sizes.few_cells, ITEMS=sizes.tiles, BLOCK=self._block,
+            )  # fmt: skip
+            launches.append((launch, torch.tensor(table, dtype=torch.int32).to(shapes.device)))
+        return launches
+
+    @cached_property
+    def _values_backward(self) -> Launch:
+        """The gradients of the interpolated features."""
+        shapes, tables = self.shapes, self.tables
+        return Launch(
+            triton_kernels.values_backward_kernel, (self._cell_blocks, self._channel_blocks, shapes.batch),
+            shapes.channels, tables.num_cells, DIM=self._dim, CELLS=self.sizes.cells, BLOCK=self._block,
+        )  # fmt: skip
 
     def _parts_of_tiles(self) -> list[tuple[int, int]]:
         """The first tile and the number of tiles of every part."""
@@ -465,44 +473,23 @@ class LayerKernels:
             for axis in range(self._dim)
         ]  # fmt: skip
 
-    def _differentiate_sum(
-        self,
-        inputs: _Inputs,
-        grad_out: Tensor,
-        attention: Tensor,
-        d_alpha: Tensor,
-        d_values: Tensor,
-        d_query: Tensor,
-    ) -> _Columns:
-        """Compute the gradients of Eq. 8 of the attention and of the columns, some tiles at a time.
+    def _differentiate_sum(self, inputs: _Inputs, grad_out: Tensor, attention: Tensor, d_alpha: Tensor) -> Tensor:
+        """Compute the gradients of Eq. 8 of the attention and of the interpolated features, some tiles at a time.
 
         Returns:
-            the columns of the last tiles.
+            the gradients of the interpolated features, (B, cells, C), in float32.
         """
-        tables, step, query = self.tables, self._tiles_at_a_time, inputs.query
-        columns = _Columns(
-            query.new_empty(self.shapes.batch, step, tables.num_columns, self.shapes.channels),
-            query.new_zeros(d_values.shape) if step < self._num_tiles else query,
-        )
+        shapes, tables, query = self.shapes, self.tables, inputs.query
+        sums = query.new_empty(inputs.values.shape)
         if self._num_interpolated:
-            for part, launch in enumerate(self._sum_backward):
-                if part:
-                    self._differentiate_values(part - 1, inputs, columns, columns.sums, d_values, d_query)
-                launch(
-                    inputs.values, attention, inputs.gate, grad_out, d_alpha, columns.gradients, tables.columns,
-                    self._weights, tables.is_interpolated,
+            columns = query.new_empty(shapes.batch, self._tiles_at_a_time, tables.num_columns, shapes.channels)
+            for differentiate, (sum_columns, blocks) in zip(self._sum_backward, self._sum_columns, strict=True):
+                differentiate(
+                    inputs.values, attention, inputs.gate, grad_out, d_alpha, columns, tables.columns, self._weights,
+                    tables.is_interpolated,
                 )  # fmt: skip
-        return columns
-
-    def _differentiate_values(
-        self, part: int, inputs: _Inputs, columns: _Columns, d_maps: Tensor, d_values: Tensor, d_query: Tensor
-    ) -> None:
-        """Add the columns of a part of the tiles to the sums; for the last, write the gradients of the features."""
-        tables = self.tables
-        self._values_backward[part](
-            columns.gradients, columns.sums, inputs.values, d_maps, inputs.query, d_values, d_query,
-            tables.features, tables.feature_of_cell, tables.readers, tables.reader_range,
-        )  # fmt: skip
+                sum_columns(columns, sums, blocks, tables.features, tables.feature_of_cell, tables.readers)
+        return sums
 
     def _transpose_interpolation(self, d_products: Tensor, d_squared_norms: Tensor) -> Tensor:
         """The transpose of the interpolation of the scalar maps, (B, 1 + 4 or 8, cells)."""

@@ -56,8 +56,8 @@ for word in sys.argv[3:]:
 KERNELS = [
     "maps_kernel", "full_scores_kernel", "attention_kernel", "weighted_sum_kernel",
     "sum_backward_kernel", "scores_backward_kernel", "full_backward_kernel", "transpose_maps_kernel",
-    "values_backward_kernel", "project_kernel", "source_gradient_kernel", "weight_gradient_kernel", "sum_parts_kernel",
-    "max_pool_kernel", "max_pool_backward_kernel",
+    "sum_columns_kernel", "values_backward_kernel", "project_kernel", "source_gradient_kernel",
+    "weight_gradient_kernel", "sum_parts_kernel", "max_pool_kernel", "max_pool_backward_kernel",
 ]  # fmt: skip
 # the same kernels with other constants, which take other branches
 VARIANTS = {
