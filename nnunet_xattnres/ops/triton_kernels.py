@@ -185,25 +185,34 @@ def _interpolate_maps(maps, features, row, z, y, x, full_z, full_y, full_x, DIM:
 @triton.jit
 def _products(
     feature, query, grad_out, p, pixels, inside, channels,
-    BACKWARD: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+    BACKWARD: tl.constexpr, SPREAD: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """q.V, |V|^2 and, for backward, the product of V and the gradient of the output, each (PIXELS,).
 
-    A thread has all channels of its pixels, so nothing is exchanged between threads.
+    With SPREAD, the channels of a pixel are spread over threads, which exchange their sums once, at the end. Otherwise,
+    a thread has all channels of its pixels, and nothing is exchanged.
     """
-    product = tl.zeros((PIXELS,), tl.float32)
-    squared_norm = tl.zeros((PIXELS,), tl.float32)
-    with_gradient = tl.zeros((PIXELS,), tl.float32)
+    # the rows of the sums: all channels together, or each of a block for itself
+    rows: tl.constexpr = BLOCK if SPREAD else 1
+    product = tl.zeros((rows, PIXELS), tl.float32)
+    squared_norm = tl.zeros((rows, PIXELS), tl.float32)
+    with_gradient = tl.zeros((rows, PIXELS), tl.float32)
     for begin in range(0, channels, BLOCK):
         c = begin + tl.arange(0, BLOCK)
         mask = (c < channels)[:, None] & inside[None]
         offsets = c[:, None] * pixels + p[None]
         v = tl.load(feature + offsets, mask=mask, other=0).to(tl.float32)
-        product += tl.sum(v * tl.load(query + c, mask=c < channels, other=0)[:, None], 0)
-        squared_norm += tl.sum(v * v, 0)
+        product += _sum_rows(v * tl.load(query + c, mask=c < channels, other=0)[:, None], SPREAD)
+        squared_norm += _sum_rows(v * v, SPREAD)
         if BACKWARD:
-            with_gradient += tl.sum(v * tl.load(grad_out + offsets, mask=mask, other=0).to(tl.float32), 0)
-    return product, squared_norm, with_gradient
+            with_gradient += _sum_rows(v * tl.load(grad_out + offsets, mask=mask, other=0).to(tl.float32), SPREAD)
+    return tl.sum(product, 0), tl.sum(squared_norm, 0), tl.sum(with_gradient, 0)
+
+
+@triton.jit
+def _sum_rows(block, SPREAD: tl.constexpr):
+    """The sum over the channels of a block, as one row, or with SPREAD the block itself."""
+    return block if SPREAD else tl.sum(block, 0, keep_dims=True)
 
 
 @triton.jit
@@ -223,7 +232,7 @@ def _store_score(products, rstd, offsets, product, squared_norm, inside, channel
 def full_scores_kernel(
     full, first, second, query, grad_out, products, rstd, d_alpha, full_index,
     channels, width, num_full, num_values, pixels, eps, batch,
-    BACKWARD: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+    BACKWARD: tl.constexpr, SPREAD: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The logits of Eq. 6 of x and of the features of its size, (B, K+1, pixels), in `products`.
 
@@ -240,12 +249,12 @@ def full_scores_kernel(
     if part == 0:
         offsets = scalars + (num_values - 1) * pixels
         product, squared_norm, with_gradient = _products(
-            first + b * width * pixels, query, grad_out, p, pixels, inside, width, BACKWARD, PIXELS, BLOCK
+            first + b * width * pixels, query, grad_out, p, pixels, inside, width, BACKWARD, SPREAD, PIXELS, BLOCK
         )
         if width < channels:
             more_product, more_squared_norm, more_with_gradient = _products(
                 second + b * (channels - width) * pixels, query + width, grad_out + width * pixels,
-                p, pixels, inside, channels - width, BACKWARD, PIXELS, BLOCK,
+                p, pixels, inside, channels - width, BACKWARD, SPREAD, PIXELS, BLOCK,
             )  # fmt: skip
             product += more_product
             squared_norm += more_squared_norm
@@ -254,7 +263,7 @@ def full_scores_kernel(
         offsets = scalars + tl.load(full_index + part - 1) * pixels
         product, squared_norm, with_gradient = _products(
             full + ((part - 1) * batch + b) * channels * pixels, query, grad_out,
-            p, pixels, inside, channels, BACKWARD, PIXELS, BLOCK,
+            p, pixels, inside, channels, BACKWARD, SPREAD, PIXELS, BLOCK,
         )  # fmt: skip
     _store_score(products, rstd, offsets, product, squared_norm, inside, channels, eps, BACKWARD)
     if BACKWARD:

@@ -35,7 +35,7 @@ class BlockSizes(NamedTuple):
         warps, stages, registers: of the kernels on tiles; with 168 registers a thread in half precision, three programs
             fit into a multiprocessor.
         many: for at least this number of pixels, a thread of the kernels on features of the size of x has all channels
-            of its pixels; for fewer, a program has more channels at a time.
+            of its pixels; for fewer, they are spread over threads, because there would be too few programs.
         pixels, block, block_backward, pixel_warps: of these kernels for many pixels, pixels, channels, channels for
             backward, which reads the gradient of the output, too, and warps.
         few_pixels, few_block, few_block_backward, few_warps: the same for few pixels.
@@ -57,14 +57,14 @@ class BlockSizes(NamedTuple):
     warps: int = 4
     stages: int = 3
     registers: int = 168
-    many: int = 4096
+    many: int = 8192
     pixels: int = 512
     block: int = 16
     block_backward: int = 4
     pixel_warps: int = 2
-    few_pixels: int = 128
-    few_block: int = 64
-    few_block_backward: int = 32
+    few_pixels: int = 32
+    few_block: int = 128
+    few_block_backward: int = 64
     few_warps: int = 4
     channel_group: int = 128
     attention_pixels: int = 128
@@ -242,7 +242,7 @@ class LayerKernels:
             Launch(
                 triton_kernels.full_scores_kernel, (self._pixel_blocks * (1 + self._num_full), shapes.batch),
                 shapes.channels, shapes.widths[0], self._num_full, self._num_values, self._pixels, shapes.eps,
-                shapes.batch, BACKWARD=backward, **constants,
+                shapes.batch, BACKWARD=backward, SPREAD=not is_many, **constants,
             )
             for backward, constants in ((False, self._pixel_constants), (True, self._pixel_constants_backward))
         )  # fmt: skip

@@ -30,7 +30,7 @@ types["weights"] = "*i32" if half else "*fp32"
 constants = dict(
     TILE_X=16, VALUES=16, BLOCK=64, COLUMNS=32 if half else 16, OPERAND=getattr(tl, f"{feature[0]}loat{feature[-2:]}")
     if feature[0] == "f" else tl.bfloat16, PICK=tl.float16 if half else tl.float32,
-    PRECISION="tf32" if half else "tf32x3", CELLS=32, FEW_CELLS=2, ITEMS=16, PIXELS=128, BACKWARD=True,
+    SPREAD=True, PRECISION="tf32" if half else "tf32x3", CELLS=32, FEW_CELLS=2, ITEMS=16, PIXELS=128, BACKWARD=True,
     GRAD_ATTENTION=True, GATED=True, WINDOWS=1024, CHANNELS=128,
     AXIS=2, OUTPUTS=64, WINDOW=8, DTYPE=tl.float16, WEIGHT=tl.float32, ALIGNED=True, DEPTH=32, ROWS=16,
 )
@@ -61,7 +61,7 @@ KERNELS = [
 ]  # fmt: skip
 # the same kernels with other constants, which take other branches
 VARIANTS = {
-    "full_scores_kernel": ["BACKWARD=0"],
+    "full_scores_kernel": ["BACKWARD=0", "SPREAD=0:BLOCK=4"],
     "attention_kernel": ["BACKWARD=0"],
     "transpose_maps_kernel": ["AXIS=1"],
 }
