@@ -19,12 +19,13 @@ from .triton_launch import Launch, as_contiguous, is_interpreted
 # Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
 # pixels is long, the depth is larger in half precision.
 _PIXELS, _CHANNELS, _DEPTH, _LONG_DEPTH = 128, 64, 32, 64
-# The rows of a weight that a program of the last sum has.
-_ROWS = 16
+# The rows of a weight that a program of the last sum has, and the parts that are on their way at a time.
+_ROWS, _PARTS = 16, 8
 # The tables of addresses that are kept for every combination of shapes.
 _ADDRESS_TABLES = 16
-# The most parts into which the sum over pixels is split for the gradient of one weight.
-_SPLITS = 256
+# The most parts into which the sum over pixels is split for the gradient of one weight, and the number of all parts
+# that is enough for a GPU: more would only be more to store and to sum.
+_SPLITS, _ENOUGH_PARTS = 256, 2048
 
 # The integers per feature in the tables: addresses of source, weight, bias and their gradients; C_k, pixels, whether it
 # has the size of x, and its index among the features of this size or its first cell.
@@ -236,12 +237,13 @@ def weight_gradient_kernel(
 
 @triton.jit
 def sum_parts_kernel(
-    partial, addresses, shapes, sums, channels, WEIGHT: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
-):
+    partial, addresses, shapes, sums, channels,
+    WEIGHT: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
     """The sum of the parts of a block of the gradients of a weight and its bias. Grid: (blocks, BLOCK / ROWS).
 
     `sums` has the feature, the first channels c and k of the block, its first part, the distance to the next one, and
-    the number of parts.
+    the number of parts. PARTS of them are on their way at a time, because to load one takes longer than to add it.
     """
     row = sums + tl.program_id(0) * 6
     feature, first, distance, count = tl.load(row), tl.load(row + 3), tl.load(row + 4), tl.load(row + 5)
@@ -251,10 +253,11 @@ def sum_parts_kernel(
     tile = tl.zeros((ROWS, BLOCK), tl.float32)
     bias = tl.zeros((ROWS,), tl.float32)
     partial += first.to(tl.int64) * BLOCK * (BLOCK + 1)
-    for _ in range(count):
-        tile += tl.load(partial + i[:, None] * BLOCK + j[None])
-        bias += tl.load(partial + BLOCK * BLOCK + i)
-        partial += distance.to(tl.int64) * BLOCK * (BLOCK + 1)
+    step = distance.to(tl.int64) * BLOCK * (BLOCK + 1)
+    for part in tl.range(0, count, num_stages=PARTS):
+        block = partial + part * step
+        tile += tl.load(block + i[:, None] * BLOCK + j[None])
+        bias += tl.load(block + BLOCK * BLOCK + i)
     d_weight = _address(addresses, feature, 4, tl.float32)
     tl.store(d_weight + c[:, None] * width + k[None], tile, mask=(c < channels)[:, None] & (k < width)[None])
     if tl.load(row + 2) == 0:
@@ -298,18 +301,20 @@ class ProjectionKernels:
         source_blocks: list[tuple[int, int, int]] = []
         products: list[tuple[int, ...]] = []
         sums: list[tuple[int, ...]] = []
+        # what every weight of a feature needs: the blocks of its gradient, and the steps of the sum over pixels
+        corners = [[(c, k) for c in range(0, channels, block) for k in range(0, width, block)] for width in widths]
+        steps = [batch * -(-count // depth) for count in pixels]
+        all_steps = sum(len(c) * s for c, s, needed in zip(corners, steps, of_weights, strict=True) if needed)
         for n, (width, count) in enumerate(zip(widths, pixels, strict=True)):
             blocks += [(n, start) for start in range(0, count, _PIXELS)]
             if of_sources[n]:
                 source_blocks += [(n, p, k) for p in range(0, count, _PIXELS) for k in range(0, width, block)]
             if of_weights[n]:
-                steps = batch * -(-count // depth)
-                step = max(16, -(-steps // splits))
-                corners = [(c, k) for c in range(0, channels, block) for k in range(0, width, block)]
-                starts = range(0, steps, step)
-                sums += [(n, *corner, len(products) + i, len(corners), len(starts)) for i, corner in enumerate(corners)]
+                step = max(16, -(-steps[n] // splits), all_steps // _ENOUGH_PARTS)
+                starts, here = range(0, steps[n], step), corners[n]
+                sums += [(n, *corner, len(products) + i, len(here), len(starts)) for i, corner in enumerate(here)]
                 # all blocks of a weight for the same pixels follow each other, so that these are read from the cache
-                products += [(n, *corner, start, min(start + step, steps)) for start in starts for corner in corners]
+                products += [(n, *corner, start, min(start + step, steps[n])) for start in starts for corner in here]
         full = iter(range(len(widths)))
         places = [(0, cells[n]) if n in cells else (1, next(full)) for n in range(len(widths))]
         shapes = [(width, count, *place) for width, count, place in zip(widths, pixels, places, strict=True)]
@@ -339,7 +344,7 @@ class ProjectionKernels:
         )  # fmt: skip
         self._weight_gradient = Launch(weight_gradient_kernel, (len(products),), *numbers, DEPTH=depth, **constants)
         self._sum_parts = Launch(
-            sum_parts_kernel, (len(sums), block // _ROWS), channels, BLOCK=block, ROWS=_ROWS, **weight
+            sum_parts_kernel, (len(sums), block // _ROWS), channels, BLOCK=block, ROWS=_ROWS, PARTS=_PARTS, **weight
         )
 
     def addresses_of(self, addresses: tuple[int, ...]) -> Tensor:

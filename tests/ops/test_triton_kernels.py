@@ -32,7 +32,7 @@ constants = dict(
     if feature[0] == "f" else tl.bfloat16, PICK=tl.float16 if half else tl.float32,
     SPREAD=True, PRECISION="tf32" if half else "tf32x3", CELLS=32, FEW_CELLS=2, ITEMS=16, PIXELS=128, BACKWARD=True,
     GRAD_ATTENTION=True, GATED=True, WINDOWS=1024, CHANNELS=128,
-    AXIS=2, OUTPUTS=64, WINDOW=8, DTYPE=tl.float16, WEIGHT=tl.float32, ALIGNED=True, DEPTH=32, ROWS=16,
+    AXIS=2, OUTPUTS=64, WINDOW=8, DTYPE=tl.float16, WEIGHT=tl.float32, ALIGNED=True, DEPTH=32, ROWS=16, PARTS=8,
 )
 constants["DTYPE"] = constants["OPERAND"]
 for word in sys.argv[3:]:
