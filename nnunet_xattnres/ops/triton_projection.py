@@ -5,8 +5,9 @@ start than to compute. The features lie anywhere in memory, so a table holds the
 are projected to (B, C, pixels), those that are interpolated to (B, cells, C), as in `triton_kernels.py`.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from .triton_launch import Launch, as_contiguous, is_interpreted
 # Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
 # pixels is long, the depth is larger in half precision.
 _PIXELS, _CHANNELS, _DEPTH, _LONG_DEPTH = 128, 64, 32, 64
+# The bytes of which the addresses in the tables are multiples, so that kernels may load several elements as one.
+_ALIGNMENT = 16
 # The rows of a weight that a program of the last sum has, and the parts that are on their way at a time.
 _ROWS, _PARTS = 16, 8
 # The tables of addresses that are kept for every combination of shapes.
@@ -31,6 +34,7 @@ _SPLITS, _ENOUGH_PARTS = 256, 2048
 # has the size of x, and its index among the features of this size or its first cell.
 ADDRESSES = tl.constexpr(6)
 SHAPE = tl.constexpr(4)
+ALIGNMENT = tl.constexpr(_ALIGNMENT)
 
 TRITON_DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
@@ -53,8 +57,8 @@ def channel_block(channels: int, largest: int) -> int:
 
 @triton.jit
 def _address(addresses, feature, index: tl.constexpr, dtype: tl.constexpr):
-    """An address of a table, a multiple of 16 (`_aligned`), so that the compiler may load several elements as one."""
-    return tl.multiple_of(tl.load(addresses + feature * ADDRESSES + index).to(tl.pointer_type(dtype)), 16)
+    address = tl.load(addresses + feature * ADDRESSES + index).to(tl.pointer_type(dtype))
+    return tl.multiple_of(address, ALIGNMENT)
 
 
 @triton.jit
@@ -403,11 +407,9 @@ class Projections:
         self.kernels = kernels
         none: list[Tensor | None] = [None] * len(sources)
         self._d_sources = none if d_sources is None else list(d_sources)
-        # in the dtype of the kernels, and aligned
+        # in the dtype of the kernels
         self._written = [
-            d
-            if d is None or (d.dtype == kernels.dtype and _is_aligned(d))
-            else torch.empty_like(d, dtype=kernels.dtype)
+            d if d is None or d.dtype == kernels.dtype else torch.empty_like(d, dtype=kernels.dtype)
             for d in self._d_sources
         ]
         self.d_weights, self.d_biases = none, none
@@ -420,14 +422,23 @@ class Projections:
                 for parameters in (weights, biases)
             )
         # the addresses are those of these tensors, which must live as long as the kernels read them
-        self._tensors = (
-            [_aligned(source, kernels.dtype) for source in sources],
-            [None if t is None else _aligned(t, kernels.weight_dtype) for t in weights],
-            [None if t is None else _aligned(t, kernels.weight_dtype) for t in biases],
+        self._tensors: tuple[list[Tensor | None], ...] = (
+            [as_contiguous(source, kernels.dtype) for source in sources],
+            [None if t is None else as_contiguous(t, kernels.weight_dtype) for t in weights],
+            [None if t is None else as_contiguous(t, kernels.weight_dtype) for t in biases],
             self._written, self.d_weights, self.d_biases,
         )  # fmt: skip
-        rows = zip(*self._tensors, strict=True)
-        self._addresses = kernels.addresses_of(tuple([0 if t is None else t.data_ptr() for row in rows for t in row]))
+        addresses = self._find_addresses()
+        if reduce(operator.or_, addresses) % _ALIGNMENT:
+            *operands, _, d_weights, d_biases = self._tensors
+            self._written = [d if d is None or _is_aligned(d) else torch.empty_like(d) for d in self._written]
+            operands = [[t if t is None or _is_aligned(t) else t.clone() for t in row] for row in operands]
+            self._tensors = *operands, self._written, d_weights, d_biases
+            addresses = self._find_addresses()
+        self._addresses = kernels.addresses_of(addresses)
+
+    def _find_addresses(self) -> tuple[int, ...]:
+        return tuple([0 if t is None else t.data_ptr() for row in zip(*self._tensors, strict=True) for t in row])
 
     def project(self, values: Tensor, full: Tensor) -> None:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
@@ -443,14 +454,8 @@ class Projections:
 
 
 def _is_aligned(tensor: Tensor) -> bool:
-    """Whether the memory of a tensor begins where the kernels take that for granted."""
-    return tensor.data_ptr() % 16 == 0
-
-
-def _aligned(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in contiguous and aligned memory: some samples of a feature, say, may begin anywhere."""
-    tensor = as_contiguous(tensor, dtype)
-    return tensor if _is_aligned(tensor) else tensor.clone()
+    """Whether the memory of a tensor begins where the kernels take that for granted; that of some samples may not."""
+    return tensor.data_ptr() % _ALIGNMENT == 0
 
 
 def parameter_dtype(parameters: Sequence[Tensor | None]) -> torch.dtype:
