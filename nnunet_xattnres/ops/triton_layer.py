@@ -74,7 +74,7 @@ class BlockSizes(NamedTuple):
     tiles: int = 16
     partial: int = 384 * 2**20
     part: int = 128 * 2**20
-    samples: int = 768 * 2**20
+    samples: int = 832 * 2**20
 
 
 class LayerShapes(NamedTuple):
