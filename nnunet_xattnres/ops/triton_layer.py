@@ -192,6 +192,9 @@ class LayerKernels:
         largest = max(
             2 * shapes.channels * max(self._pixels, tables.num_cells), (len(shapes.sources) + 1) * self._pixels,
             12 * tables.num_cells, *((1 + 2 * 2**axis) * total for axis, total in enumerate(tables.totals)),
+            math.prod(tables.tiles) * tables.num_columns,
+            # positions of pixels among the cells, as numerators of fractions
+            2 * max(self._size) ** 2,
         )  # fmt: skip
         if largest >= 2**31:
             raise NotImplementedError(

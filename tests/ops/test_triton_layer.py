@@ -1,5 +1,7 @@
 """Which calls share the kernels of a layer, which are refused, and how many samples are computed at a time."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -52,6 +54,13 @@ def test_more_scalars_than_their_offsets_reach_are_refused():
     shapes = shapes_of()._replace(channels=1, widths=(1,), size=size, of_sources=(False,) * 4, of_weights=(False,) * 4)
     with pytest.raises(NotImplementedError, match="too large"):
         layer_kernels(shapes._replace(sources=((1, *size),) * 4), BlockSizes())
+
+
+def test_a_longer_axis_than_positions_reach_is_refused():
+    for length, is_refused in ((2**15 - 1, False), (2**15, True)):
+        shapes = shapes_of()._replace(size=(1, length), sources=((8, 1, length // 4),), of_sources=(False,))
+        with pytest.raises(NotImplementedError, match="too large") if is_refused else nullcontext():
+            layer_kernels(shapes._replace(of_weights=(False,)), BlockSizes())
 
 
 @pytest.mark.parametrize(("memory", "expected"), [(1, 1), (2**17, None), (2**30, BATCH)])
