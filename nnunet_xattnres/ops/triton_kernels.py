@@ -237,8 +237,9 @@ def full_scores_kernel(
     """The logits of Eq. 6 of x and of the features of its size, (B, K+1, pixels), in `products`.
 
     For backward, their factors in `products` and `rstd`, and the gradient of the attention to them in `d_alpha`. In
-    `full`, the distance of two features is `batch` samples. Grid: (blocks of pixels x (1 + num_full), B), x first. The
-    programs of a block of pixels follow each other, so that all but one read `grad_out` from the cache.
+    `full`, the distance of two features is `batch` samples. Grid: (blocks of pixels x (1 + num_full), B). The programs
+    of a block of pixels follow each other, that of x before those of the features, so that all but one read `grad_out`
+    from the cache.
     """
     part = tl.program_id(0) % (1 + num_full)
     p = tl.program_id(0) // (1 + num_full) * PIXELS + tl.arange(0, PIXELS)
@@ -689,7 +690,7 @@ def _sum_columns(
     channels, num_cells, first_row, num_rows, first_cell, end_cell,
     CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The sums of the cells from `first_cell` on, CELLS of them unless `end_cell` comes before."""
+    """Sum the columns of CELLS cells from `first_cell` on, or up to `end_cell`, and store or add the sums."""
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
     # every cell once for each item
@@ -726,9 +727,9 @@ def sum_columns_kernel(
     """The gradients of Eq. 8 of the interpolated features, (B, cells, C): sums over the tiles that read a cell.
 
     A program has CELLS of the first `num_few` cells, which few tiles read, or FEW_CELLS of the others, ITEMS tiles at a
-    time. `partial` has the columns of some tiles, (B, num_rows, C), of which `first_row` is the first, and `blocks` the
-    blocks of cells that these tiles read: their numbers, and whether no tiles before have read them. Otherwise the
-    columns are added to `sums`. Grid: (blocks of cells, blocks of channels, B).
+    time. `partial` has the columns of some tiles, (B, num_rows, C), of which `first_row` is the first. `blocks`,
+    (programs, 2), has the number of a block of cells that these tiles read, and 1 if no tiles before have read it, or 0
+    if the columns are added to what `sums` has. Grid: (programs, blocks of channels, B).
     """
     block = tl.load(blocks + 2 * tl.program_id(0))
     is_new = tl.load(blocks + 2 * tl.program_id(0) + 1)

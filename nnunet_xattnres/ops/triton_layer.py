@@ -38,14 +38,17 @@ class BlockSizes(NamedTuple):
             of its pixels; for fewer, they are spread over threads, because there would be too few programs.
         pixels, block, block_backward, pixel_warps: of these kernels for many pixels, pixels, channels, channels for
             backward, which reads the gradient of the output, too, and warps.
-        few_pixels, few_block, few_block_backward, few_warps: the same for few pixels.
-        channel_group: the channels that one program differentiates, at least a block.
+        few_pixels, few_block, few_warps: for few pixels, pixels, channels and warps of the gradients of these features.
+        score_pixels, score_block, score_block_backward: for few pixels, pixels, channels, and channels for backward of
+            their scores.
+        channel_group: the channels that one program differentiates, rounded up to whole blocks.
         attention_pixels: pixels of the kernels of the attention and of its gradient, which read the scalars of a pixel
             twice: few enough that those of all programs that run at the same time stay in the cache.
         cells, map_channels: cells of the kernels on cells, and channels of that of the maps.
         few_cells, tiles: cells that many tiles read, and tiles at a time, in the sum of their columns.
         partial: the largest memory in bytes of the gradients of columns of a group of samples.
-        part: the same of a part of them, if those of one sample take more than `partial`.
+        part: if those of one sample take more than `partial`, they are computed in parts of at most this many bytes, or
+            `partial` if that is less.
         samples: the largest memory in bytes of all temporary tensors of a group of samples, unless one takes more.
     """
 
@@ -62,10 +65,12 @@ class BlockSizes(NamedTuple):
     block: int = 16
     block_backward: int = 4
     pixel_warps: int = 2
-    few_pixels: int = 32
-    few_block: int = 128
-    few_block_backward: int = 64
+    few_pixels: int = 128
+    few_block: int = 32
     few_warps: int = 4
+    score_pixels: int = 32
+    score_block: int = 128
+    score_block_backward: int = 64
     channel_group: int = 128
     attention_pixels: int = 128
     cells: int = 32
@@ -75,6 +80,15 @@ class BlockSizes(NamedTuple):
     partial: int = 384 * 2**20
     part: int = 128 * 2**20
     samples: int = 832 * 2**20
+
+
+# The programs of the kernels on tiles that run in a multiprocessor at the same time.
+_TILES_AT_ONCE = 3
+
+
+def _multiprocessors(device: torch.device) -> int:
+    """The number of multiprocessors of a GPU, or as many as an H100 has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
 class LayerShapes(NamedTuple):
@@ -191,6 +205,7 @@ class LayerKernels:
         self._weights = weights.view(torch.int32) if weights.dtype == torch.float16 else weights
         largest = max(
             2 * shapes.channels * max(self._pixels, tables.num_cells), (len(shapes.sources) + 1) * self._pixels,
+            *(2 * math.prod(source) for source in shapes.sources),
             12 * tables.num_cells, *((1 + 2 * 2**axis) * total for axis, total in enumerate(tables.totals)),
             math.prod(tables.tiles) * tables.num_columns,
             # positions of pixels among the cells, as numerators of fractions
@@ -207,18 +222,16 @@ class LayerKernels:
         self._num_tiles = math.prod(tables.tiles)
         self._block = channel_block(shapes.channels, sizes.channels)
         self._channel_blocks = triton.cdiv(shapes.channels, self._block)
-        is_many = self._pixels >= sizes.many
-        pixels = sizes.pixels if is_many else sizes.few_pixels
-        self._pixel_blocks = triton.cdiv(self._pixels, pixels)
+        self._is_many = self._pixels >= sizes.many
+        # the compile-time arguments of the gradients of x and of the features of its size
+        self._pixel_constants = (
+            {"PIXELS": sizes.pixels, "BLOCK": sizes.block_backward, "num_warps": sizes.pixel_warps}
+            if self._is_many
+            else {"PIXELS": sizes.few_pixels, "BLOCK": sizes.few_block, "num_warps": sizes.few_warps}
+        )
+        self._pixel_blocks = triton.cdiv(self._pixels, self._pixel_constants["PIXELS"])
         self._attention_blocks = triton.cdiv(self._pixels, sizes.attention_pixels)
         self._cell_blocks = triton.cdiv(tables.num_cells, sizes.cells)
-        # the compile-time arguments of the kernels on features of the size of x, forward and backward
-        self._pixel_constants, self._pixel_constants_backward = (
-            {"PIXELS": pixels, "BLOCK": block, "num_warps": sizes.pixel_warps if is_many else sizes.few_warps}
-            for block in (
-                (sizes.block, sizes.block_backward) if is_many else (sizes.few_block, sizes.few_block_backward)
-            )
-        )
         self._tile_constants: dict[str, Any] = {
             "DIM": self._dim,
             **dict(zip(("TILE_Z", "TILE_Y", "TILE_X"), tables.tile, strict=True)),
@@ -241,14 +254,7 @@ class LayerKernels:
             tables.num_cells, shapes.channels,
             DIM=self._dim, CELLS=sizes.cells, BLOCK=min(self._block, sizes.map_channels),
         )  # fmt: skip
-        self._full_scores, self._full_scores_backward = (
-            Launch(
-                triton_kernels.full_scores_kernel, (self._pixel_blocks * (1 + self._num_full), shapes.batch),
-                shapes.channels, shapes.widths[0], self._num_full, self._num_values, self._pixels, shapes.eps,
-                shapes.batch, BACKWARD=backward, SPREAD=not is_many, **constants,
-            )
-            for backward, constants in ((False, self._pixel_constants), (True, self._pixel_constants_backward))
-        )  # fmt: skip
+        self._full_scores, self._full_scores_backward = (self._make_full_scores(b) for b in (False, True))
         self._attention, self._attention_backward = (
             Launch(
                 triton_kernels.attention_kernel,
@@ -266,6 +272,21 @@ class LayerKernels:
             shapes.batch, **{**self._tile_constants, "COLUMNS": columns if exact else 2 * columns},
         )  # fmt: skip
 
+    def _make_full_scores(self, backward: bool) -> Launch:
+        """The logits of x and of the features of its size, or what the backward pass needs of them."""
+        shapes, sizes = self.shapes, self.sizes
+        if self._is_many:
+            pixels, block, warps = sizes.pixels, sizes.block_backward if backward else sizes.block, sizes.pixel_warps
+        else:
+            block = sizes.score_block_backward if backward else sizes.score_block
+            pixels, warps = sizes.score_pixels, sizes.few_warps
+        return Launch(
+            triton_kernels.full_scores_kernel,
+            (triton.cdiv(self._pixels, pixels) * (1 + self._num_full), shapes.batch),
+            shapes.channels, shapes.widths[0], self._num_full, self._num_values, self._pixels, shapes.eps, shapes.batch,
+            BACKWARD=backward, SPREAD=not self._is_many, PIXELS=pixels, BLOCK=block, num_warps=warps,
+        )  # fmt: skip
+
     @cached_property
     def samples_at_a_time(self) -> int:
         """The number of samples whose temporary tensors stay below the limit of memory, in groups of equal sizes."""
@@ -274,8 +295,6 @@ class LayerKernels:
         features = shapes.channels * (self._num_full * self._pixels + tables.num_cells) * shapes.dtype.itemsize
         sums = 4 * shapes.channels * tables.num_cells
         columns = 4 * shapes.channels * self._num_tiles * tables.num_columns
-        if columns > sizes.partial:
-            return 1
         samples = min(sizes.samples // (scalars + features + sums + columns), sizes.partial // max(1, columns))
         return triton.cdiv(shapes.batch, triton.cdiv(shapes.batch, max(1, samples)))
 
@@ -383,7 +402,10 @@ class LayerKernels:
         of_tile = 4 * self.shapes.batch * self.tables.num_columns * self.shapes.channels
         if of_tile * self._num_tiles <= self.sizes.partial:
             return self._num_tiles
-        return max(1, min(self.sizes.partial, self.sizes.part) // of_tile)
+        step = max(1, min(self.sizes.partial, self.sizes.part) // of_tile)
+        # as many programs as run at the same time, or a multiple: then no multiprocessor waits for others at the end
+        at_once = max(1, _TILES_AT_ONCE * _multiprocessors(self.shapes.device) // self._channel_blocks)
+        return step - step % at_once if step > at_once else step
 
     @cached_property
     def _sum_backward(self) -> list[Launch]:
@@ -420,6 +442,7 @@ class LayerKernels:
                 CELLS=sizes.cells, FEW_CELLS=sizes.few_cells, ITEMS=sizes.tiles, BLOCK=self._block,
             )  # fmt: skip
             launches.append((launch, torch.tensor(table, dtype=torch.int32).to(shapes.device)))
+        assert not is_new.any(), "no tile reads some of the cells"
         return launches
 
     @cached_property
@@ -451,7 +474,7 @@ class LayerKernels:
     @cached_property
     def _full_backward(self) -> Launch:
         """The gradients of x and of the features of its size."""
-        shapes, block = self.shapes, self._pixel_constants_backward["BLOCK"]
+        shapes, block = self.shapes, self._pixel_constants["BLOCK"]
         # whole blocks: two programs must not have the same channels, whose values one would replace before the other
         group = triton.cdiv(self.sizes.channel_group, block) * block
         width = shapes.widths[0]
@@ -460,7 +483,7 @@ class LayerKernels:
             triton_kernels.full_backward_kernel,
             (self._pixel_blocks * (groups[0] + groups[1] + self._num_full * groups[2]), shapes.batch),
             shapes.channels, width, self._num_full, self._num_values, self._pixels, shapes.batch,
-            GATED=shapes.is_gated, CHANNELS=group, **self._pixel_constants_backward,
+            GATED=shapes.is_gated, CHANNELS=group, **self._pixel_constants,
         )  # fmt: skip
 
     @cached_property

@@ -22,7 +22,7 @@ from .triton_launch import Launch, as_contiguous, is_interpreted
 _PIXELS, _CHANNELS, _DEPTH, _LONG_DEPTH = 128, 64, 32, 64
 # The bytes of which the addresses in the tables are multiples, so that kernels may load several elements as one.
 _ALIGNMENT = 16
-# The rows of a weight that a program of the last sum has, and the parts that are on their way at a time.
+# The rows of a weight that a program of the last sum has, and the parts of which it has all but one loaded ahead.
 _ROWS, _PARTS = 16, 8
 # The tables of addresses that are kept for every combination of shapes.
 _ADDRESS_TABLES = 16
@@ -247,7 +247,7 @@ def sum_parts_kernel(
     """The sum of the parts of a block of the gradients of a weight and its bias. Grid: (blocks, BLOCK / ROWS).
 
     `sums` has the feature, the first channels c and k of the block, its first part, the distance to the next one, and
-    the number of parts. PARTS of them are on their way at a time, because to load one takes longer than to add it.
+    the number of parts. PARTS - 1 of them are loaded ahead, because to load one takes longer than to add it.
     """
     row = sums + tl.program_id(0) * 6
     feature, first, distance, count = tl.load(row), tl.load(row + 3), tl.load(row + 4), tl.load(row + 5)

@@ -17,7 +17,8 @@ def backend(request, monkeypatch):
     monkeypatch.setattr(custom_op, "_compute", compute)
     if name == "triton" and DEVICE == "cpu":
         # the time of the interpreter grows with the number of programs, not with their size
-        monkeypatch.setattr(triton_backend, "BLOCK_SIZES", triton_backend.BLOCK_SIZES._replace(few_pixels=256))
+        sizes = triton_backend.BLOCK_SIZES._replace(few_pixels=256, score_pixels=256)
+        monkeypatch.setattr(triton_backend, "BLOCK_SIZES", sizes)
     monkeypatch.setattr(custom_op, "triton_refusals", set())
     yield name
     assert {call.args[1] for call in compute.call_args_list} == {name}

@@ -1,12 +1,14 @@
 """Every memory access of every Triton kernel, in the interpreter: within its tensor, aligned, and without conflicts.
 
-What a GPU makes of a fault depends on what else is in its memory, so these tests do not run on one.
+What a GPU makes of a fault depends on what else is in its memory, so these tests do not run on one. New tensors are
+full of NaN, so that results show if an element is read that nobody has written.
 """
 
 import ast
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +27,17 @@ from support.memory_checker import MemoryChecker, checked_memory
 
 FLOAT16, FLOAT32, BFLOAT16 = torch.float16, torch.float32, torch.bfloat16
 Size = tuple[int, ...]
+
+
+@contextmanager
+def new_tensors_of_nan() -> Iterator[None]:
+    """Fill the memory of new tensors with NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 class Case(NamedTuple):
@@ -79,9 +92,13 @@ class Case(NamedTuple):
         )
         inputs = [*sources, *x, *(t for t in (*weights, *biases, gate) if t is not None)]
         before = [t.clone() for t in inputs]
-        out, alpha = triton_backend.forward(*operands)
-        gradients = draw(*out.shape), draw(*alpha.shape, dtype=FLOAT32) if self.of_attention else None
-        triton_backend.backward(*gradients, *operands, needed, self.overwrite)
+        with new_tensors_of_nan():
+            out, alpha = triton_backend.forward(*operands)
+            gradients = draw(*out.shape), draw(*alpha.shape, dtype=FLOAT32) if self.of_attention else None
+            d_sources, d_x, *others = triton_backend.backward(*gradients, *operands, needed, self.overwrite)
+        of_weights, of_biases, d_query, d_gate = others
+        for result in (out, alpha, *d_sources, *d_x, *of_weights, *of_biases, d_query, d_gate):
+            assert result is None or result.isfinite().all(), "an element was read before it was written"
         for n, (tensor, copy) in enumerate(zip(inputs, before, strict=True)):
             if not (self.overwrite and n == len(sources)):
                 assert torch.equal(tensor, copy), f"input {n} was changed"
@@ -110,7 +127,7 @@ def check(monkeypatch) -> Iterator[Callable[[Case], MemoryChecker]]:
     triton_layer.layer_kernels.cache_clear()
 
 
-FEW_PROGRAMS = {"few_cells": 32, "few_pixels": 256}
+FEW_PROGRAMS = {"few_cells": 32, "few_pixels": 256, "score_pixels": 256}
 IN_PARTS = {"partial": 1, "samples": 2**30}
 ONE_SAMPLE = {"samples": 1}
 PLANE = [(8, (16, 16)), (20, (8, 8)), (12, (3, 5))]
@@ -190,11 +207,12 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "cells": {"cells": 8, "few_cells": 1, "tiles": 4},
     "many cells": {"cells": 128, "few_cells": 16, "tiles": 64},
     "many pixels": {"many": 1, "pixels": 64, "block": 8, "block_backward": 16},
-    "few pixels": {"few_pixels": 32, "few_block": 4, "few_block_backward": 128, "attention_pixels": 64},
-    "pixels beyond the image": {"few_pixels": 1024, "attention_pixels": 1024},
-    "channel groups": {"channel_group": 16, "few_block_backward": 16},
-    "channel groups smaller than blocks": {"channel_group": 8, "few_block_backward": 32},
-    "channel groups of one block and a half": {"channel_group": 24, "few_block_backward": 16},
+    "few pixels": {"few_pixels": 32, "few_block": 128, "attention_pixels": 64},
+    "few pixels of scores": {"score_pixels": 16, "score_block": 4, "score_block_backward": 128},
+    "pixels beyond the image": {"few_pixels": 1024, "score_pixels": 1024, "attention_pixels": 1024},
+    "channel groups": {"channel_group": 16, "few_block": 16},
+    "channel groups smaller than blocks": {"channel_group": 8, "few_block": 32},
+    "channel groups of one block and a half": {"channel_group": 24, "few_block": 16},
 }
 
 PROJECTIONS: dict[str, dict[str, int]] = {
@@ -203,6 +221,7 @@ PROJECTIONS: dict[str, dict[str, int]] = {
     "channels": {"_CHANNELS": 16, "_ROWS": 4},
     "one part": {"_SPLITS": 1},
     "many parts": {"_SPLITS": 1000, "_LONG_DEPTH": 16, "_ROWS": 8},
+    "enough parts": {"_ENOUGH_PARTS": 2, "_LONG_DEPTH": 16, "_DEPTH": 16},
 }
 
 # windows, in blocks of 16
@@ -214,8 +233,11 @@ POOLING = [
 
 def pool(shape: Size, size: Size, dtype: torch.dtype) -> None:
     feature = torch.randn(shape).to(dtype)
-    pooled = triton_pooling.max_pool(feature, size)
-    triton_pooling.max_pool_backward(torch.randn_like(pooled), feature, pooled)
+    with new_tensors_of_nan():
+        pooled = triton_pooling.max_pool(feature, size)
+        gradient = triton_pooling.max_pool_backward(torch.randn_like(pooled), feature, pooled)
+    assert pooled.isfinite().all()
+    assert gradient.isfinite().all()
 
 
 def accesses(module: Any) -> Iterator[tuple[str, range]]:

@@ -39,10 +39,12 @@ def flat(results):
     return [t for r in results for t in (flat(r) if isinstance(r, (list, tuple)) else [r]) if t is not None]
 
 
-@pytest.mark.parametrize(("partial", "samples"), [(2**30, 1), (60_000, 2**30), (60_000, 1)])
+@pytest.mark.parametrize(
+    ("partial", "part", "samples"), [(2**30, 2**30, 1), (60_000, 2**30, 2**30), (60_000, 2**30, 1), (60_000, 20_000, 1)]
+)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=interpreter) for name in SIZES])
-def test_groups_of_samples_and_tiles_do_not_change_the_gradients(name, partial, samples, monkeypatch):
-    monkeypatch.setattr(triton_backend, "BLOCK_SIZES", BlockSizes(partial=partial, samples=samples))
+def test_groups_of_samples_and_tiles_do_not_change_the_gradients(name, partial, part, samples, monkeypatch):
+    monkeypatch.setattr(triton_backend, "BLOCK_SIZES", BlockSizes(partial=partial, part=part, samples=samples))
     operands = arguments(name)
     expected = flat(torch_backend.backward(*converted(operands, lambda t: t.double())))
     actual = flat(triton_backend.backward(*converted(operands, lambda t: t.to(DEVICE, torch.float32))))

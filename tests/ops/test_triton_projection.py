@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from support.operator import DEVICE
 
+from nnunet_xattnres.ops import triton_projection
 from nnunet_xattnres.ops.tiles import make_tables
 from nnunet_xattnres.ops.triton_projection import ProjectionKernels, Projections
 
@@ -36,8 +37,9 @@ def features(tables, values, full):
     ]
 
 
-@pytest.mark.parametrize("splits", [1, 256])
-def test_equals_convolutions(operands, splits):
+@pytest.mark.parametrize(("splits", "enough"), [(1, 2048), (256, 2048), (256, 2)])
+def test_equals_convolutions(operands, splits, enough, monkeypatch):
+    monkeypatch.setattr(triton_projection, "_ENOUGH_PARTS", enough)
     sources, weights, biases = operands
     tables = make_tables(tuple(size for _, size in HISTORY), SIZE, 32, 16, sources[0].device)
     d_sources = [torch.full_like(source, torch.nan) for source in sources]

@@ -218,11 +218,13 @@ class _CheckedLaunch:
         real[mask] = positions.astype(np.uint64)
         return _Access(real, given, (positions - given.memory.start) // size)
 
-    def conflict(self, what: str, access: "_Access", conflicts: np.ndarray, other: str) -> MemoryFaultError:
-        """An element that is used by others, too; `other` may say by whom with {}."""
+    def conflict(
+        self, what: str, access: "_Access", conflicts: np.ndarray, other: str, programs: np.ndarray | None = None
+    ) -> MemoryFaultError:
+        """An element that is used by others, too; `other` may say by whom with {}, which `programs` has."""
         first = np.flatnonzero(conflicts)[0]
         index, memory = access.indices[first], access.given.memory
-        program = memory.writer[index] if memory.writer[index] >= 0 else memory.reader[index]
+        program = self.program if programs is None else programs[first]
         by = self._name(program) if program >= 0 else "several programs"
         byte = index * memory.element_size + memory.start - access.given.start
         return self.fault(f"{what} of byte {byte} of {access.given}, which {other.format(by)}")
@@ -235,7 +237,7 @@ class _CheckedLaunch:
         memory, program = given.memory, self.program
         writers = memory.writer[indices]
         if (conflicts := (writers != _NOBODY) & (writers != program)).any():
-            raise self.conflict("load", access, conflicts, "{} has stored")
+            raise self.conflict("load", access, conflicts, "{} has stored", writers)
         if (conflicts := (writers == program) & (memory.barriers[indices] == self.barriers)).any():
             raise self.conflict("load", access, conflicts, "this program has stored without a barrier since then")
         readers = memory.reader[indices]
@@ -254,11 +256,11 @@ class _CheckedLaunch:
         memory, indices, program = access.given.memory, access.indices, self.program
         writers, readers = memory.writer[indices], memory.reader[indices]
         if (conflicts := (writers != _NOBODY) & (writers != program)).any():
-            raise self.conflict("store", access, conflicts, "{} has stored, too")
+            raise self.conflict("store", access, conflicts, "{} has stored, too", writers)
         if (conflicts := (writers == program) & (memory.barriers[indices] == self.barriers)).any():
             raise self.conflict("store", access, conflicts, "this program has stored without a barrier since then")
         if (conflicts := (readers != _NOBODY) & (readers != program)).any():
-            raise self.conflict("store", access, conflicts, "{} has loaded")
+            raise self.conflict("store", access, conflicts, "{} has loaded", readers)
         memory.writer[indices], memory.barriers[indices] = program, self.barriers
 
     def compare_lanes(self, access: "_Access", values: np.ndarray, mask: np.ndarray) -> None:
