@@ -10,7 +10,7 @@ That takes longer than many kernels of deep stages compute. A `Launch` finds the
 
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import reduce
@@ -21,6 +21,9 @@ import triton
 from torch import Tensor
 
 T = TypeVar("T")
+
+ALIGNMENT = 16
+"""Triton loads several elements as one where addresses are known to be multiples of this number of bytes."""
 
 _THREADS = 8
 
@@ -38,6 +41,11 @@ def as_contiguous(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     if dtype is not None and tensor.dtype != dtype:
         tensor = tensor.to(dtype)
     return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+def are_aligned(addresses: Iterable[int]) -> bool:
+    """Whether all addresses are multiples of ALIGNMENT."""
+    return reduce(operator.or_, addresses) % ALIGNMENT == 0
 
 
 class Launch:
@@ -74,7 +82,7 @@ class Launch:
             return
         addresses = [tensor.data_ptr() for tensor in tensors]
         # in nearly every call, all tensors are aligned
-        alignment = tuple([a % 16 for a in addresses]) if reduce(operator.or_, addresses) % 16 else None
+        alignment = None if are_aligned(addresses) else tuple([a % ALIGNMENT for a in addresses])
         compiled = self._launches.get(alignment)
         if compiled is None:
             compiled = self._launches[alignment] = _CompiledKernel(self._compile(tensors))

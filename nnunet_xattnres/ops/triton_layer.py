@@ -82,8 +82,8 @@ class BlockSizes(NamedTuple):
     samples: int = 832 * 2**20
 
 
-# The programs of the kernels on tiles that run in a multiprocessor at the same time.
-_TILES_AT_ONCE = 3
+# The registers of a multiprocessor of NVIDIA's GPUs, and the threads of a warp.
+_REGISTERS, _WARP = 65536, 32
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -250,15 +250,13 @@ class LayerKernels:
             shapes.device,
         )  # fmt: skip
         self._maps = Launch(
-            triton_kernels.maps_kernel, (self._cell_blocks, shapes.batch),
-            tables.num_cells, shapes.channels,
+            triton_kernels.maps_kernel, (self._cell_blocks, shapes.batch), tables.num_cells, shapes.channels,
             DIM=self._dim, CELLS=sizes.cells, BLOCK=min(self._block, sizes.map_channels),
         )  # fmt: skip
         self._full_scores, self._full_scores_backward = (self._make_full_scores(b) for b in (False, True))
         self._attention, self._attention_backward = (
             Launch(
-                triton_kernels.attention_kernel,
-                (self._attention_blocks, shapes.batch),
+                triton_kernels.attention_kernel, (self._attention_blocks, shapes.batch),
                 shapes.channels, self._num_interpolated, self._num_values, tables.num_cells, *self._size, shapes.eps,
                 BACKWARD=backward, GATED=shapes.is_gated and not backward, DIM=self._dim,
                 PIXELS=sizes.attention_pixels,
@@ -404,7 +402,8 @@ class LayerKernels:
             return self._num_tiles
         step = max(1, min(self.sizes.partial, self.sizes.part) // of_tile)
         # as many programs as run at the same time, or a multiple: then no multiprocessor waits for others at the end
-        at_once = max(1, _TILES_AT_ONCE * _multiprocessors(self.shapes.device) // self._channel_blocks)
+        programs = _REGISTERS // (self.sizes.registers * self.sizes.warps * _WARP)
+        at_once = max(1, programs * _multiprocessors(self.shapes.device) // self._channel_blocks)
         return step - step % at_once if step > at_once else step
 
     @cached_property

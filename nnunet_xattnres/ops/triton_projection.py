@@ -5,9 +5,8 @@ start than to compute. The features lie anywhere in memory, so a table holds the
 are projected to (B, C, pixels), those that are interpolated to (B, cells, C), as in `triton_kernels.py`.
 """
 
-import operator
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,13 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_launch import Launch, as_contiguous, is_interpreted
+from .triton_launch import ALIGNMENT, Launch, are_aligned, as_contiguous, is_interpreted
 
 # Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
 # pixels is long, the depth is larger in half precision.
 _PIXELS, _CHANNELS, _DEPTH, _LONG_DEPTH = 128, 64, 32, 64
-# The bytes of which the addresses in the tables are multiples, so that kernels may load several elements as one.
-_ALIGNMENT = 16
 # The rows of a weight that a program of the last sum has, and the parts of which it has all but one loaded ahead.
 _ROWS, _PARTS = 16, 8
 # The tables of addresses that are kept for every combination of shapes.
@@ -34,7 +31,8 @@ _SPLITS, _ENOUGH_PARTS = 256, 2048
 # has the size of x, and its index among the features of this size or its first cell.
 ADDRESSES = tl.constexpr(6)
 SHAPE = tl.constexpr(4)
-ALIGNMENT = tl.constexpr(_ALIGNMENT)
+# The bytes of which all addresses in the tables are multiples.
+MULTIPLE = tl.constexpr(ALIGNMENT)
 
 TRITON_DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
@@ -58,7 +56,7 @@ def channel_block(channels: int, largest: int) -> int:
 @triton.jit
 def _address(addresses, feature, index: tl.constexpr, dtype: tl.constexpr):
     address = tl.load(addresses + feature * ADDRESSES + index).to(tl.pointer_type(dtype))
-    return tl.multiple_of(address, ALIGNMENT)
+    return tl.multiple_of(address, MULTIPLE)
 
 
 @triton.jit
@@ -429,7 +427,7 @@ class Projections:
             self._written, self.d_weights, self.d_biases,
         )  # fmt: skip
         addresses = self._find_addresses()
-        if reduce(operator.or_, addresses) % _ALIGNMENT:
+        if not are_aligned(addresses):
             *operands, _, d_weights, d_biases = self._tensors
             self._written = [d if d is None or _is_aligned(d) else torch.empty_like(d) for d in self._written]
             operands = [[t if t is None or _is_aligned(t) else t.clone() for t in row] for row in operands]
@@ -455,7 +453,7 @@ class Projections:
 
 def _is_aligned(tensor: Tensor) -> bool:
     """Whether the memory of a tensor begins where the kernels take that for granted; that of some samples may not."""
-    return tensor.data_ptr() % _ALIGNMENT == 0
+    return are_aligned([tensor.data_ptr()])
 
 
 def parameter_dtype(parameters: Sequence[Tensor | None]) -> torch.dtype:
