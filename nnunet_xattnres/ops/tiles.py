@@ -26,6 +26,7 @@ FIELDS = 9
 OUTPUTS = 64
 """The results that a program of the transposes computes."""
 
+_NONE = 2**31 - 1
 _FEW_READERS = 16
 """The gradients of cells that at most this many tiles read are summed for many cells at a time."""
 
@@ -53,8 +54,7 @@ class Tables:
             along width and height.
         feature_of_cell: for every cell, the row in `features`.
         readers: for every feature the columns that belong to each of its cells, (cells, readers), as tile
-            num_columns + column, or -1.
-        reader_range: the lowest and the highest of these numbers for every cell, (2, cells), not on the device.
+            num_columns + column in ascending order, then -1.
         full: the indices of the values that are not interpolated: features of the size of x, then x itself.
         is_interpolated: for every value, (K+1,), whether it is interpolated; x is the last one.
     """
@@ -73,7 +73,6 @@ class Tables:
     features: Tensor
     feature_of_cell: Tensor
     readers: Tensor
-    reader_range: np.ndarray
     full: Tensor
     is_interpolated: Tensor
 
@@ -92,6 +91,54 @@ class _Axis:
     @property
     def box(self) -> int:
         return self.cells.shape[1]
+
+
+class CellReaders:
+    """The columns that belong to the cells of blocks of cells, to find those of some tiles.
+
+    Args:
+        tables: the tables.
+        starts: the first cell of every block, ascending; together the blocks have all cells.
+    """
+
+    def __init__(self, tables: Tables, starts: Sequence[int]):
+        self._starts = np.asarray(starts)
+        self._sizes = np.diff([*starts, tables.num_cells])
+        readers = tables.readers.cpu().numpy()
+        self._features: list[tuple[int, np.ndarray]] = []
+        for _, first_cell, *size, start, count, _, _ in tables.features.tolist():
+            of_cells = readers[start : start + math.prod(size) * count].reshape(-1, count)
+            self._features.append((first_cell, np.where(of_cells < 0, _NONE, of_cells)))
+        lowest = np.concatenate([of_cells[:, 0] for _, of_cells in self._features])
+        highest = np.concatenate([np.where(of_cells == _NONE, -1, of_cells).max(1) for _, of_cells in self._features])
+        self._lowest = np.minimum.reduceat(lowest, self._starts)
+        self._highest = np.maximum.reduceat(highest, self._starts)
+
+    def between(self, first: int, end: int) -> np.ndarray:
+        """The blocks that have columns from `first` up to `end`, as integers (blocks, 3).
+
+        Returns:
+            the number of a block, and the first and the end of the places at which these columns are among the readers
+            of its cells.
+        """
+        blocks = np.flatnonzero((self._highest >= first) & (self._lowest < end))
+        sizes = self._sizes[blocks]
+        begins = np.cumsum(sizes) - sizes
+        cells = np.arange(sizes.sum()) + np.repeat(self._starts[blocks] - begins, sizes)
+        before, until = self._count_below(cells, first), self._count_below(cells, end)
+        has_columns = before < until
+        starts = np.minimum.reduceat(np.where(has_columns, before, _NONE), begins)
+        ends = np.maximum.reduceat(np.where(has_columns, until, 0), begins)
+        # some blocks have columns before and after only
+        return np.stack((blocks, starts, ends), 1)[starts < ends]
+
+    def _count_below(self, cells: np.ndarray, column: int) -> np.ndarray:
+        """The number of readers of every cell that are less than `column`."""
+        counts = np.zeros(len(cells), int)
+        for first_cell, of_cells in self._features:
+            here = (cells >= first_cell) & (cells < first_cell + len(of_cells))
+            counts[here] = (of_cells[cells[here] - first_cell] < column).sum(1)
+        return counts
 
 
 def three_axes(size: Sequence[int]) -> tuple[int, int, int]:
@@ -138,7 +185,7 @@ def make_tables(
     table_columns = -(-num_columns // (2 * block)) * 2 * block
     columns = [np.full((1, table_columns), -1)] + [np.zeros((t, table_columns), int) for t in tiles]
     weights = [np.zeros((t, table_columns, 2)) for t in tiles]
-    features, readers, reader_range, feature_of_cell = [], [], [], []
+    features, readers, feature_of_cell = [], [], []
     programs: tuple[list[tuple[int, int]], ...] = ([], [], [])
     cells: dict[int, int] = {}
     first_column = first_cell = first_reader = after_width = after_height = num_few = 0
@@ -154,7 +201,6 @@ def make_tables(
             weights[a][:, here, 1] = axis.offsets[:, cell]
         of_cells = _readers(axes[n], tiles, num_columns, first_column)
         readers.append(of_cells.ravel())
-        reader_range.append(np.stack((np.where(of_cells < 0, 2**31 - 1, of_cells).min(1), of_cells.max(1))))
         features.append([n, first_cell, *sizes[n], first_reader, of_cells.shape[1], after_width, after_height])
         first_reader += of_cells.size
         feature_of_cell.append(np.full(math.prod(sizes[n]), i))
@@ -182,14 +228,14 @@ def make_tables(
         integers(np.concatenate(columns)),
         torch.as_tensor(np.concatenate(weights), dtype=torch.float16 if half else torch.float32).to(device),
         integers(features or empty), integers(np.concatenate([*feature_of_cell, empty])),
-        integers(np.concatenate([*readers, empty])), np.concatenate([np.zeros((2, 0), int), *reader_range], 1),
+        integers(np.concatenate([*readers, empty])),
         integers([*(n for n, s in enumerate(sizes) if s == size), len(sizes)]),
         integers([*(s != size for s in sizes), False]),
     )  # fmt: skip
 
 
 def _readers(axes: Sequence[_Axis], tiles: Sequence[int], num_columns: int, first_column: int) -> np.ndarray:
-    """The columns that belong to every cell of a feature, (cells, readers): tile num_columns + column, or -1."""
+    """The columns that belong to every cell of a feature, (cells, readers): tile num_columns + column, then -1."""
     tile = column = np.zeros((1,) * 6, int)
     exists = np.ones((1,) * 6, bool)
     for a, axis in enumerate(axes):
@@ -198,8 +244,10 @@ def _readers(axes: Sequence[_Axis], tiles: Sequence[int], num_columns: int, firs
         reader = axis.readers.reshape(shape)
         tile, column = tile * tiles[a] + reader // 64, column * axis.box + reader % 64
         exists = exists & (reader >= 0)
-    readers = np.where(exists, tile * num_columns + first_column + column, -1)
-    return readers.reshape(math.prod(axis.length for axis in axes), -1)
+    last = math.prod(tiles) * num_columns
+    readers = np.where(exists, tile * num_columns + first_column + column, last)
+    readers = np.sort(readers.reshape(math.prod(axis.length for axis in axes), -1), 1)
+    return np.where(readers == last, -1, readers)
 
 
 def _make_axis(length: int, target: int, tile: int) -> _Axis:

@@ -687,14 +687,17 @@ def transpose_maps_kernel(
 @triton.jit
 def _sum_columns(
     partial, sums, is_new, features, feature_of_cell, readers,
-    channels, num_cells, first_row, num_rows, first_cell, end_cell,
+    channels, num_cells, first_row, num_rows, first_cell, end_cell, first_item, end_item,
     CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Sum the columns of CELLS cells from `first_cell` on, or up to `end_cell`, and store or add the sums."""
+    """Sum the columns of CELLS cells from `first_cell` on, or up to `end_cell`, and store or add the sums.
+
+    Of the readers of each cell, those before `first_item` and from `end_item` on are not in these rows.
+    """
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
     # every cell once for each item
-    item = tl.arange(0, CELLS * ITEMS) % ITEMS
+    item = first_item + tl.arange(0, CELLS * ITEMS) % ITEMS
     cell = first_cell + tl.arange(0, CELLS * ITEMS) // ITEMS
     inside = cell < end_cell
     feature = features + tl.load(feature_of_cell + cell, mask=inside, other=0) * FIELDS
@@ -703,7 +706,7 @@ def _sum_columns(
     partial += b * num_rows * channels
     total = tl.zeros((CELLS * ITEMS, BLOCK), tl.float32)
     next_row = tl.load(readers, mask=inside & (item < count), other=-1)
-    for begin in range(0, tl.max(count, 0), ITEMS):
+    for begin in range(0, end_item - first_item, ITEMS):
         row = next_row - first_row
         # on its way while the columns are loaded
         following = begin + ITEMS
@@ -728,21 +731,22 @@ def sum_columns_kernel(
 
     A program has CELLS of the first `num_few` cells, which few tiles read, or FEW_CELLS of the others, ITEMS tiles at a
     time. `partial` has the columns of some tiles, (B, num_rows, C), of which `first_row` is the first. `blocks`,
-    (programs, 2), has the number of a block of cells that these tiles read, and 1 if no tiles before have read it, or 0
-    if the columns are added to what `sums` has. Grid: (programs, blocks of channels, B).
+    (programs, 4), has the number of a block of cells that these tiles read; 1 if no tiles before have read it, or 0
+    if the columns are added to what `sums` has; and the first and the end of the readers of its cells that are among
+    these tiles. Grid: (programs, blocks of channels, B).
     """
-    block = tl.load(blocks + 2 * tl.program_id(0))
-    is_new = tl.load(blocks + 2 * tl.program_id(0) + 1)
+    row = blocks + 4 * tl.program_id(0)
+    block, is_new, first_item, end_item = tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3)
     of_few = tl.cdiv(num_few, CELLS)
     if block < of_few:
         _sum_columns(
             partial, sums, is_new, features, feature_of_cell, readers, channels, num_cells, first_row, num_rows,
-            block * CELLS, num_few, CELLS, 1, BLOCK,
+            block * CELLS, num_few, first_item, end_item, CELLS, 1, BLOCK,
         )  # fmt: skip
     else:
         _sum_columns(
             partial, sums, is_new, features, feature_of_cell, readers, channels, num_cells, first_row, num_rows,
-            num_few + (block - of_few) * FEW_CELLS, num_cells, FEW_CELLS, ITEMS, BLOCK,
+            num_few + (block - of_few) * FEW_CELLS, num_cells, first_item, end_item, FEW_CELLS, ITEMS, BLOCK,
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import triton_kernels
 from .needed_gradients import NeededGradients
-from .tiles import OUTPUTS, make_tables, three_axes
+from .tiles import OUTPUTS, CellReaders, make_tables, three_axes
 from .triton_launch import CompileFirst, Launch, as_contiguous
 from .triton_projection import ProjectionKernels, Projections, channel_block, parameter_dtype, product_constants
 
@@ -423,18 +423,17 @@ class LayerKernels:
     def _sum_columns(self) -> list[tuple[Launch, Tensor]]:
         """The sums of the columns of every cell, one launch for the tiles of each part, with its table of blocks.
 
-        A part launches no programs for cells that its tiles do not read.
+        A part launches no programs for cells that its tiles do not read, and looks at no other readers of a cell.
         """
         shapes, tables, sizes = self.shapes, self.tables, self.sizes
         rows, few = tables.num_columns, tables.num_few
         starts = [*range(0, few, sizes.cells), *range(few, tables.num_cells, sizes.few_cells)]
-        lowest = np.minimum.reduceat(tables.reader_range[0], starts)
-        highest = np.maximum.reduceat(tables.reader_range[1], starts)
+        readers = CellReaders(tables, starts)
         launches, is_new = [], np.ones(len(starts), int)
         for first_tile, number in self._parts_of_tiles():
-            blocks = np.flatnonzero((highest >= first_tile * rows) & (lowest < (first_tile + number) * rows))
-            table = np.stack((blocks, is_new[blocks]), 1)
-            is_new[blocks] = 0
+            blocks = readers.between(first_tile * rows, (first_tile + number) * rows)
+            table = np.insert(blocks, 1, is_new[blocks[:, 0]], 1)
+            is_new[blocks[:, 0]] = 0
             launch = Launch(
                 triton_kernels.sum_columns_kernel, (len(blocks), self._channel_blocks, shapes.batch),
                 shapes.channels, tables.num_cells, first_tile * rows, number * rows, few,

@@ -1,13 +1,14 @@
 """The tables of the Triton kernels against PyTorch's linear interpolation."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from nnunet_xattnres.ops.tiles import make_tables
+from nnunet_xattnres.ops.tiles import CellReaders, make_tables
 
 # the size of x, and those of the features: powers of two, other ratios, one axis only, one cell
 CASES = {
@@ -106,12 +107,33 @@ def test_every_cell_lists_the_columns_that_read_it(case):
         number = depth * height * width
         readers = tables.readers[start : start + number * count].view(number, count)
         actual += [(first_cell + i, r) for i, row in enumerate(readers.tolist()) for r in row if r >= 0]
-        for i, row in enumerate(readers.tolist()):
+        for row in readers.tolist():
             listed = [r for r in row if r >= 0]
-            assert tables.reader_range[:, first_cell + i].tolist() == [min(listed), max(listed)]
+            assert row == [*sorted(listed), *[-1] * (len(row) - len(listed))]
         few = first_cell + number <= tables.num_few
         assert few or first_cell >= tables.num_few, "a feature lies on both sides of num_few"
     assert len(actual) == len(set(actual))
     assert expected <= set(actual)
     # columns that are listed although they have no weight would only cost time, but there should be few
     assert len(actual) <= 1.5 * len(expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("block", [1, 3])
+def test_the_readers_of_blocks_of_cells_among_some_tiles(case, block):
+    size, sizes = CASES[case]
+    tables = make_tables(tuple(sizes), size, 32, 16, torch.device("cpu"))
+    of_cell = []
+    for _, _, depth, height, width, start, count, _, _ in tables.features.tolist():
+        number = depth * height * width
+        of_cell += tables.readers[start : start + number * count].view(number, count).tolist()
+    starts = range(0, tables.num_cells, block)
+    readers = CellReaders(tables, starts)
+    last = math.prod(tables.tiles) * tables.num_columns
+    for first, end in ((0, last), (last // 3, last // 2), (last - tables.num_columns, last)):
+        expected = {}
+        for number, cell in enumerate(starts):
+            places = [i for r in of_cell[cell : cell + block] for i, column in enumerate(r) if first <= column < end]
+            if places:
+                expected[number] = [min(places), max(places) + 1]
+        assert {number: places for number, *places in readers.between(first, end).tolist()} == expected
