@@ -11,8 +11,9 @@ for float64 (`dispatch.py` selects PyTorch for it). Nothing is kept for backward
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from . import torch_backend
 from .needed_gradients import NeededGradients
-from .triton_launch import as_contiguous, is_interpreted
+from .triton_launch import as_operand, is_interpreted
 from .triton_layer import BlockSizes, LayerShapes, layer_kernels
 
 BLOCK_SIZES = BlockSizes()
@@ -108,8 +109,8 @@ def backward(
     parts = _two_parts(x)
     if grad_out is None:
         grad_out = parts[0].new_zeros((len(parts[0]), query.numel(), *parts[0].shape[2:]))
-    grad_out = as_contiguous(grad_out)
-    grad_alpha = None if grad_alpha is None else as_contiguous(grad_alpha)
+    grad_out = as_operand(grad_out)
+    grad_alpha = None if grad_alpha is None else as_operand(grad_alpha)
     d_sources = torch_backend.empty(sources, needed.sources)
     # the kernels read every element of x before they write its gradient
     d_parts = [p if i == 0 and overwrite else torch.empty_like(p) for i, p in enumerate(parts)]
@@ -120,11 +121,20 @@ def backward(
         for rows in _groups(shapes.batch, step):
             kernels = layer_kernels(shapes._replace(batch=rows.stop - rows.start), BLOCK_SIZES)
             # to take all samples as they are saves the CPU time
-            take = list if step >= shapes.batch else partial(_take, rows)
+            take: Callable[..., list[Any]] = list if step >= shapes.batch else partial(_take, rows)
+            of_out, of_alpha, *tensors = take([grad_out, grad_alpha, *parts, *d_parts])
             gradients = kernels.backward(
-                *take([grad_out, grad_alpha]), take(sources), take(parts), weights, biases, query, gate,
-                take(d_sources), take(d_parts),
-            )  # fmt: skip
+                of_out,
+                of_alpha,
+                take(sources),
+                tensors[: len(parts)],
+                weights,
+                biases,
+                query,
+                gate,
+                take(d_sources),
+                tensors[len(parts) :],
+            )
             if parameters:
                 torch._foreach_add_(_present(parameters), _present(gradients))
             parameters = parameters or gradients
@@ -153,4 +163,4 @@ def _take(rows: slice, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 def _two_parts(x: Sequence[Tensor]) -> list[Tensor]:
     """One or two contiguous tensors whose concatenation is that of `x`."""
-    return [as_contiguous(part) for part in x] if len(x) <= 2 else [torch.cat(list(x), 1)]
+    return [as_operand(part) for part in x] if len(x) <= 2 else [torch.cat(list(x), 1)]

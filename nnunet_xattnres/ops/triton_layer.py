@@ -8,6 +8,7 @@ does not delay the GPU in deep stages, where a kernel takes a few microseconds.
 import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,9 @@ from torch import Tensor
 from . import triton_kernels
 from .needed_gradients import NeededGradients
 from .tiles import OUTPUTS, CellReaders, make_tables, three_axes
-from .triton_launch import CompileFirst, Launch, as_contiguous
+from .triton_launch import ALIGNMENT, Launch, Memory, as_operand, compile_launches, is_aligned, memory_of
 from .triton_projection import ProjectionKernels, Projections, channel_block, parameter_dtype, product_constants
+from .triton_workspace import Workspace
 
 
 class BlockSizes(NamedTuple):
@@ -81,6 +83,8 @@ class BlockSizes(NamedTuple):
     part: int = 128 * 2**20
     samples: int = 832 * 2**20
 
+
+_FLOAT, _INT = torch.float32, torch.int32
 
 # The registers of a multiprocessor of NVIDIA's GPUs, and the threads of a warp.
 _REGISTERS, _WARP = 65536, 32
@@ -150,25 +154,35 @@ def layer_kernels(shapes: LayerShapes, sizes: BlockSizes) -> "LayerKernels":
     return LayerKernels(shapes, sizes)
 
 
-class _Inputs(NamedTuple):
+class _Inputs:
     """The arguments of one call in the layout of the kernels.
 
     Attributes:
         first, second: one or two parts whose concatenation is x. The second is not read if there is one part only.
         query: in float32.
         gate: in float32; without a gate, a tensor that is not read.
-        values: the projected features that are interpolated, (B, cells, C).
-        full: the projected features of the size of x, (features, B, C, *S).
-        maps: the scalar maps of the interpolated features, (B, cells, 8), or (B, cells, 12) in 3-D.
     """
 
-    first: Tensor
-    second: Tensor
-    query: Tensor
-    gate: Tensor
-    values: Tensor
-    full: Tensor
-    maps: Tensor
+    def __init__(self, parts: Sequence[Tensor], query: Tensor, gate: Tensor | None):
+        self._parts = [as_operand(part) for part in parts]
+        self._query = as_operand(query, torch.float32)
+        self._gate = self._query if gate is None else as_operand(gate, torch.float32)
+        self.first: Memory = memory_of(self._parts[0])
+        self.second: Memory = memory_of(self._parts[-1])
+        self.query: Memory = memory_of(self._query)
+        self.gate: Memory = memory_of(self._gate)
+
+
+class _Tables(NamedTuple):
+    """The memory of the tables that the kernels read, under their names in `tiles.Tables`."""
+
+    columns: Memory
+    weights: Memory
+    features: Memory
+    feature_of_cell: Memory
+    readers: Memory
+    full: Memory
+    is_interpolated: Memory
 
 
 class LayerKernels:
@@ -178,18 +192,12 @@ class LayerKernels:
         shapes: of the inputs.
         sizes: of the blocks that programs compute.
 
-    Attributes:
-        forward: computes out and the attention, as `_forward` does.
-        backward: computes the gradients, as `_backward` does.
-
     Raises:
         NotImplementedError: for inputs that are too large for the kernels.
     """
 
     def __init__(self, shapes: LayerShapes, sizes: BlockSizes):
         self.shapes, self.sizes = shapes, sizes
-        self.forward = CompileFirst(self._forward)
-        self.backward = CompileFirst(self._backward)
         exact = shapes.dtype == torch.float32
         self._dim = len(shapes.size)
         self._size = three_axes(shapes.size)
@@ -203,6 +211,10 @@ class LayerKernels:
         # the kernels load two numbers in half precision as one
         weights = tables.weights.flatten()
         self._weights = weights.view(torch.int32) if weights.dtype == torch.float16 else weights
+        self._read = _Tables(
+            *(memory_of(t) for t in (tables.columns, self._weights, tables.features, tables.feature_of_cell)),
+            *(memory_of(t) for t in (tables.readers, tables.full, tables.is_interpolated)),
+        )
         largest = max(
             2 * shapes.channels * max(self._pixels, tables.num_cells), (len(shapes.sources) + 1) * self._pixels,
             *(2 * math.prod(source) for source in shapes.sources),
@@ -249,14 +261,16 @@ class LayerKernels:
             shapes.of_sources, shapes.of_weights, shapes.batch, shapes.channels, shapes.dtype, shapes.weight_dtype,
             shapes.device,
         )  # fmt: skip
+        dtype = shapes.dtype
         self._maps = Launch(
-            triton_kernels.maps_kernel, (self._cell_blocks, shapes.batch), tables.num_cells, shapes.channels,
+            triton_kernels.maps_kernel, (self._cell_blocks, shapes.batch),
+            (dtype, _FLOAT, _FLOAT, _INT, _INT), tables.num_cells, shapes.channels,
             DIM=self._dim, CELLS=sizes.cells, BLOCK=min(self._block, sizes.map_channels),
         )  # fmt: skip
         self._full_scores, self._full_scores_backward = (self._make_full_scores(b) for b in (False, True))
         self._attention, self._attention_backward = (
             Launch(
-                triton_kernels.attention_kernel, (self._attention_blocks, shapes.batch),
+                triton_kernels.attention_kernel, (self._attention_blocks, shapes.batch), (*[_FLOAT] * 5, _INT, _INT),
                 shapes.channels, self._num_interpolated, self._num_values, tables.num_cells, *self._size, shapes.eps,
                 BACKWARD=backward, GATED=shapes.is_gated and not backward, DIM=self._dim,
                 PIXELS=sizes.attention_pixels,
@@ -265,6 +279,7 @@ class LayerKernels:
         )  # fmt: skip
         self._weighted_sum = Launch(
             triton_kernels.weighted_sum_kernel, (self._num_tiles, self._channel_blocks, shapes.batch),
+            (*[dtype] * 4, _FLOAT, dtype, _INT, self._weights.dtype, _INT),
             shapes.channels, shapes.widths[0], tables.num_columns if exact else tables.table_columns,
             tables.table_columns, self._num_full, self._num_values, tables.num_cells, *self._size, *tables.tiles,
             shapes.batch, **{**self._tile_constants, "COLUMNS": columns if exact else 2 * columns},
@@ -281,6 +296,7 @@ class LayerKernels:
         return Launch(
             triton_kernels.full_scores_kernel,
             (triton.cdiv(self._pixels, pixels) * (1 + self._num_full), shapes.batch),
+            (*[shapes.dtype] * 3, _FLOAT, shapes.dtype, *[_FLOAT] * 3, _INT),
             shapes.channels, shapes.widths[0], self._num_full, self._num_values, self._pixels, shapes.eps, shapes.batch,
             BACKWARD=backward, SPREAD=not self._is_many, PIXELS=pixels, BLOCK=block, num_warps=warps,
         )  # fmt: skip
@@ -296,7 +312,7 @@ class LayerKernels:
         samples = min(sizes.samples // (scalars + features + sums + columns), sizes.partial // max(1, columns))
         return triton.cdiv(shapes.batch, triton.cdiv(shapes.batch, max(1, samples)))
 
-    def _forward(
+    def forward(
         self,
         sources: Sequence[Tensor],
         parts: Sequence[Tensor],
@@ -306,23 +322,27 @@ class LayerKernels:
         gate: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Compute out and the attention."""
-        tables = self.tables
+        compile_launches(self._forward_launches)
+        tables, shapes = self._read, self.shapes
         projections = Projections(self.projections, sources, weights, biases)
-        inputs = self._project(projections, parts, query, gate)
-        out = parts[0].new_empty((self.shapes.batch, self.shapes.channels, *self.shapes.size))
-        attention = self._scalars(inputs)
+        inputs = _Inputs(parts, query, gate)
+        out = parts[0].new_empty((shapes.batch, shapes.channels, *shapes.size))
+        attention = out.new_empty((shapes.batch, self._num_values, *shapes.size), dtype=_FLOAT)
+        result, alpha = memory_of(out), memory_of(attention)
+        temporary = self._forward_workspace.allocate()
+        self._project(projections, inputs, temporary)
         # first the logits, which the attention replaces
         self._full_scores(
-            inputs.full, inputs.first, inputs.second, inputs.query, out, attention, attention, attention, tables.full
+            temporary.full, inputs.first, inputs.second, inputs.query, result, alpha, alpha, alpha, tables.full
         )
-        self._attention(attention, attention, inputs.gate, attention, inputs.maps, tables.features, tables.full)
+        self._attention(alpha, alpha, inputs.gate, alpha, temporary.maps, tables.features, tables.full)
         self._weighted_sum(
-            inputs.values, inputs.full, inputs.first, inputs.second, attention, out, tables.columns, self._weights,
-            tables.full,
+            temporary.values, temporary.full, inputs.first, inputs.second, alpha, result, tables.columns,
+            tables.weights, tables.full,
         )  # fmt: skip
         return out, attention
 
-    def _backward(
+    def backward(
         self,
         grad_out: Tensor,
         grad_alpha: Tensor | None,
@@ -340,59 +360,136 @@ class LayerKernels:
         Returns:
             the gradients of query and gate, then those of all weights, then those of all biases.
         """
-        shapes, tables = self.shapes, self.tables
+        scores_backward = self._scores_backward[grad_alpha is not None]
+        compile_launches(self._backward_launches)
+        compile_launches([scores_backward])
+        shapes, tables = self.shapes, self._read
         projections = Projections(self.projections, sources, weights, biases, shapes.of_weights, d_sources)
-        inputs = self._project(projections, parts, query, gate)
-        products, rstd, attention = (self._scalars(inputs) for _ in range(3))
-        d_alpha = inputs.query.new_empty(self._channel_blocks, *products.shape)
+        inputs = _Inputs(parts, query, gate)
+        of_out = as_operand(grad_out)
+        of_attention = None if grad_alpha is None else as_operand(grad_alpha)
+        written = [d if is_aligned(d) else torch.empty_like(d) for d in d_parts]
+        gradient = memory_of(of_out)
+        temporary = self._backward_workspace.allocate()
+        full, products, rstd = temporary.full, temporary.products, temporary.rstd
+        attention, d_alpha = temporary.attention, temporary.d_alpha
+        self._project(projections, inputs, temporary)
         self._full_scores_backward(
-            inputs.full, inputs.first, inputs.second, inputs.query, grad_out, products, rstd, d_alpha, tables.full
+            full, inputs.first, inputs.second, inputs.query, gradient, products, rstd, d_alpha, tables.full
         )
-        self._attention_backward(products, rstd, inputs.gate, attention, inputs.maps, tables.features, tables.full)
+        self._attention_backward(products, rstd, inputs.gate, attention, temporary.maps, tables.features, tables.full)
         # what every program contributes to the gradient of the query: those on pixels, and those on cells
-        programs = shapes.batch * self._pixel_blocks * (1 + self._num_full), shapes.batch * self._cell_blocks
-        d_query = inputs.query.new_empty(sum(programs), shapes.channels)
-        of_pixels, of_cells = d_query.split(programs)
-        sums = self._differentiate_sum(inputs, grad_out, attention, d_alpha)
+        d_query, of_pixels, of_cells = self._allocate_d_query(query)
+        self._differentiate_sum(inputs, temporary, gradient)
         # they replace the factors of the logits, and the features of the size of x, by their gradients
-        d_gate = inputs.query.new_empty(shapes.batch * self._attention_blocks)
-        self._scores_backward[grad_alpha is not None](
-            products, rstd, attention, inputs.gate, d_alpha, d_alpha if grad_alpha is None else grad_alpha, d_gate,
-            tables.is_interpolated,
+        d_gate = None if gate is None else query.new_empty(shapes.batch * self._attention_blocks, dtype=_FLOAT)
+        scores_backward(
+            products, rstd, attention, inputs.gate, d_alpha,
+            d_alpha if of_attention is None else memory_of(of_attention),
+            d_alpha if d_gate is None else memory_of(d_gate), tables.is_interpolated,
         )  # fmt: skip
         self._full_backward(
-            inputs.full, inputs.first, inputs.second, inputs.query, products, rstd, attention, inputs.gate, grad_out,
-            inputs.full, d_parts[0], d_parts[-1], of_pixels, tables.full,
+            full, inputs.first, inputs.second, inputs.query, products, rstd, attention, inputs.gate, gradient,
+            full, memory_of(written[0]), memory_of(written[-1]), of_pixels, tables.full,
         )  # fmt: skip
-        d_values = torch.empty_like(inputs.values)
         if self._num_interpolated:
-            d_maps = self._transpose_interpolation(products, rstd)
+            d_maps = self._transpose_interpolation(temporary)
             self._values_backward(
-                sums, inputs.values, d_maps, inputs.query, d_values, of_cells, tables.features, tables.feature_of_cell
-            )
-        d_full = inputs.full
-        del products, rstd, attention, d_alpha, sums, inputs
-        d_weights, d_biases = projections.backward(d_values, d_full)
-        return [d_query.sum(0), None if gate is None else d_gate.sum().view_as(gate), *d_weights, *d_biases]
+                temporary.sums, temporary.values, d_maps, inputs.query, temporary.d_values, of_cells, tables.features,
+                tables.feature_of_cell,
+            )  # fmt: skip
+        projections.backward(temporary.d_values, full, temporary.partial)
+        for d_part, d in zip(d_parts, written, strict=True):
+            if d is not d_part:
+                d_part.copy_(d)
+        d_gate = None if d_gate is None or gate is None else d_gate.sum().view_as(gate)
+        return [d_query.sum(0), d_gate, *projections.d_weights, *projections.d_biases]
 
-    def _project(
-        self, projections: Projections, parts: Sequence[Tensor], query: Tensor, gate: Tensor | None
-    ) -> _Inputs:
-        """The arguments in the layout of the kernels."""
-        batch, channels, num_cells = self.shapes.batch, self.shapes.channels, self.tables.num_cells
-        values = parts[0].new_empty(batch, num_cells, channels)
-        full = parts[0].new_empty(self._num_full, batch, channels, *self.shapes.size)
-        projections.project(values, full)
-        query = as_contiguous(query, torch.float32)
-        maps = query.new_empty(batch, num_cells, 8 if self._dim == 2 else 12)
+    @cached_property
+    def _forward_launches(self) -> list[Launch]:
+        maps = [self._maps] if self._num_interpolated else []
+        return [*self.projections.forward_launches, *maps, self._full_scores, self._attention, self._weighted_sum]
+
+    @cached_property
+    def _backward_launches(self) -> list[Launch]:
+        """All but those of `_scores_backward`."""
+        of_interpolated: list[Launch] = []
         if self._num_interpolated:
-            self._maps(values, query, maps, self.tables.features, self.tables.feature_of_cell)
-        gate = query if gate is None else gate.float()
-        return _Inputs(parts[0], parts[-1], query, gate, values, full, maps)
+            of_interpolated = [
+                self._maps, *self._sum_backward, *(launch for launch, _ in self._sum_columns),
+                *self._transpose_maps, self._values_backward,
+            ]  # fmt: skip
+        return [
+            *self.projections.backward_launches, self._full_scores_backward, self._attention_backward,
+            *of_interpolated, self._full_backward,
+        ]  # fmt: skip
 
-    def _scalars(self, inputs: _Inputs) -> Tensor:
-        """An uninitialised tensor for one scalar per value and pixel, (B, K+1, *S)."""
-        return inputs.query.new_empty((self.shapes.batch, self._num_values, *self.shapes.size))
+    def _project(self, projections: Projections, inputs: _Inputs, temporary: SimpleNamespace) -> None:
+        """Project all features, and compute the scalar maps of those that are interpolated."""
+        projections.project(temporary.values, temporary.full)
+        if self._num_interpolated:
+            self._maps(temporary.values, inputs.query, temporary.maps, self._read.features, self._read.feature_of_cell)
+
+    @cached_property
+    def _projected(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """The features in the layout of the kernels.
+
+        values: the projected features that are interpolated, (B, cells, C).
+        full: the projected features of the size of x, (features, B, C, *S).
+        maps: the scalar maps of the interpolated features, (B, cells, 8), or (B, cells, 12) in 3-D.
+        """
+        shapes, cells = self.shapes, self.tables.num_cells
+        return {
+            "values": ((shapes.batch, cells, shapes.channels), shapes.dtype),
+            "full": ((self._num_full, shapes.batch, shapes.channels, *shapes.size), shapes.dtype),
+            "maps": ((shapes.batch, cells, 8 if self._dim == 2 else 12), _FLOAT),
+        }
+
+    @cached_property
+    def _forward_workspace(self) -> Workspace:
+        return Workspace(self.shapes.device, self._projected)
+
+    @cached_property
+    def _backward_workspace(self) -> Workspace:
+        """The columns of the tiles are not needed any longer when the gradients of the maps are computed."""
+        shapes, tables = self.shapes, self.tables
+        projected = self._projected
+        scalars = (shapes.batch, self._num_values, *shapes.size), _FLOAT
+        of_cells = shapes.batch, tables.num_cells, shapes.channels
+        tiles = self._tiles_at_a_time if self._num_interpolated else 0
+        transposed = {
+            f"transposed_{axis}": ((shapes.batch, 1 + 2 * 2**axis, tables.totals[axis]), _FLOAT)
+            for axis in range(self._dim)
+        }
+        return Workspace(
+            shapes.device,
+            {
+                "values": projected["values"], "full": projected["full"],
+                "products": scalars, "rstd": scalars, "attention": scalars,
+                "d_alpha": ((self._channel_blocks, *scalars[0]), _FLOAT),
+                "maps": projected["maps"], "sums": (of_cells, _FLOAT),
+            },
+            {"columns": ((shapes.batch, tiles, tables.num_columns, shapes.channels), _FLOAT)},
+            {
+                "d_values": (of_cells, shapes.dtype), **transposed,
+                "partial": (self.projections.partial_shape, _FLOAT),
+            },
+        )  # fmt: skip
+
+    def _allocate_d_query(self, query: Tensor) -> tuple[Tensor, Memory, Memory]:
+        """What the programs on pixels and those on cells contribute to the gradient of the query.
+
+        Returns:
+            all of it, (programs, C), and the memory of the two parts.
+        """
+        shapes = self.shapes
+        of_pixels = shapes.batch * self._pixel_blocks * (1 + self._num_full)
+        # whole lines before the second part, so that it is aligned
+        before = of_pixels + (-of_pixels % ALIGNMENT if shapes.channels * _FLOAT.itemsize % ALIGNMENT else 0)
+        d_query = query.new_empty((before + shapes.batch * self._cell_blocks, shapes.channels), dtype=_FLOAT)
+        if before > of_pixels:
+            d_query[of_pixels:before] = 0
+        return d_query, memory_of(d_query), memory_of(d_query[before:])
 
     @cached_property
     def _tiles_at_a_time(self) -> int:
@@ -409,10 +506,11 @@ class LayerKernels:
     @cached_property
     def _sum_backward(self) -> list[Launch]:
         """The gradients of Eq. 8, one launch for the tiles of each part."""
-        shapes, tables = self.shapes, self.tables
+        shapes, tables, dtype = self.shapes, self.tables, self.shapes.dtype
         return [
             Launch(
                 triton_kernels.sum_backward_kernel, (number, self._channel_blocks, shapes.batch),
+                (dtype, _FLOAT, _FLOAT, dtype, _FLOAT, _FLOAT, _INT, self._weights.dtype, _INT),
                 shapes.channels, tables.num_columns, tables.table_columns, self._num_values, tables.num_cells,
                 *self._size, *tables.tiles, first_tile, GATED=shapes.is_gated, **self._tile_constants,
             )
@@ -436,6 +534,7 @@ class LayerKernels:
             is_new[blocks[:, 0]] = 0
             launch = Launch(
                 triton_kernels.sum_columns_kernel, (len(blocks), self._channel_blocks, shapes.batch),
+                (_FLOAT, _FLOAT, *[_INT] * 4),
                 shapes.channels, tables.num_cells, first_tile * rows, number * rows, few,
                 CELLS=sizes.cells, FEW_CELLS=sizes.few_cells, ITEMS=sizes.tiles, BLOCK=self._block,
             )  # fmt: skip
@@ -449,6 +548,7 @@ class LayerKernels:
         shapes, tables = self.shapes, self.tables
         return Launch(
             triton_kernels.values_backward_kernel, (self._cell_blocks, self._channel_blocks, shapes.batch),
+            (_FLOAT, shapes.dtype, _FLOAT, _FLOAT, shapes.dtype, _FLOAT, _INT, _INT),
             shapes.channels, tables.num_cells, DIM=self._dim, CELLS=self.sizes.cells, BLOCK=self._block,
         )  # fmt: skip
 
@@ -463,6 +563,7 @@ class LayerKernels:
         return {
             of_attention: Launch(
                 triton_kernels.scores_backward_kernel, (self._attention_blocks, self.shapes.batch),
+                (*[_FLOAT] * 7, _INT),
                 self.shapes.channels, self._num_values, self._channel_blocks, self._pixels,
                 GRAD_ATTENTION=of_attention, GATED=self.shapes.is_gated, PIXELS=self.sizes.attention_pixels,
             )
@@ -472,7 +573,7 @@ class LayerKernels:
     @cached_property
     def _full_backward(self) -> Launch:
         """The gradients of x and of the features of its size."""
-        shapes, block = self.shapes, self._pixel_constants["BLOCK"]
+        shapes, dtype, block = self.shapes, self.shapes.dtype, self._pixel_constants["BLOCK"]
         # whole blocks: two programs must not have the same channels, whose values one would replace before the other
         group = triton.cdiv(self.sizes.channel_group, block) * block
         width = shapes.widths[0]
@@ -480,6 +581,7 @@ class LayerKernels:
         return Launch(
             triton_kernels.full_backward_kernel,
             (self._pixel_blocks * (groups[0] + groups[1] + self._num_full * groups[2]), shapes.batch),
+            (*[dtype] * 3, *[_FLOAT] * 5, *[dtype] * 4, _FLOAT, _INT),
             shapes.channels, width, self._num_full, self._num_values, self._pixels, shapes.batch,
             GATED=shapes.is_gated, CHANNELS=group, **self._pixel_constants,
         )  # fmt: skip
@@ -491,35 +593,33 @@ class LayerKernels:
         return [
             Launch(
                 triton_kernels.transpose_maps_kernel, (len(self.tables.transposes[axis]), self.shapes.batch),
+                (*[_FLOAT] * 4, _INT, _INT),
                 *self._size, totals[axis - 1] if axis else 0, totals[axis], self._num_values,
                 AXIS=2**axis, OUTPUTS=OUTPUTS, WINDOW=8,
             )
             for axis in range(self._dim)
         ]  # fmt: skip
 
-    def _differentiate_sum(self, inputs: _Inputs, grad_out: Tensor, attention: Tensor, d_alpha: Tensor) -> Tensor:
-        """Compute the gradients of Eq. 8 of the attention and of the interpolated features, some tiles at a time.
+    def _differentiate_sum(self, inputs: _Inputs, temporary: SimpleNamespace, gradient: Memory) -> None:
+        """Compute the gradients of Eq. 8 of the attention and of the interpolated features, some tiles at a time."""
+        if not self._num_interpolated:
+            return
+        tables, columns = self._read, temporary.columns
+        for differentiate, (sum_columns, blocks) in zip(self._sum_backward, self._sum_columns, strict=True):
+            differentiate(
+                temporary.values, temporary.attention, inputs.gate, gradient, temporary.d_alpha, columns,
+                tables.columns, tables.weights, tables.is_interpolated,
+            )  # fmt: skip
+            sum_columns(
+                columns, temporary.sums, memory_of(blocks), tables.features, tables.feature_of_cell, tables.readers
+            )
 
-        Returns:
-            the gradients of the interpolated features, (B, cells, C), in float32.
-        """
-        shapes, tables, query = self.shapes, self.tables, inputs.query
-        sums = query.new_empty(inputs.values.shape)
-        if self._num_interpolated:
-            columns = query.new_empty(shapes.batch, self._tiles_at_a_time, tables.num_columns, shapes.channels)
-            for differentiate, (sum_columns, blocks) in zip(self._sum_backward, self._sum_columns, strict=True):
-                differentiate(
-                    inputs.values, attention, inputs.gate, grad_out, d_alpha, columns, tables.columns, self._weights,
-                    tables.is_interpolated,
-                )  # fmt: skip
-                sum_columns(columns, sums, blocks, tables.features, tables.feature_of_cell, tables.readers)
-        return sums
-
-    def _transpose_interpolation(self, d_products: Tensor, d_squared_norms: Tensor) -> Tensor:
+    def _transpose_interpolation(self, temporary: SimpleNamespace) -> Memory:
         """The transpose of the interpolation of the scalar maps, (B, 1 + 4 or 8, cells)."""
-        tables, maps = self.tables, d_products
-        for axis, launch in enumerate(self._transpose_maps):
-            before = maps
-            maps = d_products.new_empty(self.shapes.batch, 1 + 2 * 2**axis, tables.totals[axis])
-            launch(d_products, d_squared_norms, before, maps, tables.features, tables.transposes[axis])
-        return maps
+        products, squared_norms = temporary.products, temporary.rstd
+        before = products
+        for axis, (launch, blocks) in enumerate(zip(self._transpose_maps, self.tables.transposes, strict=False)):
+            after = getattr(temporary, f"transposed_{axis}")
+            launch(products, squared_norms, before, after, self._read.features, memory_of(blocks))
+            before = after
+        return before

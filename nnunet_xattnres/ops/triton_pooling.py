@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .tiles import three_axes
-from .triton_launch import Launch, as_contiguous
+from .triton_launch import Launch, as_operand, memory_of
 
 # The number of windows that a program computes.
 _WINDOWS = 1024
@@ -78,23 +78,24 @@ def max_pool_backward_kernel(
 
 def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     """Max-pool (B, C, *S_k) to (B, C, *size); arguments as in `pooling.max_pool`."""
-    feature = as_contiguous(feature)
+    feature = as_operand(feature)
     pooled = feature.new_empty((*feature.shape[:2], *size))
     if pooled.numel():
         with torch.cuda.device_of(feature):
             _launch(max_pool_kernel, feature.shape, pooled.shape, feature.dtype, feature.device, _WINDOWS)(
-                feature, pooled
+                memory_of(feature), memory_of(pooled)
             )
     return pooled
 
 
 def max_pool_backward(grad: Tensor, feature: Tensor, pooled: Tensor) -> Tensor:
     """The gradient of the feature; arguments as in `pooling.max_pool_backward`."""
+    operands = [as_operand(tensor) for tensor in (grad, feature, pooled)]
     d_feature = torch.empty_like(feature, memory_format=torch.contiguous_format)
     if pooled.numel():
         with torch.cuda.device_of(feature):
             _launch(max_pool_backward_kernel, feature.shape, pooled.shape, feature.dtype, feature.device, _WINDOWS)(
-                as_contiguous(grad), as_contiguous(feature), as_contiguous(pooled), d_feature
+                *[memory_of(tensor) for tensor in operands], memory_of(d_feature)
             )
     return d_feature
 
@@ -111,6 +112,7 @@ def _launch(
     size, target = three_axes(shape[2:]), three_axes(pooled[2:])
     window = [s // t for s, t in zip(size, target, strict=True)]
     return Launch(
-        kernel, (triton.cdiv(pooled.numel(), windows),), pooled.numel(), *size[1:], *window, *target[1:],
+        kernel, (triton.cdiv(pooled.numel(), windows),), [dtype] * (2 if kernel is max_pool_kernel else 4),
+        pooled.numel(), *size[1:], *window, *target[1:],
         WINDOWS=windows,
     )  # fmt: skip

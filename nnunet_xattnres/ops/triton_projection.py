@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_launch import ALIGNMENT, Launch, are_aligned, as_contiguous, is_interpreted
+from .triton_launch import ALIGNMENT, Launch, Memory, as_operand, is_aligned, is_interpreted, memory_of
 
 # Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
 # pixels is long, the depth is larger in half precision.
@@ -279,6 +279,10 @@ class ProjectionKernels:
         dtype, weight_dtype: the dtypes of the features, and of the weights and biases.
         device: where the features are.
         splits: the most parts into which the sum over pixels is split for the gradient of one weight.
+
+    Attributes:
+        forward_launches, backward_launches: what has to be compiled.
+        partial_shape: the shape of the temporary tensor of `backward`, in float32.
     """
 
     def __init__(
@@ -324,10 +328,11 @@ class ProjectionKernels:
             torch.tensor(table, dtype=torch.int32).to(device)
             for table in (shapes, blocks, source_blocks, products, sums)
         ]
+        self._read = [memory_of(table) for table in self._tables]
         self.dtype, self.weight_dtype = dtype, weight_dtype
         self._device = device
         self._copy_addresses = lru_cache(_ADDRESS_TABLES)(self._copy_addresses_to_device)
-        self._partial_shape = len(products), block, block + 1
+        self.partial_shape = len(products), block, block + 1
         constants: dict[str, Any] = {
             "DTYPE": TRITON_DTYPES[dtype],
             "ALIGNED": all(n % 8 == 0 for n in (*widths, *pixels)),
@@ -336,18 +341,29 @@ class ProjectionKernels:
         }
         weight = {"WEIGHT": TRITON_DTYPES[weight_dtype]}
         numbers = channels, num_cells, batch
+        inputs = dtype, dtype, torch.int64, *[torch.int32] * 2
         self._project = Launch(
-            project_kernel, (len(blocks) * triton.cdiv(channels, block), batch), *numbers,
+            project_kernel, (len(blocks) * triton.cdiv(channels, block), batch), inputs, *numbers,
             PIXELS=_PIXELS, DEPTH=_DEPTH, **weight, **constants,
         )  # fmt: skip
         self._source_gradient = Launch(
-            source_gradient_kernel, (len(source_blocks), batch), *numbers,
+            source_gradient_kernel, (len(source_blocks), batch), inputs, *numbers,
             PIXELS=_PIXELS, DEPTH=_DEPTH, **weight, **constants,
         )  # fmt: skip
-        self._weight_gradient = Launch(weight_gradient_kernel, (len(products),), *numbers, DEPTH=depth, **constants)
+        self._weight_gradient = Launch(
+            weight_gradient_kernel, (len(products),), (dtype, dtype, torch.float32, *inputs[2:]), *numbers,
+            DEPTH=depth, **constants,
+        )  # fmt: skip
         self._sum_parts = Launch(
-            sum_parts_kernel, (len(sums), block // _ROWS), channels, BLOCK=block, ROWS=_ROWS, PARTS=_PARTS, **weight
-        )
+            sum_parts_kernel, (len(sums), block // _ROWS), (torch.float32, *inputs[2:]), channels,
+            BLOCK=block, ROWS=_ROWS, PARTS=_PARTS, **weight,
+        )  # fmt: skip
+        self.forward_launches = [self._project]
+        self.backward_launches = [
+            self._project,
+            *([self._source_gradient] if source_blocks else []),
+            *([self._weight_gradient, self._sum_parts] if products else []),
+        ]
 
     def addresses_of(self, addresses: tuple[int, ...]) -> Tensor:
         """The addresses on the device, ADDRESSES for every feature.
@@ -366,20 +382,20 @@ class ProjectionKernels:
         table = torch.tensor(addresses, dtype=torch.int64, pin_memory=is_cuda)
         return table.to(self._device, non_blocking=True)
 
-    def project(self, addresses: Tensor, values: Tensor, full: Tensor) -> None:
+    def project(self, addresses: Tensor, values: Memory, full: Memory) -> None:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
-        shapes, blocks, *_ = self._tables
-        self._project(values, full, addresses, shapes, blocks)
+        shapes, blocks, *_ = self._read
+        self._project(values, full, memory_of(addresses), shapes, blocks)
 
-    def backward(self, addresses: Tensor, d_values: Tensor, d_full: Tensor) -> None:
+    def backward(self, addresses: Tensor, d_values: Memory, d_full: Memory, partial: Memory) -> None:
         """Write all gradients that are needed, from those of the projected features."""
-        shapes, _, source_blocks, products, sums = self._tables
-        if len(source_blocks):
-            self._source_gradient(d_values, d_full, addresses, shapes, source_blocks)
-        if len(products):
-            partial = d_values.new_empty(self._partial_shape, dtype=torch.float32)
-            self._weight_gradient(d_values, d_full, partial, addresses, shapes, products)
-            self._sum_parts(partial, addresses, shapes, sums)
+        shapes, _, source_blocks, products, sums = self._read
+        table = memory_of(addresses)
+        if len(self._tables[2]):
+            self._source_gradient(d_values, d_full, table, shapes, source_blocks)
+        if self.partial_shape[0]:
+            self._weight_gradient(d_values, d_full, partial, table, shapes, products)
+            self._sum_parts(partial, table, shapes, sums)
 
 
 class Projections:
@@ -405,55 +421,43 @@ class Projections:
         self.kernels = kernels
         none: list[Tensor | None] = [None] * len(sources)
         self._d_sources = none if d_sources is None else list(d_sources)
-        # in the dtype of the kernels
+        # in the dtype of the kernels, and aligned
         self._written = [
-            d if d is None or d.dtype == kernels.dtype else torch.empty_like(d, dtype=kernels.dtype)
+            d if d is None or (d.dtype == kernels.dtype and is_aligned(d)) else torch.empty_like(d, dtype=kernels.dtype)
             for d in self._d_sources
         ]
         self.d_weights, self.d_biases = none, none
         if of_weights is not None:
             self.d_weights, self.d_biases = (
                 [
-                    torch.empty(t.shape, dtype=torch.float32, device=t.device) if t is not None and needed else None
+                    torch.empty_like(t, dtype=torch.float32, memory_format=torch.contiguous_format)
+                    if t is not None and needed
+                    else None
                     for t, needed in zip(parameters, of_weights, strict=True)
                 ]
                 for parameters in (weights, biases)
             )
         # the addresses are those of these tensors, which must live as long as the kernels read them
         self._tensors: tuple[list[Tensor | None], ...] = (
-            [as_contiguous(source, kernels.dtype) for source in sources],
-            [None if t is None else as_contiguous(t, kernels.weight_dtype) for t in weights],
-            [None if t is None else as_contiguous(t, kernels.weight_dtype) for t in biases],
+            [as_operand(source, kernels.dtype) for source in sources],
+            [None if t is None else as_operand(t, kernels.weight_dtype) for t in weights],
+            [None if t is None else as_operand(t, kernels.weight_dtype) for t in biases],
             self._written, self.d_weights, self.d_biases,
         )  # fmt: skip
-        addresses = self._find_addresses()
-        if not are_aligned(addresses):
-            *operands, _, d_weights, d_biases = self._tensors
-            self._written = [d if d is None or _is_aligned(d) else torch.empty_like(d) for d in self._written]
-            operands = [[t if t is None or _is_aligned(t) else t.clone() for t in row] for row in operands]
-            self._tensors = *operands, self._written, d_weights, d_biases
-            addresses = self._find_addresses()
-        self._addresses = kernels.addresses_of(addresses)
+        self._addresses = kernels.addresses_of(
+            tuple([0 if t is None else t.data_ptr() for row in zip(*self._tensors, strict=True) for t in row])
+        )
 
-    def _find_addresses(self) -> tuple[int, ...]:
-        return tuple([0 if t is None else t.data_ptr() for row in zip(*self._tensors, strict=True) for t in row])
-
-    def project(self, values: Tensor, full: Tensor) -> None:
+    def project(self, values: Memory, full: Memory) -> None:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
         self.kernels.project(self._addresses, values, full)
 
-    def backward(self, d_values: Tensor, d_full: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """The gradients of weights and biases from those of the projected features; writes those of the sources."""
-        self.kernels.backward(self._addresses, d_values, d_full)
+    def backward(self, d_values: Memory, d_full: Memory, partial: Memory) -> None:
+        """Write the gradients of sources, weights and biases from those of the projected features."""
+        self.kernels.backward(self._addresses, d_values, d_full, partial)
         for d_source, written in zip(self._d_sources, self._written, strict=True):
             if d_source is not None and written is not None and written is not d_source:
                 d_source.copy_(written)
-        return self.d_weights, self.d_biases
-
-
-def _is_aligned(tensor: Tensor) -> bool:
-    """Whether the memory of a tensor begins where the kernels take that for granted; that of some samples may not."""
-    return are_aligned([tensor.data_ptr()])
 
 
 def parameter_dtype(parameters: Sequence[Tensor | None]) -> torch.dtype:

@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from nnunet_xattnres import History
 from nnunet_xattnres.ops import cpp_backend, torch_backend, triton_backend, xattnres
 from nnunet_xattnres.ops.reference import xattnres as reference
+from nnunet_xattnres.ops.triton_launch import is_interpreted
 from nnunet_xattnres.ops.triton_layer import BlockSizes
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -158,6 +159,10 @@ def test_two_runs_are_bitwise_equal(operator, shape):
 ROUNDED = [shape for shape in SHAPES if shape != "one channel"]
 
 
+# The errors are random: of a gradient with three elements, many are needed. In Triton's interpreter, these take long.
+SEEDS = 4 if is_interpreted() else 32
+
+
 def root_mean_square(errors):
     return torch.cat(errors).square().mean().sqrt().item()
 
@@ -182,7 +187,7 @@ def largest(errors):
 )
 def test_rounding_errors_are_at_most_twice_those_of_the_reference(operator, shape, dtype, size_of):
     reference_errors, errors, values = defaultdict(list), defaultdict(list), defaultdict(list)
-    for seed in range(4):
+    for seed in range(SEEDS):
         # pseudo_query and norm_weight stay in float32, as under autocast
         case = make(shape, torch.float32, seed=seed).map(
             lambda name, t: t if name in ("pseudo_query", "norm_weight") else t.to(dtype)
@@ -256,7 +261,8 @@ def test_autocast_logits_of_512_channels_do_not_overflow(operator):
     ones = torch.ones(512, device=DEVICE)
     with torch.autocast(DEVICE, torch.float16):
         out, alpha = operator([x[..., :2, :2]], x, [None], ones, ones)
-    assert torch.equal(alpha, torch.full_like(alpha, 0.5))
+    # the two logits, 512, are summed in different orders, and rounded to 6e-5
+    torch.testing.assert_close(alpha, torch.full_like(alpha, 0.5), rtol=0, atol=1e-4)
     assert torch.equal(out, x)
 
 

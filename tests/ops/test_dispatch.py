@@ -190,7 +190,7 @@ def test_unavailable_triton_on_cuda_is_replaced_by_torch_with_one_warning(monkey
 
 
 def test_triton_on_a_cpu_is_replaced_by_torch_with_one_warning(monkeypatch, warnings):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(triton_backend, "is_interpreted", lambda: False)
     assert [resolve_backend("triton", "cpu") for _ in range(3)] == ["torch"] * 3
     (message,) = warnings()
     assert "Triton" in message

@@ -1,4 +1,4 @@
-"""Kernels are compiled side by side before the first launch, once for a function, and found once for a launch."""
+"""Kernels are compiled side by side for the dtypes of their tensors, once, and launched with addresses."""
 
 import contextlib
 import os
@@ -9,39 +9,41 @@ from types import SimpleNamespace
 import pytest
 import torch
 import triton
+import triton.language as tl
+from support.operator import DEVICE
 
-from nnunet_xattnres.ops.triton_launch import CompileFirst, Launch
+from nnunet_xattnres.ops import triton_launch
+from nnunet_xattnres.ops.triton_launch import Launch, as_operand, compile_launches, memory_of
 
 
 class Kernel:
-    """Writes down what is done with it; what it compiles knows the alignment of the tensors."""
+    """Writes down what is done with it."""
 
-    arg_names = ("tensor", "number", "FIRST", "SECOND")
+    arg_names = ("tensor", "other", "number", "FIRST", "SECOND")
 
     def __init__(self, name, events):
         self.name, self.events = name, events
 
-    def warmup(self, tensor, number, *, grid, **options):
-        self.events.append(("compile", self.name, number, grid, options))
-        return Compiled(self, tensor.data_ptr() % 16)
+    def warmup(self, *arguments, grid, **options):
+        self.events.append(("compile", self.name, arguments, grid, options))
+        return Compiled(self)
 
 
 class Compiled:
     function, packed_metadata = "function", "metadata"
 
-    def __init__(self, kernel, alignment):
-        self.kernel, self.alignment = kernel, alignment
+    def __init__(self, kernel):
+        self.kernel = kernel
 
-    def run(self, x, y, z, stream, function, metadata, launch_metadata, enter_hook, exit_hook, address, *arguments):
+    def run(self, x, y, z, stream, function, metadata, launch_metadata, enter_hook, exit_hook, *arguments):
         assert (stream, function, metadata) == (5, "function", "metadata")
         assert launch_metadata is enter_hook is exit_hook is None
-        assert address % 16 == self.alignment
         self.kernel.events.append(("launch", self.kernel.name, (x, y, z), arguments))
 
 
 @pytest.fixture
 def events(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(triton_launch, "_IS_INTERPRETED", False)
     active = SimpleNamespace(get_current_device=lambda: 3, get_current_stream={3: 5}.get)
     monkeypatch.setattr(triton.runtime, "driver", SimpleNamespace(active=active))
     # the oldest versions of Triton do not have it
@@ -50,74 +52,87 @@ def events(monkeypatch):
 
 
 @pytest.fixture
-def function(events):
-    first = Launch(Kernel("first", events), (3,), 7, SECOND=2, FIRST=1)
-    second = Launch(Kernel("second", events), (1, 2), 8, FIRST=3, SECOND=4, num_warps=2)
-
-    def run(tensors, other=None):
-        first(tensors[0])
-        second(tensors[1])
-        if other == "fail":
-            raise IndexError
-        return other
-
-    return CompileFirst(run)
+def launches(events):
+    halves, single = (torch.float16, torch.float16), (torch.float32, torch.int32)
+    return [
+        Launch(Kernel("first", events), (3,), halves, 7, SECOND=2, FIRST=1),
+        Launch(Kernel("second", events), (1, 2), single, 8, FIRST=3, SECOND=4, num_warps=2),
+    ]
 
 
 COMPILED = [
-    ("compile", "first", 7, (3, 1, 1), {"FIRST": 1, "SECOND": 2}),
-    ("compile", "second", 8, (1, 2, 1), {"FIRST": 3, "SECOND": 4, "num_warps": 2}),
+    ("compile", "first", (torch.float16, torch.float16, 7), (3, 1, 1), {"FIRST": 1, "SECOND": 2}),
+    ("compile", "second", (torch.float32, torch.int32, 8), (1, 2, 1), {"FIRST": 3, "SECOND": 4, "num_warps": 2}),
 ]
-LAUNCHED = [("launch", "first", (3, 1, 1), (7, 1, 2)), ("launch", "second", (1, 2, 1), (8, 3, 4))]
+LAUNCHED = [("launch", "first", (3, 1, 1), (16, 32, 7, 1, 2)), ("launch", "second", (1, 2, 1), (48, 64, 8, 3, 4))]
 
 
-def test_all_kernels_are_compiled_before_the_first_launch(events, function):
-    assert function([torch.zeros(2), torch.zeros(3)], 4) == 4
-    assert events[:2] == COMPILED
-    assert [event for event in events[2:] if event[0] == "launch"] == LAUNCHED
+def launch_all(launches):
+    launches[0](16, 32)
+    launches[1](48, 64)
 
 
-@pytest.mark.parametrize("others", [(), (5,)])
-def test_kernels_are_found_once(events, function, others):
-    function([torch.zeros(2), torch.zeros(3)], *others)
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_kernels_are_compiled_once_for_the_dtypes_of_their_tensors(events, launches, side_by_side, monkeypatch):
+    if not side_by_side:
+        monkeypatch.delattr("triton.AsyncCompileMode")
+    for _ in range(2):
+        compile_launches(launches)
+    assert events == COMPILED
+
+
+def test_launches_have_addresses_and_the_values_of_compile_time_arguments(events, launches):
+    compile_launches(launches)
+    launch_all(launches)
+    assert [event for event in events if event[0] == "launch"] == LAUNCHED
+    # what was compiled is found once
     events.clear()
-    function([torch.ones(2), torch.ones(3)], *others)
+    launch_all(launches)
     assert events == LAUNCHED
 
 
-def test_a_function_compiles_again_where_other_arguments_are_none(events, function):
-    function([torch.zeros(2), torch.zeros(3)], 4)
-    events.clear()
-    function([torch.zeros(2), torch.zeros(3)], None)
-    assert events[:2] == COMPILED
-
-
-def test_another_alignment_is_another_kernel(events):
-    launch = Launch(Kernel("first", events), (3,), 7, FIRST=1, SECOND=2)
-    aligned = torch.zeros(8)
-    for tensor in (aligned, aligned[1:], aligned[4:], aligned[5:]):
-        launch(tensor)
-    assert [event for event, *_ in events] == ["compile", "launch", "compile", "launch", "launch", "launch"]
-
-
-def test_after_an_error_the_kernels_are_compiled_again(events, function):
-    tensors = [torch.zeros(2), torch.zeros(3)]
-    for _ in range(2):
-        events.clear()
-        with pytest.raises(IndexError):
-            function(tensors, "fail")
-        assert events == COMPILED
-    events.clear()
-    # and then launches are no longer compiled only
-    function(tensors, 4)
-    assert events[:2] == COMPILED
-    assert [event for event in events if event[0] == "launch"] == LAUNCHED
-
-
-def test_a_version_of_triton_without_this_mode_compiles_in_the_launch(events, function, monkeypatch):
-    monkeypatch.delattr("triton.AsyncCompileMode", raising=False)
-    function([torch.zeros(2), torch.zeros(3)])
+def test_a_launch_compiles_its_kernel_itself_if_nobody_has(events, launches):
+    launch_all(launches)
     assert events == [COMPILED[0], LAUNCHED[0], COMPILED[1], LAUNCHED[1]]
+
+
+def test_the_memory_of_a_tensor_is_its_address(events):
+    tensor = torch.zeros(3)
+    assert memory_of(tensor) == tensor.data_ptr()
+
+
+def shifted(tensor):
+    """The same values, one element later in memory."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.double, shifted, lambda t: t.t().contiguous().t()])
+def test_operands_are_copied_only_where_the_kernels_could_not_read_them(change):
+    tensor = torch.arange(12.0).view(3, 4)
+    assert as_operand(tensor, torch.float32) is tensor
+    copy = as_operand(change(tensor), torch.float32)
+    assert torch.equal(copy, tensor)
+    assert copy.dtype == torch.float32
+    assert copy.is_contiguous()
+    assert copy.data_ptr() % 16 == 0
+
+
+@triton.jit
+def copy_kernel(source, result, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(result + i, tl.load(source + i))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a compiled kernel has addresses only")
+@pytest.mark.parametrize("change", [torch.Tensor.double, shifted, lambda t: t.view(4, 4).t()])
+def test_the_interpreter_refuses_tensors_for_which_a_compiled_kernel_would_be_wrong(change):
+    launch = Launch(copy_kernel, (1,), (torch.float32, torch.float32), BLOCK=16)
+    source, result = torch.arange(16.0), torch.zeros(16)
+    launch(source, result)
+    assert torch.equal(result, source)
+    for operands in ((change(source), result), (source, change(result))):
+        with pytest.raises(ValueError, match=r"copy_kernel: expected an aligned contiguous tensor in torch\.float32"):
+            launch(*operands)
 
 
 # in a new process, without the interpreter, with a driver that launches nothing
@@ -151,13 +166,17 @@ class Driver:
 triton.runtime.driver.set_active(Driver())
 torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
 compile_kernel, late = triton.runtime.jit.JITFunction._do_compile, []
+load = triton_launch.Launch._load
 
-def compile_and_record(self, *arguments, **options):
-    if not triton_launch._only_compile.get():
-        late.append(self.__name__)
-    return compile_kernel(self, *arguments, **options)
+def load_and_record(self):
+    def record(kernel, *arguments, **options):
+        late.append(kernel.__name__)
+        return compile_kernel(kernel, *arguments, **options)
+    triton.runtime.jit.JITFunction._do_compile = record
+    load(self)
+    triton.runtime.jit.JITFunction._do_compile = compile_kernel
 
-triton.runtime.jit.JITFunction._do_compile = compile_and_record
+triton_launch.Launch._load = load_and_record
 sources = [torch.zeros(2, 16, 32, 32).half(), torch.zeros(2, 32, 16, 16).half(), torch.zeros(2, 16, 8, 8).half()]
 x, weights = [torch.zeros(2, 32, 32, 32).half()], [torch.zeros(32, 16), None, torch.zeros(32, 16)]
 operands = sources, x, weights, [torch.zeros(32), None, torch.zeros(32)], torch.zeros(32), torch.ones(1), 1e-6
@@ -174,5 +193,5 @@ def test_no_kernel_of_the_operator_is_compiled_in_a_launch(tmp_path):
     environment.pop("TRITON_INTERPRET", None)
     run = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    # all but the two of max pooling
-    assert run.stdout.split() == ["13"]
+    # all kernels but the two of max pooling
+    assert run.stdout.split() == ["14"]

@@ -9,6 +9,7 @@ from support.operator import DEVICE
 
 from nnunet_xattnres.ops import triton_projection
 from nnunet_xattnres.ops.tiles import make_tables
+from nnunet_xattnres.ops.triton_launch import memory_of
 from nnunet_xattnres.ops.triton_projection import ProjectionKernels, Projections
 
 SIZE = (1, 8, 16)
@@ -51,7 +52,7 @@ def test_equals_convolutions(operands, splits, enough, monkeypatch):
     projections = Projections(kernels, sources, weights, biases, of_weights, d_sources)
     values = torch.empty(2, tables.num_cells, CHANNELS, device=DEVICE)
     full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
-    projections.project(values, full)
+    projections.project(memory_of(values), memory_of(full))
 
     leaves = [t.double().requires_grad_() for t in (*sources, *(p for p in (*weights, *biases) if p is not None))]
     rest = iter(leaves[len(sources) :])
@@ -67,8 +68,8 @@ def test_equals_convolutions(operands, splits, enough, monkeypatch):
     d_values, d_full = torch.randn_like(values), torch.randn_like(full)
     gradients = [g.double() for g in features(tables, d_values, d_full)]
     torch.autograd.backward([e.flatten(2) for e in expected], gradients)
-    d_weights, d_biases = projections.backward(d_values, d_full)
-    actual = [*d_sources, *(g for g in (*d_weights, *d_biases) if g is not None)]
+    projections.backward(*(memory_of(t) for t in (d_values, d_full, torch.empty(kernels.partial_shape, device=DEVICE))))
+    actual = [*d_sources, *(g for g in (*projections.d_weights, *projections.d_biases) if g is not None)]
     for a, leaf in zip(actual, leaves, strict=True):
         assert a.shape == leaf.shape
         torch.testing.assert_close(a.double(), leaf.grad, rtol=1e-5, atol=1e-4)
@@ -93,9 +94,10 @@ def test_addresses_are_aligned_as_the_kernels_take_for_granted(operands):
         projections = Projections(kernels, *arguments, [True, False], d_sources)
         assert all(address % 16 == 0 for address in projections._addresses.tolist())
         full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
-        projections.project(full[:0], full)
-        gradients = projections.backward(full[:0], full)
-        results.append([full, *d_sources, *(t for of_weights in gradients for t in of_weights if t is not None)])
+        partial = torch.empty(kernels.partial_shape, device=DEVICE)
+        projections.project(memory_of(full[:0]), memory_of(full))
+        projections.backward(*(memory_of(t) for t in (full[:0], full, partial)))
+        results.append([full, *d_sources, projections.d_weights[0], projections.d_biases[0]])
     for aligned, unaligned in zip(*results, strict=True):
         torch.testing.assert_close(unaligned, aligned, rtol=0, atol=0)
 

@@ -15,8 +15,7 @@ says what is wrong, where, and in which program:
   has stored itself, without a barrier: other threads of the program may do it earlier than the store.
 - A value is not a multiple of what `tl.multiple_of` has told the compiler, which may then load several elements as one.
 - An address in a table of addresses is not that of a tensor that lives.
-- A `Launch` is called with tensors of other dtypes than before, for which its compiled kernel would be wrong, or with a
-  grid that CUDA does not have.
+- A launch has a grid that CUDA does not have.
 
 Not seen are threads of a program that load an element after others have stored its successor in place, and what the
 compiler makes of a kernel.
@@ -39,7 +38,6 @@ from torch import Tensor
 from triton.runtime import interpreter
 from triton.runtime.errors import InterpreterError
 
-from nnunet_xattnres.ops.triton_launch import Launch
 from nnunet_xattnres.ops.triton_projection import Projections
 
 _DTYPES = {
@@ -297,7 +295,6 @@ class MemoryChecker:
         self.launches: dict[str, int] = {}
         self.lines: set[tuple[str, int]] = set()
         self._tables: dict[int, Callable[[], list[tuple[str, Tensor | None]]]] = {}
-        self._dtypes: weakref.WeakKeyDictionary[Launch, list] = weakref.WeakKeyDictionary()
         self._launch: _CheckedLaunch | None = None
         self._patched: set[int] = set()
         self._names: Iterator[str] = iter(())
@@ -390,12 +387,6 @@ class MemoryChecker:
         if self._launch is not None:
             self._launch.barriers += 1
 
-    def _call(self, call: Callable, launch: Launch, *tensors: Tensor) -> None:
-        dtypes = [t.dtype for t in tensors]
-        if self._dtypes.setdefault(launch, dtypes) != dtypes:
-            raise MemoryFaultError(f"{launch.kernel.__name__}: called with {dtypes} after {self._dtypes[launch]}")
-        call(launch, *tensors)
-
 
 def _not_checked(*arguments, **options):
     raise NotImplementedError("atomic operations are not checked")
@@ -410,7 +401,7 @@ def checked_memory() -> Iterator[MemoryChecker]:
         (executor, "__call__"): checker._run, (interpreter, "_implicit_cvt"): checker._convert,
         (interpreter, "_patch_lang"): checker._patch_once,
         (builder, "create_masked_load"): checker._load, (builder, "create_masked_store"): checker._store,
-        (handle, "set_attr"): checker._hint, (Launch, "__call__"): checker._call,
+        (handle, "set_attr"): checker._hint,
     }  # fmt: skip
 
     def wrapped(check: Callable, original: Callable) -> Callable:
