@@ -8,7 +8,7 @@ default ones: fields of `BlockSizes` in triton_layer.py. Every layer is computed
 The times are sums over the kernels of one call, the least of REPEATS calls.
 
 example:
-python benchmarks/kernels.py 3d-128 stages=2 cells=16,few_cells=1
+python benchmarks/kernels.py 3d-128 stages=2 cells=16,few_cells=2
 """
 
 import sys

@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +121,18 @@ def describe_setup(options: MeasureOptions) -> dict[str, Any]:
         "compile": options.compile,
         "checkpoint": options.checkpoint,
         "repeats": options.repeats,
-        "versions": {name: version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch")},
+        "versions": {name: _version(name) for name in ("nnunet-xattnres", "nnunetv2", "torch", "triton")},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _version(package: str) -> str | None:
+    """The version of a package, or None if it is not installed: then no results are lost."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor_name() -> str:

@@ -47,7 +47,8 @@ class BlockSizes(NamedTuple):
         attention_pixels: pixels of the kernels of the attention and of its gradient, which read the scalars of a pixel
             twice: few enough that those of all programs that run at the same time stay in the cache.
         cells, map_channels: cells of the kernels on cells, and channels of that of the maps.
-        few_cells, tiles: cells that many tiles read, and tiles at a time, in the sum of their columns.
+        sum_cells: in the sum of columns, cells that few tiles read.
+        few_cells, tiles: the same for cells that many tiles read, and tiles at a time.
         partial: the largest memory in bytes of the gradients of columns of a group of samples.
         part: if those of one sample take more than `partial`, they are computed in parts of at most this many bytes, or
             `partial` if that is less.
@@ -77,8 +78,9 @@ class BlockSizes(NamedTuple):
     attention_pixels: int = 128
     cells: int = 32
     map_channels: int = 32
-    few_cells: int = 2
-    tiles: int = 16
+    sum_cells: int = 16
+    few_cells: int = 1
+    tiles: int = 32
     partial: int = 384 * 2**20
     part: int = 128 * 2**20
     samples: int = 832 * 2**20
@@ -525,7 +527,7 @@ class LayerKernels:
         """
         shapes, tables, sizes = self.shapes, self.tables, self.sizes
         rows, few = tables.num_columns, tables.num_few
-        starts = [*range(0, few, sizes.cells), *range(few, tables.num_cells, sizes.few_cells)]
+        starts = [*range(0, few, sizes.sum_cells), *range(few, tables.num_cells, sizes.few_cells)]
         readers = CellReaders(tables, starts)
         launches, is_new = [], np.ones(len(starts), int)
         for first_tile, number in self._parts_of_tiles():
@@ -538,7 +540,7 @@ class LayerKernels:
                 triton_kernels.sum_columns_kernel, (len(blocks), self._channel_blocks, shapes.batch),
                 (_FLOAT, _FLOAT, *[_INT] * 4),
                 shapes.channels, tables.num_cells, first_tile * rows, number * rows, few,
-                CELLS=sizes.cells, FEW_CELLS=sizes.few_cells, ITEMS=sizes.tiles, BLOCK=self._block,
+                CELLS=sizes.sum_cells, FEW_CELLS=sizes.few_cells, ITEMS=sizes.tiles, BLOCK=self._block,
             )  # fmt: skip
             launches.append((launch, torch.tensor(table, dtype=torch.int32).to(shapes.device)))
         assert not is_new.any(), "no tile reads some of the cells"

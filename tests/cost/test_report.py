@@ -1,6 +1,7 @@
 """The table, the JSON file and the figure of measurements."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
@@ -160,3 +161,14 @@ def test_scaling_figure(tmp_path):
 @pytest.mark.parametrize("phase", PHASES)
 def test_median(phase):
     assert measurement("stock", 4).median(phase) == 4
+
+
+def test_results_are_written_where_a_package_is_not_installed(tmp_path, monkeypatch):
+    """Such as a copy of this project on PYTHONPATH."""
+
+    def version(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(report, "version", version)
+    report.save_json(tmp_path / "cost.json", OPTIONS, {"cases": []})
+    assert set(json.loads((tmp_path / "cost.json").read_text())["about"]["versions"].values()) == {None}

@@ -455,9 +455,9 @@ def test_results_of_triton_do_not_depend_on_the_size_of_the_tiles(monkeypatch, s
     results = []
     names = "tile_float32", "columns_float32", "channels", "many", "pixels", "block", "few_pixels", "few_block"
     names += "block_backward", "score_pixels", "score_block", "score_block_backward", "channel_group", "cells"
-    names += "attention_pixels", "few_cells", "tiles"
-    large = (128, 32, 64, 1, 256, 32, 0, 0, 16, 0, 0, 0, 64, 32, 256, 4, 8)
-    small = (32, 16, 16, 2**20, 0, 0, 32, 2, 0, 16, 4, 2, 2, 16, 32, 2, 16)
+    names += "attention_pixels", "sum_cells", "few_cells", "tiles"
+    large = (128, 32, 64, 1, 256, 32, 0, 0, 16, 0, 0, 0, 64, 32, 256, 64, 4, 8)
+    small = (32, 16, 16, 2**20, 0, 0, 32, 2, 0, 16, 4, 2, 2, 16, 32, 8, 2, 16)
     for sizes in (large, small):
         monkeypatch.setattr(triton_backend, "BLOCK_SIZES", BlockSizes(**dict(zip(names, sizes, strict=True))))
         results.append(all_results(triton_in_float32, make(shape)))

@@ -127,7 +127,7 @@ def check(monkeypatch) -> Iterator[Callable[[Case], MemoryChecker]]:
     triton_layer.layer_kernels.cache_clear()
 
 
-FEW_PROGRAMS = {"few_cells": 32, "few_pixels": 256, "score_pixels": 256}
+FEW_PROGRAMS = {"sum_cells": 32, "few_cells": 32, "few_pixels": 256, "score_pixels": 256}
 IN_PARTS = {"partial": 1, "samples": 2**30}
 ONE_SAMPLE = {"samples": 1}
 PLANE = [(8, (16, 16)), (20, (8, 8)), (12, (3, 5))]
@@ -204,8 +204,8 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "few channels": {"channels": 16, "map_channels": 16},
     "32 channels": {"channels": 32, "map_channels": 8},
     "128 channels": {"channels": 128, "map_channels": 128},
-    "cells": {"cells": 8, "few_cells": 1, "tiles": 4},
-    "many cells": {"cells": 128, "few_cells": 16, "tiles": 64},
+    "cells": {"cells": 8, "sum_cells": 4, "few_cells": 1, "tiles": 4},
+    "many cells": {"cells": 128, "sum_cells": 64, "few_cells": 16, "tiles": 64},
     "many pixels": {"many": 1, "pixels": 64, "block": 8, "block_backward": 16},
     "few pixels": {"few_pixels": 32, "few_block": 128, "attention_pixels": 64},
     "few pixels of scores": {"score_pixels": 16, "score_block": 4, "score_block_backward": 128},
