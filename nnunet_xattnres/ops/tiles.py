@@ -26,7 +26,9 @@ FIELDS = 9
 OUTPUTS = 64
 """The results that a program of the transposes computes."""
 
-_NONE = 2**31 - 1
+_NO_COLUMN = 2**31 - 1
+"""Greater than the number of every column, so that readers that do not exist are sorted to the end."""
+
 _FEW_READERS = 16
 """The gradients of cells that at most this many tiles read are summed for many cells at a time."""
 
@@ -94,7 +96,7 @@ class _Axis:
 
 
 class CellReaders:
-    """The columns that belong to the cells of blocks of cells, to find those of some tiles.
+    """Finds which blocks of cells some tiles read, and at which places in the lists of readers of these cells.
 
     Args:
         tables: the tables.
@@ -108,9 +110,10 @@ class CellReaders:
         self._features: list[tuple[int, np.ndarray]] = []
         for _, first_cell, *size, start, count, _, _ in tables.features.tolist():
             of_cells = readers[start : start + math.prod(size) * count].reshape(-1, count)
-            self._features.append((first_cell, np.where(of_cells < 0, _NONE, of_cells)))
+            self._features.append((first_cell, np.where(of_cells < 0, _NO_COLUMN, of_cells)))
         lowest = np.concatenate([of_cells[:, 0] for _, of_cells in self._features])
-        highest = np.concatenate([np.where(of_cells == _NONE, -1, of_cells).max(1) for _, of_cells in self._features])
+        exists = [np.where(of_cells == _NO_COLUMN, -1, of_cells) for _, of_cells in self._features]
+        highest = np.concatenate([of_cells.max(1) for of_cells in exists])
         self._lowest = np.minimum.reduceat(lowest, self._starts)
         self._highest = np.maximum.reduceat(highest, self._starts)
 
@@ -118,8 +121,8 @@ class CellReaders:
         """The blocks that have columns from `first` up to `end`, as integers (blocks, 3).
 
         Returns:
-            the number of a block, and the first and the end of the places at which these columns are among the readers
-            of its cells.
+            the number of a block, and the first and the end of the places in the lists of readers at which its cells
+            have these columns; some cells may have others there.
         """
         blocks = np.flatnonzero((self._highest >= first) & (self._lowest < end))
         sizes = self._sizes[blocks]
@@ -127,7 +130,7 @@ class CellReaders:
         cells = np.arange(sizes.sum()) + np.repeat(self._starts[blocks] - begins, sizes)
         before, until = self._count_below(cells, first), self._count_below(cells, end)
         has_columns = before < until
-        starts = np.minimum.reduceat(np.where(has_columns, before, _NONE), begins)
+        starts = np.minimum.reduceat(np.where(has_columns, before, np.iinfo(before.dtype).max), begins)
         ends = np.maximum.reduceat(np.where(has_columns, until, 0), begins)
         # some blocks have columns before and after only
         return np.stack((blocks, starts, ends), 1)[starts < ends]

@@ -692,7 +692,7 @@ def _sum_columns(
 ):  # fmt: skip
     """Sum the columns of CELLS cells from `first_cell` on, or up to `end_cell`, and store or add the sums.
 
-    Of the readers of each cell, those before `first_item` and from `end_item` on are not in these rows.
+    Of the readers of each cell, none before `first_item` and from `end_item` on are in these rows, and not all between.
     """
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]

@@ -33,7 +33,10 @@ def is_interpreted() -> bool:
 
 
 def as_operand(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The tensor, or a copy, with contiguous and aligned memory, and in a dtype, if one is given."""
+    """The tensor, or a copy, with contiguous and aligned memory, and in a dtype, if one is given.
+
+    Copies because of the alignment are rare: samples of odd sizes in groups of samples, and parts of other tensors.
+    """
     # nearly every tensor is already, and to ask takes the CPU less time than to convert
     if dtype is not None and tensor.dtype != dtype:
         tensor = tensor.to(dtype)
@@ -52,11 +55,31 @@ def memory_of(tensor: Tensor) -> Memory:
     return tensor if _IS_INTERPRETED else tensor.data_ptr()
 
 
+class _Pointer:
+    """What a kernel is compiled for instead of a tensor: any aligned memory of a dtype.
+
+    Triton takes a dtype for a tensor, too, but of less than 2 GiB, so that it computes with 32 bits on AMD's GPUs.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+    @staticmethod
+    def data_ptr() -> int:
+        return 0
+
+    @staticmethod
+    def ptr_range() -> int:
+        """The size of the memory in bytes."""
+        return 2**62
+
+
 class Launch:
     """A kernel with its grid, the dtypes of its tensors, which are its first arguments, and all other arguments.
 
     It is called with the memory of the tensors, as `memory_of` returns it. They must be contiguous, and begin at
-    multiples of ALIGNMENT. The kernel is compiled in `compile_launches` or in the first call, for the current device.
+    multiples of ALIGNMENT. The kernel is compiled and loaded for the current device, in `compile_launches` or in the
+    first call.
 
     Args:
         kernel: the Triton kernel.
@@ -78,13 +101,16 @@ class Launch:
         self._rest = (*scalars, *(options[name] for name in kernel.arg_names if name in options))
         self._is_interpreted = is_interpreted()
         self._run: Any = None
-        self.is_compiled = self._is_interpreted
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing remains to be compiled or loaded."""
+        return self._is_interpreted or self._run is not None
 
     def compile(self) -> Any:
         """Compile the kernel, or begin to in another thread; returns it, or what stands for it until then."""
-        # Triton takes dtypes for tensors that are aligned
-        self.is_compiled = True
-        return self.kernel.warmup(*self.dtypes, *self.scalars, grid=self.grid, **self.options)
+        pointers = [_Pointer(dtype) for dtype in self.dtypes]
+        return self.kernel.warmup(*pointers, *self.scalars, grid=self.grid, **self.options)
 
     def __call__(self, *memory: Memory) -> None:
         """Launch the kernel on the current stream, without Triton's hooks for its own profiler."""
@@ -93,7 +119,7 @@ class Launch:
             self.kernel[self.grid](*memory, *self.scalars, **self.options)
             return
         if self._run is None:
-            self._load()
+            self.load()
         stream = self._get_stream(self._device)
         self._run(*self.grid, stream, self._function, self._metadata, None, None, None, *memory, *self._rest)
 
@@ -106,18 +132,22 @@ class Launch:
                     f"{tensor.data_ptr()} with strides {tensor.stride()}"
                 )
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Load the kernel onto the current device; an error says that it needs more than the device has."""
         compiled = self.compile()
         self._get_stream = triton.runtime.driver.active.get_current_stream
         self._device = triton.runtime.driver.active.get_current_device()
-        # the first loads the kernel onto the device
+        # to look at `run` is what loads it
         run, self._function, self._metadata = compiled.run, compiled.function, compiled.packed_metadata
         self._run = run
 
 
 def compile_launches(launches: Sequence[Launch]) -> None:
-    """Compile the kernels that are not compiled yet, side by side: most of the compiler's work is outside of Python."""
-    waiting = [launch for launch in launches if not launch.is_compiled]
+    """Compile the kernels that are not ready, side by side: most of the compiler's work is outside of Python.
+
+    They are loaded, too. So if one of them cannot be, nothing has been launched, and no tensor changed in place.
+    """
+    waiting = [launch for launch in launches if not launch.is_ready]
     if not waiting:
         return
     with ExitStack() as stack:
@@ -127,3 +157,5 @@ def compile_launches(launches: Sequence[Launch]) -> None:
             stack.enter_context(triton.AsyncCompileMode(executor))
         for launch in waiting:
             launch.compile()
+    for launch in waiting:
+        launch.load()

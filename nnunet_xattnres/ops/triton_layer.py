@@ -52,7 +52,8 @@ class BlockSizes(NamedTuple):
         partial: the largest memory in bytes of the gradients of columns of a group of samples.
         part: if those of one sample take more than `partial`, they are computed in parts of at most this many bytes, or
             `partial` if that is less.
-        samples: the largest memory in bytes of all temporary tensors of a group of samples, unless one takes more.
+        samples: the largest memory in bytes of the large temporary tensors of a group of samples, unless one takes
+            more.
     """
 
     tile: int = 128
@@ -144,8 +145,8 @@ class LayerShapes(NamedTuple):
             of_sources = tuple(needed.sources)
             of_weights = tuple([w or b for w, b in zip(needed.weights, needed.biases, strict=True)])
         return cls(
-            tuple([tuple(source.shape[1:]) for source in sources]), tuple([part.shape[1] for part in parts]),
-            tuple(x.shape[2:]), x.shape[0], query.shape[0], x.dtype, parameter_dtype([*weights, *biases]),
+            tuple([source.shape[1:] for source in sources]), tuple([part.shape[1] for part in parts]),
+            x.shape[2:], x.shape[0], query.shape[0], x.dtype, parameter_dtype([*weights, *biases]),
             gate is not None, eps, of_sources, of_weights, x.device,
         )  # fmt: skip
 
@@ -175,7 +176,7 @@ class _Inputs:
         self.gate: Memory = memory_of(self._gate)
 
 
-class _Tables(NamedTuple):
+class _TableMemory(NamedTuple):
     """The memory of the tables that the kernels read, under their names in `tiles.Tables`."""
 
     columns: Memory
@@ -213,7 +214,7 @@ class LayerKernels:
         # the kernels load two numbers in half precision as one
         weights = tables.weights.flatten()
         self._weights = weights.view(torch.int32) if weights.dtype == torch.float16 else weights
-        self._read = _Tables(
+        self._table_memory = _TableMemory(
             *(memory_of(t) for t in (tables.columns, self._weights, tables.features, tables.feature_of_cell)),
             *(memory_of(t) for t in (tables.readers, tables.full, tables.is_interpolated)),
         )
@@ -325,7 +326,7 @@ class LayerKernels:
     ) -> tuple[Tensor, Tensor]:
         """Compute out and the attention."""
         compile_launches(self._forward_launches)
-        tables, shapes = self._read, self.shapes
+        tables, shapes = self._table_memory, self.shapes
         projections = Projections(self.projections, sources, weights, biases)
         inputs = _Inputs(parts, query, gate)
         out = parts[0].new_empty((shapes.batch, shapes.channels, *shapes.size))
@@ -363,9 +364,8 @@ class LayerKernels:
             the gradients of query and gate, then those of all weights, then those of all biases.
         """
         scores_backward = self._scores_backward[grad_alpha is not None]
-        compile_launches(self._backward_launches)
-        compile_launches([scores_backward])
-        shapes, tables = self.shapes, self._read
+        compile_launches([*self._backward_launches, scores_backward])
+        shapes, tables = self.shapes, self._table_memory
         projections = Projections(self.projections, sources, weights, biases, shapes.of_weights, d_sources)
         inputs = _Inputs(parts, query, gate)
         of_out = as_operand(grad_out)
@@ -430,7 +430,13 @@ class LayerKernels:
         """Project all features, and compute the scalar maps of those that are interpolated."""
         projections.project(temporary.values, temporary.full)
         if self._num_interpolated:
-            self._maps(temporary.values, inputs.query, temporary.maps, self._read.features, self._read.feature_of_cell)
+            self._maps(
+                temporary.values,
+                inputs.query,
+                temporary.maps,
+                self._table_memory.features,
+                self._table_memory.feature_of_cell,
+            )
 
     @cached_property
     def _projected(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -453,7 +459,11 @@ class LayerKernels:
 
     @cached_property
     def _backward_workspace(self) -> Workspace:
-        """The columns of the tiles are not needed any longer when the gradients of the maps are computed."""
+        """The temporary tensors of the backward pass.
+
+        The last to read the columns of the tiles are `_sum_columns`, and `_transpose_maps` are the first to write the
+        tensors that have the same memory.
+        """
         shapes, tables = self.shapes, self.tables
         projected = self._projected
         scalars = (shapes.batch, self._num_values, *shapes.size), _FLOAT
@@ -486,8 +496,9 @@ class LayerKernels:
         """
         shapes = self.shapes
         of_pixels = shapes.batch * self._pixel_blocks * (1 + self._num_full)
-        # whole lines before the second part, so that it is aligned
-        before = of_pixels + (-of_pixels % ALIGNMENT if shapes.channels * _FLOAT.itemsize % ALIGNMENT else 0)
+        # a number of rows that makes the second part aligned for any number of channels
+        rows = ALIGNMENT // _FLOAT.itemsize
+        before = of_pixels + (-of_pixels % rows if shapes.channels % rows else 0)
         d_query = query.new_empty((before + shapes.batch * self._cell_blocks, shapes.channels), dtype=_FLOAT)
         if before > of_pixels:
             d_query[of_pixels:before] = 0
@@ -534,8 +545,9 @@ class LayerKernels:
             blocks = readers.between(first_tile * rows, (first_tile + number) * rows)
             table = np.insert(blocks, 1, is_new[blocks[:, 0]], 1)
             is_new[blocks[:, 0]] = 0
-            # the longest sums first, for which the GPU would otherwise wait at the end
-            table = table[np.argsort(table[:, 2] - table[:, 3], kind="stable")]
+            # the longest loops first, for which the GPU would otherwise wait at the end
+            items = np.where(table[:, 0] < triton.cdiv(few, sizes.sum_cells), 1, sizes.tiles)
+            table = table[np.argsort(-((table[:, 3] - table[:, 2] + items - 1) // items), kind="stable")]
             launch = Launch(
                 triton_kernels.sum_columns_kernel, (len(blocks), self._channel_blocks, shapes.batch),
                 (_FLOAT, _FLOAT, *[_INT] * 4),
@@ -608,7 +620,7 @@ class LayerKernels:
         """Compute the gradients of Eq. 8 of the attention and of the interpolated features, some tiles at a time."""
         if not self._num_interpolated:
             return
-        tables, columns = self._read, temporary.columns
+        tables, columns = self._table_memory, temporary.columns
         for differentiate, (sum_columns, blocks) in zip(self._sum_backward, self._sum_columns, strict=True):
             differentiate(
                 temporary.values, temporary.attention, inputs.gate, gradient, temporary.d_alpha, columns,
@@ -622,8 +634,9 @@ class LayerKernels:
         """The transpose of the interpolation of the scalar maps, (B, 1 + 4 or 8, cells)."""
         products, squared_norms = temporary.products, temporary.rstd
         before = products
+        # in 2-D there are tables for three axes, too
         for axis, (launch, blocks) in enumerate(zip(self._transpose_maps, self.tables.transposes, strict=False)):
             after = getattr(temporary, f"transposed_{axis}")
-            launch(products, squared_norms, before, after, self._read.features, memory_of(blocks))
+            launch(products, squared_norms, before, after, self._table_memory.features, memory_of(blocks))
             before = after
         return before

@@ -328,7 +328,7 @@ class ProjectionKernels:
             torch.tensor(table, dtype=torch.int32).to(device)
             for table in (shapes, blocks, source_blocks, products, sums)
         ]
-        self._read = [memory_of(table) for table in self._tables]
+        self._table_memory = [memory_of(table) for table in self._tables]
         self.dtype, self.weight_dtype = dtype, weight_dtype
         self._device = device
         self._copy_addresses = lru_cache(_ADDRESS_TABLES)(self._copy_addresses_to_device)
@@ -384,12 +384,12 @@ class ProjectionKernels:
 
     def project(self, addresses: Tensor, values: Memory, full: Memory) -> None:
         """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
-        shapes, blocks, *_ = self._read
+        shapes, blocks, *_ = self._table_memory
         self._project(values, full, memory_of(addresses), shapes, blocks)
 
     def backward(self, addresses: Tensor, d_values: Memory, d_full: Memory, partial: Memory) -> None:
         """Write all gradients that are needed, from those of the projected features."""
-        shapes, _, source_blocks, products, sums = self._read
+        shapes, _, source_blocks, products, sums = self._table_memory
         table = memory_of(addresses)
         if len(self._tables[2]):
             self._source_gradient(d_values, d_full, table, shapes, source_blocks)

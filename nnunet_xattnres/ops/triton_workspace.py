@@ -50,10 +50,12 @@ class Workspace:
         return start
 
     def allocate(self) -> SimpleNamespace:
-        """Allocate the block; returns the memory of all tensors, as launches take it, under their names.
+        """Allocate the block.
 
-        It is free again when the result no longer exists. Launches of before then still read what they should, because
-        memory is given to later launches of the same stream only.
+        Returns:
+            the memory of every tensor, as launches take it, under its name, and `block`, which keeps it alive. So the
+            result must exist until the last launch; when that runs does not matter, because freed memory is given to
+            later launches of the same stream only.
         """
         block = torch.empty(self.size, dtype=torch.uint8, device=self._device)
         if self._is_interpreted:

@@ -7,9 +7,10 @@ full of NaN, so that results show if an element is read that nobody has written.
 import ast
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,10 +20,12 @@ from nnunet_xattnres.ops import triton_backend, triton_kernels, triton_layer, tr
 from nnunet_xattnres.ops.needed_gradients import NeededGradients
 from nnunet_xattnres.ops.triton_launch import is_interpreted
 from nnunet_xattnres.ops.triton_layer import BlockSizes
+from nnunet_xattnres.ops.triton_workspace import Workspace
 
 if not is_interpreted():
     pytest.skip("accesses are checked in Triton's interpreter, which does not run here", allow_module_level=True)
 
+from support.addresses import launched_by_address
 from support.memory_checker import MemoryChecker, checked_memory
 
 FLOAT16, FLOAT32, BFLOAT16 = torch.float16, torch.float32, torch.bfloat16
@@ -38,6 +41,11 @@ def new_tensors_of_nan() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def separate_workspace(device, kept, *alternatives) -> Workspace:
+    """A workspace whose alternatives do not share their memory."""
+    return Workspace(device, reduce(operator.or_, alternatives, kept))
 
 
 class Case(NamedTuple):
@@ -71,7 +79,7 @@ class Case(NamedTuple):
     overwrite: bool = False
     is_aligned: bool = True
 
-    def run(self) -> None:
+    def run(self) -> list[torch.Tensor]:
         """Compute the results and the gradients."""
         generator = torch.Generator().manual_seed(0)
 
@@ -82,10 +90,12 @@ class Case(NamedTuple):
         channels = sum(self.widths)
         sources = [draw(self.batch, width, *size) for width, size in self.history]
         x = [draw(self.batch, width, *self.size) for width in self.widths]
-        weights = [None if w == channels else draw(channels, w, dtype=self.weight_dtype) / w for w, _ in self.history]
+        weights = [
+            None if w == channels else draw(channels, w, dtype=self.weight_dtype).div_(w) for w, _ in self.history
+        ]
         biases = [None if w is None else draw(channels, dtype=self.weight_dtype) for w in weights]
         gate = torch.tensor(0.4) if self.is_gated else None
-        operands = sources, x, weights, biases, draw(channels, dtype=FLOAT32) / 4, gate, 1e-6
+        operands = sources, x, weights, biases, draw(channels, dtype=FLOAT32).div_(4), gate, 1e-6
         of_weights = [w is not None and k not in self.frozen_weights for k, w in enumerate(weights)]
         needed = NeededGradients.all(sources, x, weights, biases, gate)._replace(
             sources=[k not in self.frozen for k in range(len(sources))], weights=of_weights, biases=of_weights
@@ -97,11 +107,13 @@ class Case(NamedTuple):
             gradients = draw(*out.shape), draw(*alpha.shape, dtype=FLOAT32) if self.of_attention else None
             d_sources, d_x, *others = triton_backend.backward(*gradients, *operands, needed, self.overwrite)
         of_weights, of_biases, d_query, d_gate = others
-        for result in (out, alpha, *d_sources, *d_x, *of_weights, *of_biases, d_query, d_gate):
-            assert result is None or result.isfinite().all(), "an element was read before it was written"
+        results = [t for t in (out, alpha, *d_sources, *d_x, *of_weights, *of_biases, d_query, d_gate) if t is not None]
+        for result in results:
+            assert result.isfinite().all(), "an element was read before it was written"
         for n, (tensor, copy) in enumerate(zip(inputs, before, strict=True)):
             if not (self.overwrite and n == len(sources)):
                 assert torch.equal(tensor, copy), f"input {n} was changed"
+        return results
 
 
 @pytest.fixture
@@ -119,6 +131,8 @@ def check(monkeypatch) -> Iterator[Callable[[Case], MemoryChecker]]:
             monkeypatch.setattr(triton_projection, name, value)
         # the kernels that are kept have other constants
         triton_layer.layer_kernels.cache_clear()
+        # without shared memory, all elements that nobody has written are NaN
+        monkeypatch.setattr(triton_layer, "Workspace", separate_workspace)
         with checked_memory() as checker:
             case.run()
         return checker
@@ -190,6 +204,7 @@ CASES = {
     "any addresses in float32": Case(
         [(8, (8, 16)), (24, (4, 8))], (24,), (8, 16), dtype=FLOAT32, blocks=FEW_PROGRAMS | ONE_SAMPLE, is_aligned=False
     ),
+    "7 channels": Case([(7, (8, 16)), (5, (4, 8))], (7,), (8, 16), blocks=FEW_PROGRAMS),
     "samples of odd sizes in parts": Case(
         [(7, (5, 9)), (20, (3, 5)), (3, (2, 9))], (7, 13), (5, 9), 3, blocks=FEW_PROGRAMS | ONE_SAMPLE
     ),
@@ -295,3 +310,15 @@ def test_max_pooling(shape, size, dtype, monkeypatch):
     with checked_memory() as checker:
         pool(shape, size, dtype)
     assert checker.launches == {"max_pool_kernel": 1, "max_pool_backward_kernel": 1}
+
+
+@pytest.mark.parametrize("name", ["7 channels", "any addresses", "samples of odd sizes in parts"])
+def test_launches_by_address_read_and_write_tensors_that_live(name):
+    """On a GPU, a launch takes addresses, and nothing keeps a tensor alive but the code that calls it."""
+    case = CASES[name]
+    expected = case.run()
+    with launched_by_address() as launches:
+        actual = case.run()
+    assert launches["sum_backward_kernel"] > 0
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a, e)

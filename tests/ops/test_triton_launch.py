@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from support.operator import DEVICE
+from triton.runtime.errors import OutOfResources
 
 from nnunet_xattnres.ops import triton_launch
 from nnunet_xattnres.ops.triton_launch import Launch, as_operand, compile_launches, memory_of
@@ -25,6 +26,11 @@ class Kernel:
         self.name, self.events = name, events
 
     def warmup(self, *arguments, grid, **options):
+        for pointer in arguments[:2]:
+            # aligned, and of any size: the compiler must not compute offsets with 32 bits
+            assert pointer.data_ptr() == 0
+            assert pointer.ptr_range() > 2**31
+        arguments = *(pointer.dtype for pointer in arguments[:2]), *arguments[2:]
         self.events.append(("compile", self.name, arguments, grid, options))
         return Compiled(self)
 
@@ -47,8 +53,17 @@ def events(monkeypatch):
     active = SimpleNamespace(get_current_device=lambda: 3, get_current_stream={3: 5}.get)
     monkeypatch.setattr(triton.runtime, "driver", SimpleNamespace(active=active))
     # the oldest versions of Triton do not have it
-    monkeypatch.setattr("triton.AsyncCompileMode", lambda executor: contextlib.nullcontext(), raising=False)
-    return []
+    monkeypatch.setattr("triton.AsyncCompileMode", lambda executor: side_by_side(events), raising=False)
+    events = []
+    return events
+
+
+@contextlib.contextmanager
+def side_by_side(events):
+    """In its body, kernels are compiled in threads."""
+    events.append("begin")
+    yield
+    events.append("end")
 
 
 @pytest.fixture
@@ -72,20 +87,23 @@ def launch_all(launches):
     launches[1](48, 64)
 
 
-@pytest.mark.parametrize("side_by_side", [True, False])
-def test_kernels_are_compiled_once_for_the_dtypes_of_their_tensors(events, launches, side_by_side, monkeypatch):
-    if not side_by_side:
-        monkeypatch.delattr("triton.AsyncCompileMode")
-    for _ in range(2):
-        compile_launches(launches)
-    assert events == COMPILED
+def test_kernels_are_compiled_side_by_side_for_the_dtypes_of_their_tensors_and_then_loaded(events, launches):
+    compile_launches(launches)
+    # to load a kernel is to ask for it once more
+    assert events == ["begin", *COMPILED, "end", *COMPILED]
+    events.clear()
+    compile_launches(launches)
+    assert events == []
+
+
+def test_a_version_of_triton_without_this_mode_compiles_one_after_the_other(events, launches, monkeypatch):
+    monkeypatch.delattr("triton.AsyncCompileMode")
+    compile_launches(launches)
+    assert events == [*COMPILED, *COMPILED]
 
 
 def test_launches_have_addresses_and_the_values_of_compile_time_arguments(events, launches):
     compile_launches(launches)
-    launch_all(launches)
-    assert [event for event in events if event[0] == "launch"] == LAUNCHED
-    # what was compiled is found once
     events.clear()
     launch_all(launches)
     assert events == LAUNCHED
@@ -94,6 +112,19 @@ def test_launches_have_addresses_and_the_values_of_compile_time_arguments(events
 def test_a_launch_compiles_its_kernel_itself_if_nobody_has(events, launches):
     launch_all(launches)
     assert events == [COMPILED[0], LAUNCHED[0], COMPILED[1], LAUNCHED[1]]
+
+
+def test_nothing_is_launched_if_one_of_the_kernels_cannot_be_loaded(events, launches, monkeypatch):
+    def out_of_resources(compiled):
+        if compiled.kernel.name == "second":
+            raise OutOfResources(2, 1, "registers")
+        return "function"
+
+    monkeypatch.setattr(Compiled, "function", property(out_of_resources))
+    for _ in range(2):
+        with pytest.raises(OutOfResources):
+            compile_launches(launches)
+    assert not [event for event in events if event[0] == "launch"]
 
 
 def test_the_memory_of_a_tensor_is_its_address(events):
@@ -166,7 +197,7 @@ class Driver:
 triton.runtime.driver.set_active(Driver())
 torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
 compile_kernel, late = triton.runtime.jit.JITFunction._do_compile, []
-load = triton_launch.Launch._load
+load = triton_launch.Launch.load
 
 def load_and_record(self):
     def record(kernel, *arguments, **options):
@@ -176,7 +207,7 @@ def load_and_record(self):
     load(self)
     triton.runtime.jit.JITFunction._do_compile = compile_kernel
 
-triton_launch.Launch._load = load_and_record
+triton_launch.Launch.load = load_and_record
 sources = [torch.zeros(2, 16, 32, 32).half(), torch.zeros(2, 32, 16, 16).half(), torch.zeros(2, 16, 8, 8).half()]
 x, weights = [torch.zeros(2, 32, 32, 32).half()], [torch.zeros(32, 16), None, torch.zeros(32, 16)]
 operands = sources, x, weights, [torch.zeros(32), None, torch.zeros(32)], torch.zeros(32), torch.ones(1), 1e-6

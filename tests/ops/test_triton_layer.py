@@ -66,3 +66,16 @@ def test_a_group_has_as_many_samples_as_fit_into_the_memory(memory, expected):
     samples = layer_kernels(shapes_of(), BlockSizes(samples=memory)).samples_at_a_time
     assert 1 <= samples <= BATCH
     assert expected in (None, samples)
+
+
+def test_the_sums_that_take_longest_come_first():
+    """Programs read one column at a time where few tiles read a cell, and `tiles` columns at a time elsewhere."""
+    sizes = BlockSizes(sum_cells=4, few_cells=1, tiles=8, tile=32)
+    sources, none = ((8, 32, 32), (8, 16, 16), (8, 2, 2)), (False,) * 3
+    shapes = shapes_of()._replace(sources=sources, size=(64, 64), of_sources=none, of_weights=none)
+    kernels = layer_kernels(shapes, sizes)
+    ((_, blocks),) = kernels._sum_columns
+    few = -(-kernels.tables.num_few // sizes.sum_cells)
+    steps = [-(-(end - first) // (1 if block < few else sizes.tiles)) for block, _, first, end in blocks.tolist()]
+    assert steps == sorted(steps, reverse=True)
+    assert {block < few for block in blocks[:, 0].tolist()} == {True, False}
