@@ -108,14 +108,14 @@ class CellReaders:
         self._sizes = np.diff([*starts, tables.num_cells])
         readers = tables.readers.cpu().numpy()
         self._features: list[tuple[int, np.ndarray]] = []
+        lowest, highest = [], []
         for _, first_cell, *size, start, count, _, _ in tables.features.tolist():
             of_cells = readers[start : start + math.prod(size) * count].reshape(-1, count)
+            lowest.append(of_cells[:, 0])
+            highest.append(of_cells.max(1))
             self._features.append((first_cell, np.where(of_cells < 0, _NO_COLUMN, of_cells)))
-        lowest = np.concatenate([of_cells[:, 0] for _, of_cells in self._features])
-        exists = [np.where(of_cells == _NO_COLUMN, -1, of_cells) for _, of_cells in self._features]
-        highest = np.concatenate([of_cells.max(1) for of_cells in exists])
-        self._lowest = np.minimum.reduceat(lowest, self._starts)
-        self._highest = np.maximum.reduceat(highest, self._starts)
+        self._lowest = np.minimum.reduceat(np.concatenate(lowest), self._starts)
+        self._highest = np.maximum.reduceat(np.concatenate(highest), self._starts)
 
     def between(self, first: int, end: int) -> np.ndarray:
         """The blocks that have columns from `first` up to `end`, as integers (blocks, 3).
@@ -247,10 +247,9 @@ def _readers(axes: Sequence[_Axis], tiles: Sequence[int], num_columns: int, firs
         reader = axis.readers.reshape(shape)
         tile, column = tile * tiles[a] + reader // 64, column * axis.box + reader % 64
         exists = exists & (reader >= 0)
-    last = math.prod(tiles) * num_columns
-    readers = np.where(exists, tile * num_columns + first_column + column, last)
+    readers = np.where(exists, tile * num_columns + first_column + column, _NO_COLUMN)
     readers = np.sort(readers.reshape(math.prod(axis.length for axis in axes), -1), 1)
-    return np.where(readers == last, -1, readers)
+    return np.where(readers == _NO_COLUMN, -1, readers)
 
 
 def _make_axis(length: int, target: int, tile: int) -> _Axis:

@@ -109,8 +109,6 @@ def backward(
     parts = _two_parts(x)
     if grad_out is None:
         grad_out = parts[0].new_zeros((len(parts[0]), query.numel(), *parts[0].shape[2:]))
-    grad_out = as_operand(grad_out)
-    grad_alpha = None if grad_alpha is None else as_operand(grad_alpha)
     d_sources = torch_backend.empty(sources, needed.sources)
     # the kernels read every element of x before they write its gradient
     d_parts = [p if i == 0 and overwrite else torch.empty_like(p) for i, p in enumerate(parts)]
@@ -124,17 +122,9 @@ def backward(
             take: Callable[..., list[Any]] = list if step >= shapes.batch else partial(_take, rows)
             of_out, of_alpha, *tensors = take([grad_out, grad_alpha, *parts, *d_parts])
             gradients = kernels.backward(
-                of_out,
-                of_alpha,
-                take(sources),
-                tensors[: len(parts)],
-                weights,
-                biases,
-                query,
-                gate,
-                take(d_sources),
-                tensors[len(parts) :],
-            )
+                of_out, of_alpha, take(sources), tensors[: len(parts)], weights, biases, query, gate,
+                take(d_sources), tensors[len(parts) :],
+            )  # fmt: skip
             if parameters:
                 torch._foreach_add_(_present(parameters), _present(gradients))
             parameters = parameters or gradients

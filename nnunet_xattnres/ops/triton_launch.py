@@ -6,7 +6,7 @@ tensors, so that its kernel is found once, and called with addresses.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, TypeAlias
@@ -48,6 +48,22 @@ def as_operand(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def is_aligned(tensor: Tensor) -> bool:
     """Whether the memory of a tensor begins at a multiple of ALIGNMENT; that of a part of another tensor may not."""
     return tensor.data_ptr() % ALIGNMENT == 0
+
+
+def as_result(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous tensor for results, or where kernels cannot write to it, a new one to be copied from.
+
+    They write aligned memory, and in a dtype, if one is given.
+    """
+    dtype = dtype or tensor.dtype
+    return tensor if tensor.dtype == dtype and is_aligned(tensor) else torch.empty_like(tensor, dtype=dtype)
+
+
+def copy_results(written: Iterable[Tensor | None], tensors: Iterable[Tensor | None]) -> None:
+    """Copy what was written to others than the tensors themselves; both may be None."""
+    for source, target in zip(written, tensors, strict=True):
+        if source is not None and target is not None and source is not target:
+            target.copy_(source)
 
 
 def memory_of(tensor: Tensor) -> Memory:

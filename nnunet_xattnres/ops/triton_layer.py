@@ -20,9 +20,9 @@ from torch import Tensor
 from . import triton_kernels
 from .needed_gradients import NeededGradients
 from .tiles import OUTPUTS, CellReaders, make_tables, three_axes
-from .triton_launch import ALIGNMENT, Launch, Memory, as_operand, compile_launches, is_aligned, memory_of
+from .triton_launch import ALIGNMENT, Launch, Memory, as_operand, as_result, compile_launches, copy_results, memory_of
 from .triton_projection import ProjectionKernels, Projections, channel_block, parameter_dtype, product_constants
-from .triton_workspace import Workspace
+from .triton_workspace import Specification, Workspace
 
 
 class BlockSizes(NamedTuple):
@@ -370,7 +370,7 @@ class LayerKernels:
         inputs = _Inputs(parts, query, gate)
         of_out = as_operand(grad_out)
         of_attention = None if grad_alpha is None else as_operand(grad_alpha)
-        written = [d if is_aligned(d) else torch.empty_like(d) for d in d_parts]
+        written = [as_result(d) for d in d_parts]
         gradient = memory_of(of_out)
         temporary = self._backward_workspace.allocate()
         full, products, rstd = temporary.full, temporary.products, temporary.rstd
@@ -401,9 +401,7 @@ class LayerKernels:
                 tables.feature_of_cell,
             )  # fmt: skip
         projections.backward(temporary.d_values, full, temporary.partial)
-        for d_part, d in zip(d_parts, written, strict=True):
-            if d is not d_part:
-                d_part.copy_(d)
+        copy_results(written, d_parts)
         d_gate = None if d_gate is None or gate is None else d_gate.sum().view_as(gate)
         return [d_query.sum(0), d_gate, *projections.d_weights, *projections.d_biases]
 
@@ -439,7 +437,7 @@ class LayerKernels:
             )
 
     @cached_property
-    def _projected(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def _projected(self) -> Specification:
         """The features in the layout of the kernels.
 
         values: the projected features that are interpolated, (B, cells, C).

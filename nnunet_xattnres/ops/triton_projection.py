@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_launch import ALIGNMENT, Launch, Memory, as_operand, is_aligned, is_interpreted, memory_of
+from .triton_launch import ALIGNMENT, Launch, Memory, as_operand, as_result, copy_results, is_interpreted, memory_of
 
 # Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
 # pixels is long, the depth is larger in half precision.
@@ -421,11 +421,7 @@ class Projections:
         self.kernels = kernels
         none: list[Tensor | None] = [None] * len(sources)
         self._d_sources = none if d_sources is None else list(d_sources)
-        # in the dtype of the kernels, and aligned
-        self._written = [
-            d if d is None or (d.dtype == kernels.dtype and is_aligned(d)) else torch.empty_like(d, dtype=kernels.dtype)
-            for d in self._d_sources
-        ]
+        self._written = [None if d is None else as_result(d, kernels.dtype) for d in self._d_sources]
         self.d_weights, self.d_biases = none, none
         if of_weights is not None:
             self.d_weights, self.d_biases = (
@@ -455,9 +451,7 @@ class Projections:
     def backward(self, d_values: Memory, d_full: Memory, partial: Memory) -> None:
         """Write the gradients of sources, weights and biases from those of the projected features."""
         self.kernels.backward(self._addresses, d_values, d_full, partial)
-        for d_source, written in zip(self._d_sources, self._written, strict=True):
-            if d_source is not None and written is not None and written is not d_source:
-                d_source.copy_(written)
+        copy_results(self._written, self._d_sources)
 
 
 def parameter_dtype(parameters: Sequence[Tensor | None]) -> torch.dtype:

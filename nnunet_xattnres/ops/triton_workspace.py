@@ -6,10 +6,14 @@ To allocate a tensor on a GPU takes the CPU nearly as long as to launch a kernel
 import math
 from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import TypeAlias
 
 import torch
 
 from .triton_launch import Memory, is_interpreted
+
+Specification: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""The shapes and dtypes of tensors by their names."""
 
 # Tensors begin at multiples of this number of bytes: whole lines of the cache.
 _LINE = 128
@@ -20,7 +24,7 @@ class Workspace:
 
     Args:
         device: where they are.
-        kept: the (shape, dtype) of every tensor by its name.
+        kept: the tensors.
         alternatives: further tensors. Those of one alternative share their memory with those of the others.
 
     Attributes:
@@ -30,8 +34,8 @@ class Workspace:
     def __init__(
         self,
         device: torch.device,
-        kept: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
-        *alternatives: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+        kept: Specification,
+        *alternatives: Specification,
     ):
         self._device = device
         self._tensors: list[tuple[int, int, tuple[int, ...], torch.dtype]] = []
@@ -42,7 +46,7 @@ class Workspace:
         self._names = [*names, "block"]
         self._is_interpreted = is_interpreted()
 
-    def _place(self, tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]], start: int) -> int:
+    def _place(self, tensors: Specification, start: int) -> int:
         for shape, dtype in tensors.values():
             end = start + math.prod(shape) * dtype.itemsize
             self._tensors.append((start, end, shape, dtype))
