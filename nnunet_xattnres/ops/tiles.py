@@ -1,14 +1,20 @@
 """The tables of the Triton kernels: which cells of the interpolated features a tile of pixels reads, with what weights.
 
-A tile is a box of pixels of x. Linear interpolation lets it read a box of cells of every interpolated feature. All
-these cells, feature after feature, are the columns of the tile. With V the values of the columns, (columns, C), a tile
-of interpolated and weighted values is one matrix product, W V. The weight of column k at pixel p is
+A tile is a rectangle of pixels in one plane of x; in 2-D, x is one plane. Linear interpolation lets it read a rectangle
+of cells of every interpolated feature, in 3-D of two neighbouring planes of the feature. All these cells, feature after
+feature, are the columns of the tile. In 3-D, the values of a column are interpolated along the depth first, which is
+the same for all pixels of the tile: with the fraction f of the feature,
+
+    V[k] = (1 - f) lower[k] + f upper[k].
+
+With V the values of the columns, (columns, C), a tile of interpolated and weighted values is one matrix product, W V.
+The weight of column k at pixel p is
 
     W[p, k] = alpha_n(p) prod_a max(0, 1 - |s_a p_a + o_a|),
 
-where n is the feature of the column and a runs over the axes: s_a p_a + o_a is the distance of the pixel from the cell
-in units of the cells. Its slope s_a depends on the feature only, its offset o_a also on the tile. Cells beyond the edge
-are clamped to the edge, which is linear interpolation with align_corners=False for every ratio of the sizes.
+where n is the feature of the column and a runs over height and width: s_a p_a + o_a is the distance of the pixel from
+the cell in units of the cells. Its slope s_a depends on the feature only, its offset o_a also on the tile. Cells beyond
+the edge are clamped to the edge, which is linear interpolation with align_corners=False for every ratio of the sizes.
 """
 
 import math
@@ -26,6 +32,9 @@ FIELDS = 9
 OUTPUTS = 64
 """The results that a program of the transposes computes."""
 
+TILE_WIDTH = 16
+"""The pixels of a tile along the width: in half precision, they are one memory transaction."""
+
 _NO_COLUMN = 2**31 - 1
 """Greater than the number of every column, so that readers that do not exist are sorted to the end."""
 
@@ -38,8 +47,8 @@ class Tables:
     """What the kernels must know about the sizes; int32 and float32 tensors on the device.
 
     Attributes:
-        tile: the pixels of a tile along depth, height and width.
-        tiles: the number of tiles along these axes.
+        tile: the pixels of a tile along height and width.
+        tiles: the number of tiles along depth, where it is the number of planes, height and width.
         num_columns: the number of columns of a tile, a multiple of the block of columns.
         table_columns: the number of columns in the tables, a multiple of two blocks; the last ones may be padding.
         num_cells: the number of cells of all interpolated features together.
@@ -47,10 +56,13 @@ class Tables:
         totals: how many values the transposes along the width, along width and height, and along all axes have.
         transposes: for each of them the programs, (programs, 2): the row in `features` and the first result.
         cells: the first cell of every interpolated feature, by its index in the history.
-        columns: (1 + tiles, table_columns): the feature of every column as an index of the history, or -1 for padding;
-            then for every tile along every axis what the cell contributes to its number.
-        weights: (tiles, table_columns, 2): for every tile along every axis the slope s_a and the offset o_a of every
-            column; float16 where it was asked for and has all weights exactly, otherwise float32.
+        columns: (1 + 2 planes + tiles, table_columns): the feature of every column as an index of the history, or -1
+            for padding; then for every plane, and every tile along height and width, what the cell contributes to its
+            number, for a plane in the lower of two planes of the feature; then for every plane the distance of the cell
+            in the upper one from that in the lower one, or 0 at the edge.
+        weights: (planes + tiles, table_columns, 2): for every plane the weights 1 - f and f of every column, then for
+            every tile along height and width its slope s_a and its offset o_a; float16 where it was asked for and has
+            all weights exactly, otherwise float32.
         features: (features, FIELDS): index in the history, first cell, size (depth, height, width), where its readers
             begin, the number of readers of a cell, where the results of the transpose along the width begin, and those
             along width and height.
@@ -61,7 +73,7 @@ class Tables:
         is_interpolated: for every value, (K+1,), whether it is interpolated; x is the last one.
     """
 
-    tile: tuple[int, int, int]
+    tile: tuple[int, int]
     tiles: tuple[int, int, int]
     num_columns: int
     table_columns: int
@@ -81,14 +93,16 @@ class Tables:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of an interpolated feature: for every tile the cells that it reads, and their offsets."""
+    """One axis of an interpolated feature: for every tile the cells that it reads, and what gives their weights.
+
+    For the depth, where a tile is a plane, a tile has one of two cells, the lower one, and the weights of both.
+    """
 
     length: int
-    slope: float
     cells: np.ndarray  # (tiles, box), clamped
-    offsets: np.ndarray  # (tiles, box)
-    readers: np.ndarray  # (length, items)
-    is_exact_in_half: bool  # whether float16 has the slope, the offsets and all weights exactly
+    numbers: np.ndarray  # (tiles, box, 2): slopes and offsets, or weights
+    readers: np.ndarray  # (length, items): 64 tile + place in the box
+    is_exact_in_half: bool  # whether float16 has these numbers and all weights exactly
 
     @property
     def box(self) -> int:
@@ -150,16 +164,6 @@ def three_axes(size: Sequence[int]) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def tile_shape(size: Sequence[int], pixels: int) -> tuple[int, int, int]:
-    """The tile of `pixels` pixels, a power of two, for features of `size` (depth, height, width).
-
-    Sixteen pixels along the width are one memory transaction in half precision. The tile depends on the number of axes
-    only, because every other tile would be another kernel to compile.
-    """
-    depth = 1 if size[0] == 1 else 2
-    return depth, pixels // (16 * depth), 16
-
-
 @lru_cache(maxsize=256)
 def make_tables(
     sizes: tuple[tuple[int, int, int], ...],
@@ -174,19 +178,23 @@ def make_tables(
     Args:
         sizes: of all features in the order of the history; features of the size of x are not interpolated.
         size: the size of x.
-        pixels: the number of pixels of a tile, a power of two.
+        pixels: the number of pixels of a tile, a multiple of TILE_WIDTH.
         block: the number of columns is a multiple of it.
         device: where the tables are used.
-        half: store slopes and offsets in float16 if the weights are exact. They are for ratios that are powers of two.
+        half: store `weights` in float16 if all weights are exact. They are for ratios that are powers of two.
     """
-    tile = tile_shape(size, pixels)
-    tiles = (-(-size[0] // tile[0]), -(-size[1] // tile[1]), -(-size[2] // tile[2]))
+    depth, height, width = size
+    tile = pixels // TILE_WIDTH, TILE_WIDTH
+    tiles = depth, -(-height // tile[0]), -(-width // tile[1])
     # those that many tiles read at the end
     interpolated = sorted((n for n, s in enumerate(sizes) if s != size), key=lambda n: (-math.prod(sizes[n]), n))
-    axes = {n: [_make_axis(*lengths) for lengths in zip(sizes[n], size, tile, strict=True)] for n in interpolated}
+    axes = {
+        n: [_make_depth(sizes[n][0], depth), *map(_make_axis, sizes[n][1:], (height, width), tile)]
+        for n in interpolated
+    }
     num_columns = -(-sum(math.prod(a.box for a in axes[n]) for n in interpolated) // block) * block
     table_columns = -(-num_columns // (2 * block)) * 2 * block
-    columns = [np.full((1, table_columns), -1)] + [np.zeros((t, table_columns), int) for t in tiles]
+    columns = [np.full((1, table_columns), -1)] + [np.zeros((t, table_columns), int) for t in (*tiles, depth)]
     weights = [np.zeros((t, table_columns, 2)) for t in tiles]
     features, readers, feature_of_cell = [], [], []
     programs: tuple[list[tuple[int, int]], ...] = ([], [], [])
@@ -200,8 +208,9 @@ def make_tables(
             cell = np.unravel_index(np.arange(math.prod(box)), box)[a]
             stride = math.prod(b.length for b in axes[n][a + 1 :])
             columns[1 + a][:, here] = axis.cells[:, cell] * stride + (first_cell if a == 0 else 0)
-            weights[a][:, here, 0] = axis.slope
-            weights[a][:, here, 1] = axis.offsets[:, cell]
+            weights[a][:, here] = axis.numbers[:, cell]
+            if a == 0:
+                columns[4][:, here] = (axis.cells < axis.length - 1) * stride
         of_cells = _readers(axes[n], tiles, num_columns, first_column)
         readers.append(of_cells.ravel())
         features.append([n, first_cell, *sizes[n], first_reader, of_cells.shape[1], after_width, after_height])
@@ -252,6 +261,19 @@ def _readers(axes: Sequence[_Axis], tiles: Sequence[int], num_columns: int, firs
     return np.where(readers == _NO_COLUMN, -1, readers)
 
 
+def _make_depth(length: int, planes: int) -> _Axis:
+    """The cells of an axis of `length` that every one of `planes` planes of pixels reads."""
+    position = np.clip([_position(z, length, planes) for z in range(planes)], 0, 2 * planes * (length - 1))
+    lower = np.minimum(position // (2 * planes), max(length - 2, 0))
+    fraction = (position - 2 * planes * lower) / (2 * planes)
+    weights = np.stack((1 - fraction, fraction), 1)
+    reading: list[list[int]] = [[] for _ in range(length)]
+    for plane, cell in enumerate(lower.tolist()):
+        for place in np.flatnonzero(weights[plane]).tolist():
+            reading[cell + place].append(64 * plane)
+    return _Axis(length, lower[:, None], weights[:, None], _as_array(reading), _is_exact_in_half(weights))
+
+
 def _make_axis(length: int, target: int, tile: int) -> _Axis:
     """The cells of an axis of `length` that every tile of an axis of `target` pixels reads."""
     # the position of pixel x on the axis of cells is position(x) / (2 target)
@@ -265,14 +287,23 @@ def _make_axis(length: int, target: int, tile: int) -> _Axis:
     for t, (a, b) in enumerate(zip(first, last, strict=True)):
         for d in range(b - a + 1):
             reading[min(max(a + d, 0), length - 1)].append(64 * t + d)
-    readers = np.full((length, max(map(len, reading))), -1)
-    for cell, items in enumerate(reading):
-        readers[cell, : len(items)] = items
     slope, offsets = length / target, position[:, None] - cells
     distances = np.abs(np.arange(tile) * slope + offsets[..., None])
-    numbers = slope, offsets, 1 - distances[distances < 1]
-    is_exact_in_half = all(np.array_equal(np.asarray(n).astype(np.float16), n) for n in numbers)
-    return _Axis(length, slope, cells.clip(0, length - 1), offsets, readers, is_exact_in_half)
+    numbers = np.stack((np.full_like(offsets, slope), offsets), -1)
+    is_exact_in_half = _is_exact_in_half(numbers) and _is_exact_in_half(1 - distances[distances < 1])
+    return _Axis(length, cells.clip(0, length - 1), numbers, _as_array(reading), is_exact_in_half)
+
+
+def _as_array(reading: Sequence[Sequence[int]]) -> np.ndarray:
+    """Lists of different lengths as the rows of an array, which end with -1."""
+    rows = np.full((len(reading), max(map(len, reading))), -1)
+    for row, items in zip(rows, reading, strict=True):
+        row[: len(items)] = items
+    return rows
+
+
+def _is_exact_in_half(numbers: np.ndarray) -> bool:
+    return np.array_equal(numbers.astype(np.float16), numbers)
 
 
 def _position(x: int, length: int, target: int) -> int:

@@ -20,9 +20,7 @@ from . import tiles
 FIELDS = tl.constexpr(tiles.FIELDS)
 
 # Arguments whose values would only make more kernels to compile.
-_TILE_ARGUMENTS = [
-    "num_values", "num_full", "num_cells", "full_z", "full_y", "tiles_z", "tiles_y", "tiles_x", "batch"
-]  # fmt: skip
+_TILE_ARGUMENTS = ["num_values", "num_full", "num_cells", "full_z", "full_y", "tiles_y", "tiles_x", "batch"]
 
 
 @triton.jit
@@ -327,55 +325,69 @@ def attention_kernel(
 
 
 @triton.jit
-def _pixels_of_tile(
-    t, full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr
-):
+def _pixels_of_tile(t, full_y, full_x, tiles_y, tiles_x, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
     """Tile t along the axes, the pixels in it, and which of these are in the image."""
-    tile_z, tile_y, tile_x = t // (tiles_y * tiles_x), t // tiles_x % tiles_y, t % tiles_x
-    r = tl.arange(0, TILE_Z * TILE_Y * TILE_X)
-    z, y, x = (
-        tile_z * TILE_Z + r // (TILE_X * TILE_Y),
-        tile_y * TILE_Y + r // TILE_X % TILE_Y,
-        tile_x * TILE_X + r % TILE_X,
-    )
-    return tile_z, tile_y, tile_x, (z * full_y + y) * full_x + x, (z < full_z) & (y < full_y) & (x < full_x)
+    plane, tile_y, tile_x = t // (tiles_y * tiles_x), t // tiles_x % tiles_y, t % tiles_x
+    r = tl.arange(0, TILE_Y * TILE_X)
+    y, x = tile_y * TILE_Y + r // TILE_X, tile_x * TILE_X + r % TILE_X
+    return plane, tile_y, tile_x, (plane * full_y + y) * full_x + x, (y < full_y) & (x < full_x)
+
+
+@triton.jit
+def _numbers(weights, k, row, table_columns):
+    """The two numbers of the columns k in a row of `weights`."""
+    if weights.dtype.element_ty == tl.int32:
+        # both in half precision: one load, and two weights are one operation
+        both = tl.load(weights + row * table_columns + k)
+        first = (both & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+        second = (both >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+    else:
+        both = weights + 2 * (row * table_columns + k)
+        first, second = tl.load(both), tl.load(both + 1)
+    return first, second
 
 
 @triton.jit
 def _hat_along(weights, k, row, position, table_columns):
     """The weights along one axis of the columns k at some pixels of a tile, (pixels, columns)."""
-    if weights.dtype.element_ty == tl.int32:
-        # two numbers in half precision: one load, and two weights are one operation
-        both = tl.load(weights + row * table_columns + k)
-        slope = (both & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-        offset = (both >> 16).to(tl.int16).to(tl.float16, bitcast=True)
-    else:
-        both = weights + 2 * (row * table_columns + k)
-        slope, offset = tl.load(both), tl.load(both + 1)
+    slope, offset = _numbers(weights, k, row, table_columns)
     zero, one = tl.zeros((1, 1), slope.dtype), tl.full((1, 1), 1, slope.dtype)
     return tl.maximum(one - tl.abs(tl.fma(position[:, None].to(slope.dtype), slope[None], offset[None])), zero)
 
 
 @triton.jit
 def _linear_weights(
-    weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns,
-    DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
-):  # fmt: skip
-    """The weights of linear interpolation, (pixels of the tile, columns k), in half precision if the table is."""
-    r = tl.arange(0, TILE_Z * TILE_Y * TILE_X)
-    w = _hat_along(weights, k, tiles_z + tiles_y + tile_x, r % TILE_X, table_columns)
-    w *= _hat_along(weights, k, tiles_z + tile_y, r // TILE_X % TILE_Y, table_columns)
-    if DIM == 3:
-        w *= _hat_along(weights, k, tile_z, r // (TILE_X * TILE_Y), table_columns)
-    return w
+    weights, k, tile_y, tile_x, planes, tiles_y, table_columns, TILE_Y: tl.constexpr, TILE_X: tl.constexpr
+):
+    """The weights along height and width, (pixels of the tile, columns k), in half precision if the table is."""
+    r = tl.arange(0, TILE_Y * TILE_X)
+    w = _hat_along(weights, k, planes + tiles_y + tile_x, r % TILE_X, table_columns)
+    return w * _hat_along(weights, k, planes + tile_y, r // TILE_X, table_columns)
 
 
 @triton.jit
-def _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns):
-    """The cells of the columns k, as rows of the buffer."""
-    cell = tl.load(columns + (1 + tile_z) * table_columns + k)
-    cell += tl.load(columns + (1 + tiles_z + tile_y) * table_columns + k)
-    return cell + tl.load(columns + (1 + tiles_z + tiles_y + tile_x) * table_columns + k)
+def _values_of_columns(
+    values, columns, weights, k, c, plane, tile_y, tile_x, planes, tiles_y, tiles_x, channels, table_columns,
+    DIM: tl.constexpr, OPERAND: tl.constexpr,
+):  # fmt: skip
+    """The channels c of the columns k, (columns, channels): of a cell, or in 3-D of two, interpolated along depth."""
+    cell = tl.load(columns + (1 + plane) * table_columns + k)
+    cell += tl.load(columns + (1 + planes + tile_y) * table_columns + k)
+    cell += tl.load(columns + (1 + planes + tiles_y + tile_x) * table_columns + k)
+    offsets = cell[:, None] * channels + c[None]
+    mask = (c < channels)[None]
+    v = tl.load(values + offsets, mask=mask, other=0)
+    if DIM == 3:
+        step = tl.load(columns + (1 + planes + tiles_y + tiles_x + plane) * table_columns + k)
+        upper = tl.load(values + (offsets + step[:, None] * channels), mask=mask, other=0)
+        of_lower, of_upper = _numbers(weights, k, plane, table_columns)
+        if weights.dtype.element_ty != tl.int32 or v.dtype != tl.float16:
+            v, upper = v.to(tl.float32), upper.to(tl.float32)
+            of_lower, of_upper = of_lower.to(tl.float32), of_upper.to(tl.float32)
+        v = tl.fma(upper, of_upper[:, None], v * of_lower[:, None])
+        # as all features are in this dtype, so are the interpolated ones
+        v = v.to(values.dtype.element_ty)
+    return v.to(OPERAND)
 
 
 @triton.jit
@@ -402,14 +414,14 @@ def _load_x(first, second, b, c, p, mask, width, channels, pixels):
 def weighted_sum_kernel(
     values, full, first, second, attention, out, columns, weights, full_index,
     channels, width, num_columns, table_columns, num_full, num_values, num_cells, full_z, full_y, full_x,
-    tiles_z, tiles_y, tiles_x, batch,
-    DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
+    tiles_y, tiles_x, batch,
+    DIM: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr, PICK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Eq. 8: the weighted sum. `num_columns` is a multiple of COLUMNS. Grid: (tiles, blocks of channels, B)."""
     pixels = full_z * full_y * full_x
-    tile_z, tile_y, tile_x, p, inside = _pixels_of_tile(
-        tl.program_id(0), full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
+    plane, tile_y, tile_x, p, inside = _pixels_of_tile(
+        tl.program_id(0), full_y, full_x, tiles_y, tiles_x, TILE_Y, TILE_X
     )
     b = tl.program_id(2).to(tl.int64)
     n = tl.arange(0, VALUES)
@@ -429,12 +441,12 @@ def weighted_sum_kernel(
         total += alpha[:, None] * tl.load(sample + offsets, mask=mask, other=0).to(tl.float32)
     for begin in range(0, num_columns, COLUMNS):
         k = begin + tl.arange(0, COLUMNS)
-        cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns)
-        v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
+        v = _values_of_columns(
+            values, columns, weights, k, c, plane, tile_y, tile_x, full_z, tiles_y, tiles_x, channels, table_columns,
+            DIM, OPERAND,
+        )  # fmt: skip
         w = _pick_columns(picked, n, tl.load(columns + k), weights, PICK, PRECISION)
-        w *= _linear_weights(
-            weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns, DIM, TILE_Z, TILE_Y, TILE_X
-        )
+        w *= _linear_weights(weights, k, tile_y, tile_x, full_z, tiles_y, table_columns, TILE_Y, TILE_X)
         # as all features are in this dtype, so are the weights
         w = w.to(values.dtype.element_ty).to(OPERAND)
         total = tl.dot(w, v, total, input_precision=PRECISION)
@@ -444,9 +456,8 @@ def weighted_sum_kernel(
 @triton.jit(do_not_specialize=[*_TILE_ARGUMENTS, "first_tile"])
 def sum_backward_kernel(
     values, attention, gate, grad_out, d_alpha, partial, columns, weights, is_interpolated,
-    channels, num_columns, table_columns, num_values, num_cells, full_z, full_y, full_x, tiles_z, tiles_y, tiles_x,
-    first_tile,
-    DIM: tl.constexpr, TILE_Z: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
+    channels, num_columns, table_columns, num_values, num_cells, full_z, full_y, full_x, tiles_y, tiles_x, first_tile,
+    DIM: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, VALUES: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr, OPERAND: tl.constexpr, PICK: tl.constexpr, PRECISION: tl.constexpr,
     GATED: tl.constexpr,
 ):  # fmt: skip
@@ -457,8 +468,8 @@ def sum_backward_kernel(
     `first_tile`. Grid: (tiles, blocks of channels, B).
     """
     pixels = full_z * full_y * full_x
-    tile_z, tile_y, tile_x, p, inside = _pixels_of_tile(
-        first_tile + tl.program_id(0), full_z, full_y, full_x, tiles_y, tiles_x, TILE_Z, TILE_Y, TILE_X
+    plane, tile_y, tile_x, p, inside = _pixels_of_tile(
+        first_tile + tl.program_id(0), full_y, full_x, tiles_y, tiles_x, TILE_Y, TILE_X
     )
     b = tl.program_id(2).to(tl.int64)
     n = tl.arange(0, VALUES)
@@ -472,15 +483,15 @@ def sum_backward_kernel(
     grad = tl.load(grad_out + b * channels * pixels + (c[None] * pixels + p[:, None]), mask=mask, other=0).to(OPERAND)
     values += b * num_cells * channels
     partial += (b * tl.num_programs(0) + tl.program_id(0)) * num_columns * channels
-    d = tl.zeros((TILE_Z * TILE_Y * TILE_X, VALUES), tl.float32)
+    d = tl.zeros((TILE_Y * TILE_X, VALUES), tl.float32)
     for begin in range(0, num_columns, COLUMNS):
         k = begin + tl.arange(0, COLUMNS)
-        cell = _cells_of_columns(columns, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns)
-        v = tl.load(values + cell[:, None] * channels + c[None], mask=(c < channels)[None], other=0).to(OPERAND)
+        v = _values_of_columns(
+            values, columns, weights, k, c, plane, tile_y, tile_x, full_z, tiles_y, tiles_x, channels, table_columns,
+            DIM, OPERAND,
+        )  # fmt: skip
         feature = tl.load(columns + k)
-        linear = _linear_weights(
-            weights, k, tile_z, tile_y, tile_x, tiles_z, tiles_y, table_columns, DIM, TILE_Z, TILE_Y, TILE_X
-        )
+        linear = _linear_weights(weights, k, tile_y, tile_x, full_z, tiles_y, table_columns, TILE_Y, TILE_X)
         interpolated = tl.dot(grad, tl.trans(v), input_precision=PRECISION) * linear.to(tl.float32)
         d = tl.dot(interpolated, (feature[:, None] == n[None]).to(tl.float32), d, input_precision=PRECISION)
         w = _pick_columns(picked, n, feature, weights, PICK, PRECISION) * linear
@@ -687,12 +698,13 @@ def transpose_maps_kernel(
 @triton.jit
 def _sum_columns(
     partial, sums, is_new, features, feature_of_cell, readers,
-    channels, num_cells, first_row, num_rows, first_cell, end_cell, first_item, end_item,
-    CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
+    channels, num_cells, first_row, num_rows, plane_rows, full_z, first_cell, end_cell, first_item, end_item,
+    DIM: tl.constexpr, CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sum the columns of CELLS cells from `first_cell` on, or up to `end_cell`, and store or add the sums.
 
     Of the readers of each cell, none before `first_item` and from `end_item` on are in these rows, and not all between.
+    In 3-D, a column has the weight of the cell along the depth.
     """
     b = tl.program_id(2).to(tl.int64)
     c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None]
@@ -702,7 +714,10 @@ def _sum_columns(
     inside = cell < end_cell
     feature = features + tl.load(feature_of_cell + cell, mask=inside, other=0) * FIELDS
     count = tl.load(feature + 6)
-    readers += tl.load(feature + 5) + (cell - tl.load(feature + 1)) * count + item
+    of_feature = cell - tl.load(feature + 1)
+    readers += tl.load(feature + 5) + of_feature * count + item
+    size_z = tl.load(feature + 2)
+    z = of_feature // (tl.load(feature + 3) * tl.load(feature + 4))
     partial += b * num_rows * channels
     total = tl.zeros((CELLS * ITEMS, BLOCK), tl.float32)
     next_row = tl.load(readers, mask=inside & (item < count), other=-1)
@@ -713,7 +728,11 @@ def _sum_columns(
         next_row = tl.load(readers + following, mask=inside & (following + item < count), other=-1)
         exists = (row >= 0) & (row < num_rows)
         columns = partial + row.to(tl.int64)[:, None] * channels + c
-        total += tl.load(columns, mask=exists[:, None] & (c < channels), other=0)
+        column = tl.load(columns, mask=exists[:, None] & (c < channels), other=0)
+        if DIM == 3:
+            weight, _ = _hats((first_row + row) // plane_rows, z, size_z, full_z)
+            column *= weight[:, None]
+        total += column
     total = tl.sum(tl.reshape(total, (CELLS, ITEMS, BLOCK)), 1)
     r = first_cell + tl.arange(0, CELLS)
     mask = (r < end_cell)[:, None] & (c < channels)
@@ -722,15 +741,17 @@ def _sum_columns(
     tl.store(sums, total, mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "num_few"])
+@triton.jit(do_not_specialize=["num_cells", "first_row", "num_rows", "num_few", "plane_rows", "full_z"])
 def sum_columns_kernel(
-    partial, sums, blocks, features, feature_of_cell, readers, channels, num_cells, first_row, num_rows, num_few,
-    CELLS: tl.constexpr, FEW_CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
+    partial, sums, blocks, features, feature_of_cell, readers,
+    channels, num_cells, first_row, num_rows, num_few, plane_rows, full_z,
+    DIM: tl.constexpr, CELLS: tl.constexpr, FEW_CELLS: tl.constexpr, ITEMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradients of Eq. 8 of the interpolated features, (B, cells, C): sums over the tiles that read a cell.
 
     A program has CELLS of the first `num_few` cells, which few tiles read, or FEW_CELLS of the others, ITEMS tiles at a
-    time. `partial` has the columns of some tiles, (B, num_rows, C), of which `first_row` is the first. `blocks`,
+    time. `partial` has the columns of some tiles, (B, num_rows, C), of which `first_row` is the first; a plane has
+    `plane_rows`. `blocks`,
     (programs, 4), has the number of a block of cells that these tiles read; 1 if no tiles before have read it, or 0
     if the columns are added to what `sums` has; and the first and the end of the readers of its cells that are among
     these tiles. Grid: (programs, blocks of channels, B).
@@ -741,12 +762,13 @@ def sum_columns_kernel(
     if block < of_few:
         _sum_columns(
             partial, sums, is_new, features, feature_of_cell, readers, channels, num_cells, first_row, num_rows,
-            block * CELLS, num_few, first_item, end_item, CELLS, 1, BLOCK,
+            plane_rows, full_z, block * CELLS, num_few, first_item, end_item, DIM, CELLS, 1, BLOCK,
         )  # fmt: skip
     else:
         _sum_columns(
             partial, sums, is_new, features, feature_of_cell, readers, channels, num_cells, first_row, num_rows,
-            num_few + (block - of_few) * FEW_CELLS, num_cells, first_item, end_item, FEW_CELLS, ITEMS, BLOCK,
+            plane_rows, full_z, num_few + (block - of_few) * FEW_CELLS, num_cells, first_item, end_item,
+            DIM, FEW_CELLS, ITEMS, BLOCK,
         )  # fmt: skip
 
 

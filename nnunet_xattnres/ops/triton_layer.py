@@ -249,7 +249,7 @@ class LayerKernels:
         self._cell_blocks = triton.cdiv(tables.num_cells, sizes.cells)
         self._tile_constants: dict[str, Any] = {
             "DIM": self._dim,
-            **dict(zip(("TILE_Z", "TILE_Y", "TILE_X"), tables.tile, strict=True)),
+            **dict(zip(("TILE_Y", "TILE_X"), tables.tile, strict=True)),
             "VALUES": max(16, triton.next_power_of_2(self._num_values)),
             "BLOCK": self._block,
             "COLUMNS": columns,
@@ -284,7 +284,7 @@ class LayerKernels:
             triton_kernels.weighted_sum_kernel, (self._num_tiles, self._channel_blocks, shapes.batch),
             (*[dtype] * 4, _FLOAT, dtype, _INT, self._weights.dtype, _INT),
             shapes.channels, shapes.widths[0], tables.num_columns if exact else tables.table_columns,
-            tables.table_columns, self._num_full, self._num_values, tables.num_cells, *self._size, *tables.tiles,
+            tables.table_columns, self._num_full, self._num_values, tables.num_cells, *self._size, *tables.tiles[1:],
             shapes.batch, **{**self._tile_constants, "COLUMNS": columns if exact else 2 * columns},
         )  # fmt: skip
 
@@ -523,7 +523,7 @@ class LayerKernels:
                 triton_kernels.sum_backward_kernel, (number, self._channel_blocks, shapes.batch),
                 (dtype, _FLOAT, _FLOAT, dtype, _FLOAT, _FLOAT, _INT, self._weights.dtype, _INT),
                 shapes.channels, tables.num_columns, tables.table_columns, self._num_values, tables.num_cells,
-                *self._size, *tables.tiles, first_tile, GATED=shapes.is_gated, **self._tile_constants,
+                *self._size, *tables.tiles[1:], first_tile, GATED=shapes.is_gated, **self._tile_constants,
             )
             for first_tile, number in self._parts_of_tiles()
         ]  # fmt: skip
@@ -550,6 +550,7 @@ class LayerKernels:
                 triton_kernels.sum_columns_kernel, (len(blocks), self._channel_blocks, shapes.batch),
                 (_FLOAT, _FLOAT, *[_INT] * 4),
                 shapes.channels, tables.num_cells, first_tile * rows, number * rows, few,
+                rows * math.prod(tables.tiles[1:]), self._size[0], DIM=self._dim,
                 CELLS=sizes.sum_cells, FEW_CELLS=sizes.few_cells, ITEMS=sizes.tiles, BLOCK=self._block,
             )  # fmt: skip
             launches.append((launch, torch.tensor(table, dtype=torch.int32).to(shapes.device)))

@@ -20,22 +20,27 @@ CASES = {
 
 
 def pixels_of(tables, size):
-    """For every tile its pixels, as (index in the tile, coordinates)."""
+    """For every tile its pixels, as (coordinates in the tile along height and width, coordinates)."""
     for tile in itertools.product(*map(range, tables.tiles)):
         inside = []
-        for i, offset in enumerate(itertools.product(*map(range, tables.tile))):
-            pixel = tuple(t * n + o for t, n, o in zip(tile, tables.tile, offset, strict=True))
-            if all(p < s for p, s in zip(pixel, size, strict=True)):
-                inside.append((i, offset, pixel))
+        for offset in itertools.product(*map(range, tables.tile)):
+            row, column = (t * n + o for t, n, o in zip(tile[1:], tables.tile, offset, strict=True))
+            if row < size[1] and column < size[2]:
+                inside.append((offset, (tile[0], row, column)))
         yield tile, inside
 
 
-def weights_of_tile(tables, tile):
-    """The cells of the columns of a tile, and for every axis the slopes and the offsets of their distances."""
-    starts = np.cumsum([0, *tables.tiles[:2]])
-    rows = [int(start) + t for start, t in zip(starts, tile, strict=True)]
-    cells = sum(tables.columns[1 + row] for row in rows)
-    return cells, [tables.weights[row].unbind(1) for row in rows]
+def columns_of_tile(tables, tile):
+    """The lower and the upper cells of the columns of a tile, (2, columns), and their weights along the depth.
+
+    Then for height and width the slopes and the offsets of the distances of these cells.
+    """
+    plane, row, column = tile
+    planes, rows, columns = tables.tiles
+    cells = tables.columns[1 + plane] + tables.columns[1 + planes + row] + tables.columns[1 + planes + rows + column]
+    upper = cells + tables.columns[1 + planes + rows + columns + plane]
+    depth, *axes = (tables.weights[i] for i in (plane, planes + row, planes + rows + column))
+    return torch.stack((cells, upper)), depth.T, [axis.unbind(1) for axis in axes]
 
 
 @pytest.mark.parametrize("pixels", [32, 128])
@@ -51,14 +56,15 @@ def test_product_with_the_weights_is_linear_interpolation(case, pixels):
         buffer[tables.cells[n] : tables.cells[n] + value.numel()] = value.flatten()
     expected = {n: F.interpolate(v, size, mode="trilinear", align_corners=False)[0, 0] for n, v in interpolated.items()}
     for tile, inside in pixels_of(tables, size):
-        cells, axes = weights_of_tile(tables, tile)
-        for _, offset, pixel in inside:
+        cells, depth, axes = columns_of_tile(tables, tile)
+        values = (depth.double() * buffer[cells]).sum(0)
+        for offset, pixel in inside:
             weight = torch.ones(tables.table_columns, dtype=torch.float64)
             for o, (slope, start) in zip(offset, axes, strict=True):
                 weight *= (1 - (o * slope.double() + start.double()).abs()).clamp_min(0)
             for n in interpolated:
                 columns = tables.columns[0] == n
-                actual = (weight[columns] * buffer[cells[columns]]).sum()
+                actual = (weight[columns] * values[columns]).sum()
                 torch.testing.assert_close(actual, expected[n][pixel], rtol=0, atol=2e-6)
 
 
@@ -71,8 +77,8 @@ def test_weights_are_exact_in_half_precision_for_powers_of_two(size, sizes):
     assert half.weights.dtype == torch.float16
     assert torch.equal(half.weights.float(), single.weights)
     for tile, inside in pixels_of(half, size):
-        for axis, (slope, start) in enumerate(weights_of_tile(half, tile)[1]):
-            offsets = torch.tensor([offset[axis] for _, offset, _ in inside])[:, None]
+        for axis, (slope, start) in enumerate(columns_of_tile(half, tile)[2]):
+            offsets = torch.tensor([offset[axis] for offset, _ in inside])[:, None]
             distances = offsets * slope.double() + start.double()
             # the fused multiply and add of the kernels rounds once
             rounded = (1 - distances.half().abs()).clamp_min(0)
@@ -91,16 +97,16 @@ def test_other_weights_are_in_single_precision(case):
 def test_every_cell_lists_the_columns_that_read_it(case):
     size, sizes = CASES[case]
     tables = make_tables(tuple(sizes), size, 32, 16, torch.device("cpu"))
-    # the cells and columns with a weight that is not zero at some pixel of the tile
+    # the cells and columns with a weight that is not zero at some pixel of the tile, the weights along depth included
     expected = set()
     for t, (tile, inside) in enumerate(pixels_of(tables, size)):
-        cells, axes = weights_of_tile(tables, tile)
-        offsets = torch.tensor([offset for _, offset, _ in inside])
+        cells, depth, axes = columns_of_tile(tables, tile)
+        offsets = torch.tensor([offset for offset, _ in inside])
         weight = torch.ones(len(inside), tables.table_columns)
         for axis, (slope, start) in enumerate(axes):
             weight *= (1 - (offsets[:, axis, None] * slope + start).abs()).clamp_min(0)
-        used = (weight.amax(0) > 1e-6) & (tables.columns[0] >= 0)
-        expected |= {(int(cells[k]), t * tables.num_columns + int(k)) for k in used.nonzero()}
+        used = (depth * weight.amax(0) > 1e-6) & (tables.columns[0] >= 0)
+        expected |= {(int(cells[i, k]), t * tables.num_columns + int(k)) for i, k in used.nonzero()}
     actual = []
     for feature in tables.features.tolist():
         _, first_cell, depth, height, width, start, count, _, _ = feature

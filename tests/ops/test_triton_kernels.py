@@ -25,7 +25,7 @@ tables = "columns features feature_of_cell readers full_index shapes blocks is_i
 types = {"eps": "fp32", "addresses": "*i64", **dict.fromkeys(scalars, "*fp32")}
 types |= dict.fromkeys(features, "*" + feature)
 types |= dict.fromkeys(tables, "*i32")
-# slopes and offsets, two numbers in half precision
+# two numbers in half precision
 types["weights"] = "*i32" if half else "*fp32"
 constants = dict(
     TILE_X=16, VALUES=16, BLOCK=64, COLUMNS=32 if half else 16, OPERAND=getattr(tl, f"{feature[0]}loat{feature[-2:]}")
@@ -38,9 +38,8 @@ constants["DTYPE"] = constants["OPERAND"]
 for word in sys.argv[3:]:
     name, dim, *changes = word.split(":")
     kernel = next(getattr(m, name) for m in (triton_kernels, triton_projection, triton_pooling) if hasattr(m, name))
-    pixels = 8 if half else 4
-    tile = dict(DIM=2, TILE_Z=1, TILE_Y=pixels) if dim == "2" else dict(DIM=3, TILE_Z=2, TILE_Y=pixels // 2)
-    given = {**constants, **tile, **{n: int(v) for n, v in (change.split("=") for change in changes)}}
+    given = {**constants, "DIM": int(dim), "TILE_Y": 8 if half else 4}
+    given |= {n: int(v) for n, v in (change.split("=") for change in changes)}
     # tables in some kernels, scores and sums in the others
     types["products"] = "*i32" if name == "weight_gradient_kernel" else "*fp32"
     types["sums"] = "*i32" if name == "sum_parts_kernel" else "*fp32"
