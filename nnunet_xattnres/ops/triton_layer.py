@@ -400,7 +400,7 @@ class LayerKernels:
                 temporary.sums, temporary.values, d_maps, inputs.query, temporary.d_values, of_cells, tables.features,
                 tables.feature_of_cell,
             )  # fmt: skip
-        projections.backward(temporary.d_values, full, temporary.partial)
+        projections.backward(temporary.rounded, temporary.d_values, full, temporary.partial)
         copy_results(written, d_parts)
         d_gate = None if d_gate is None or gate is None else d_gate.sum().view_as(gate)
         return [d_query.sum(0), d_gate, *projections.d_weights, *projections.d_biases]
@@ -426,7 +426,7 @@ class LayerKernels:
 
     def _project(self, projections: Projections, inputs: _Inputs, temporary: SimpleNamespace) -> None:
         """Project all features, and compute the scalar maps of those that are interpolated."""
-        projections.project(temporary.values, temporary.full)
+        projections.project(temporary.rounded, temporary.values, temporary.full)
         if self._num_interpolated:
             self._maps(
                 temporary.values,
@@ -440,12 +440,14 @@ class LayerKernels:
     def _projected(self) -> Specification:
         """The features in the layout of the kernels.
 
+        rounded: all weights, in the dtype of the features.
         values: the projected features that are interpolated, (B, cells, C).
         full: the projected features of the size of x, (features, B, C, *S).
         maps: the scalar maps of the interpolated features, (B, cells, 8), or (B, cells, 12) in 3-D.
         """
         shapes, cells = self.shapes, self.tables.num_cells
         return {
+            "rounded": ((self.projections.rounded_size,), shapes.dtype),
             "values": ((shapes.batch, cells, shapes.channels), shapes.dtype),
             "full": ((self._num_full, shapes.batch, shapes.channels, *shapes.size), shapes.dtype),
             "maps": ((shapes.batch, cells, 8 if self._dim == 2 else 12), _FLOAT),
@@ -474,7 +476,7 @@ class LayerKernels:
         return Workspace(
             shapes.device,
             {
-                "values": projected["values"], "full": projected["full"],
+                "rounded": projected["rounded"], "values": projected["values"], "full": projected["full"],
                 "products": scalars, "rstd": scalars, "attention": scalars,
                 "d_alpha": ((self._channel_blocks, *scalars[0]), _FLOAT),
                 "maps": projected["maps"], "sums": (of_cells, _FLOAT),

@@ -1,14 +1,17 @@
-"""The 1x1 convolutions of all features of a history in one Triton kernel, and their gradients in three.
+"""The 1x1 convolutions of all features of a history in Triton: two kernels, and three for their gradients.
 
-One launch for all features, because most of them are small: a matrix product of its own for each would take longer to
-start than to compute. The features lie anywhere in memory, so a table holds their addresses. Features of the size of x
-are projected to (B, C, pixels), those that are interpolated to (B, cells, C), as in `triton_kernels.py`.
+One launch is for all features, because most of them are small: a matrix product of its own for each would take longer
+to start than to compute. The weights are rounded to the dtype of the features first, because many programs read each of
+them, and the products wait for the second-level cache more than for anything else. The features lie anywhere in memory,
+so a table holds their addresses. Features of the size of x are projected to (B, C, pixels), those that are interpolated
+to (B, cells, C), as in `triton_kernels.py`.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -16,21 +19,27 @@ from torch import Tensor
 
 from .triton_launch import ALIGNMENT, Launch, Memory, as_operand, as_result, copy_results, is_interpreted, memory_of
 
-# Sizes of blocks: pixels, channels, and the depth of a step of a product; for the gradients of weights, whose sum over
-# pixels is long, the depth is larger in half precision.
-_PIXELS, _CHANNELS, _DEPTH, _LONG_DEPTH = 128, 64, 32, 64
-# The rows of a weight that a program of the last sum has, and the parts of which it has all but one loaded ahead.
-_ROWS, _PARTS = 16, 8
+# Sizes of blocks: pixels, channels in half precision and in float32, and the depth of a step of a product. With more
+# channels, the features are read less often.
+_PIXELS, _CHANNELS, _CHANNELS_FLOAT32, _DEPTH = 128, 128, 64, 32
+# Blocks of at most this many channels have half the warps, and in half precision a larger depth where they sum over
+# pixels, which are many.
+_FEW_CHANNELS, _LONG_DEPTH = 64, 64
+# The elements of a weight that a program rounds.
+_ROUNDED = 2048
+# The elements of a weight that a program of the last sum has, and the parts of which it has all but one loaded ahead.
+_SUMMED, _PARTS = 1024, 8
 # The tables of addresses that are kept for every combination of shapes.
 _ADDRESS_TABLES = 16
-# The most parts into which the sum over pixels is split for the gradient of one weight, and the number of all parts
-# that is enough for a GPU: more would only be more to store and to sum.
-_SPLITS, _ENOUGH_PARTS = 256, 2048
+# The most parts into which the sum over pixels is split for the gradient of one weight, and the number of elements of
+# all parts that is enough for a GPU: more would only be more to store and to sum.
+_SPLITS, _ENOUGH_ELEMENTS = 256, 2**23
 
 # The integers per feature in the tables: addresses of source, weight, bias and their gradients; C_k, pixels, whether it
-# has the size of x, and its index among the features of this size or its first cell.
+# has the size of x, its index among the features of this size or its first cell, and the first element of its rounded
+# weight.
 ADDRESSES = tl.constexpr(6)
-SHAPE = tl.constexpr(4)
+SHAPE = tl.constexpr(5)
 # The bytes of which all addresses in the tables are multiples.
 MULTIPLE = tl.constexpr(ALIGNMENT)
 
@@ -69,15 +78,36 @@ def _shape(shapes, feature, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def _start_of_weight(shapes, feature, ALIGNED: tl.constexpr):
+    """The first element of a weight among all rounded ones."""
+    start = tl.load(shapes + feature * SHAPE + 4)
+    return tl.multiple_of(start, 8) if ALIGNED else start
+
+
+@triton.jit
 def _feature_and_pixels(blocks, block, PIXELS: tl.constexpr):
     """The feature and the pixels of a block of pixels."""
     row = blocks + 2 * block
     return tl.load(row), tl.multiple_of(tl.load(row + 1), PIXELS) + tl.arange(0, PIXELS)
 
 
+@triton.jit
+def round_weights_kernel(
+    rounded, addresses, shapes, channels,
+    DTYPE: tl.constexpr, WEIGHT: tl.constexpr, ALIGNED: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """Round a part of a weight to the dtype of the features. Grid: (parts of the largest weight, features)."""
+    feature = tl.program_id(1)
+    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    if tl.load(addresses + feature * ADDRESSES + 1) != 0:
+        mask = i < channels * tl.load(shapes + feature * SHAPE)
+        weight = tl.load(_address(addresses, feature, 1, WEIGHT) + i, mask=mask)
+        tl.store(rounded + _start_of_weight(shapes, feature, ALIGNED) + i, weight.to(DTYPE), mask=mask)
+
+
 @triton.jit(do_not_specialize=["num_cells", "batch"])
 def project_kernel(
-    values, full, addresses, shapes, blocks, channels, num_cells, batch,
+    rounded, values, full, addresses, shapes, blocks, channels, num_cells, batch,
     DTYPE: tl.constexpr, OPERAND: tl.constexpr, WEIGHT: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -91,7 +121,7 @@ def project_kernel(
     b = tl.program_id(1).to(tl.int64)
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
     source = _address(addresses, feature, 0, DTYPE) + b * width * pixels
-    weight = _address(addresses, feature, 1, WEIGHT)
+    weight = rounded + _start_of_weight(shapes, feature, ALIGNED)
     mask = (c < channels)[:, None] & (p < pixels)[None]
     if tl.load(addresses + feature * ADDRESSES + 1) != 0:
         tile = tl.zeros((BLOCK, PIXELS), tl.float32)
@@ -101,8 +131,7 @@ def project_kernel(
                 weight + c[:, None] * width + k[None], mask=(c < channels)[:, None] & (k < width)[None], other=0
             )
             s = tl.load(source + k[:, None] * pixels + p[None], mask=(k < width)[:, None] & (p < pixels)[None], other=0)
-            w = w.to(DTYPE).to(OPERAND)
-            tile = tl.dot(w, s.to(OPERAND), tile, input_precision=PRECISION)
+            tile = tl.dot(w.to(OPERAND), s.to(OPERAND), tile, input_precision=PRECISION)
         bias = _address(addresses, feature, 2, WEIGHT)
         tile += tl.load(bias + c, mask=c < channels, other=0).to(DTYPE).to(tl.float32)[:, None]
     else:
@@ -133,7 +162,7 @@ def _load_gradient(
 @triton.jit
 def _source_gradient(
     d_values, d_full, weight, k, p, width, pixels, index, b, channels, num_cells, batch,
-    FULL: tl.constexpr, DTYPE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    FULL: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The transposed weight times the gradient of the projected feature, (channels k, pixels p)."""
@@ -141,7 +170,7 @@ def _source_gradient(
     for begin in range(0, channels, DEPTH):
         c = begin + tl.arange(0, DEPTH)
         mask = (k < width)[:, None] & (c < channels)[None]
-        w = tl.load(weight + c[None] * width + k[:, None], mask=mask, other=0).to(DTYPE).to(OPERAND)
+        w = tl.load(weight + c[None] * width + k[:, None], mask=mask, other=0).to(OPERAND)
         d = _load_gradient(d_values, d_full, c, p, pixels, index, b, channels, num_cells, batch, FULL)
         tile = tl.dot(w, d.to(OPERAND), tile, input_precision=PRECISION)
     return tile
@@ -149,8 +178,8 @@ def _source_gradient(
 
 @triton.jit(do_not_specialize=["num_cells", "batch"])
 def source_gradient_kernel(
-    d_values, d_full, addresses, shapes, blocks, channels, num_cells, batch,
-    DTYPE: tl.constexpr, OPERAND: tl.constexpr, WEIGHT: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    rounded, d_values, d_full, addresses, shapes, blocks, channels, num_cells, batch,
+    DTYPE: tl.constexpr, OPERAND: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a block of pixels and channels of one feature. Grid: (blocks of all features, B)."""
@@ -160,18 +189,18 @@ def source_gradient_kernel(
     k = tl.multiple_of(tl.load(row + 2), BLOCK) + tl.arange(0, BLOCK)
     b = tl.program_id(1).to(tl.int64)
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
-    weight = _address(addresses, feature, 1, WEIGHT)
+    weight = rounded + _start_of_weight(shapes, feature, ALIGNED)
     # a loop for each place of the gradient: loads in branches of one loop would not be pipelined
     if tl.load(addresses + feature * ADDRESSES + 1) != 0:
         if is_full != 0:
             tile = _source_gradient(
                 d_values, d_full, weight, k, p, width, pixels, index, b, channels, num_cells, batch,
-                True, DTYPE, OPERAND, PRECISION, PIXELS, BLOCK, DEPTH,
+                True, OPERAND, PRECISION, PIXELS, BLOCK, DEPTH,
             )  # fmt: skip
         else:
             tile = _source_gradient(
                 d_values, d_full, weight, k, p, width, pixels, index, b, channels, num_cells, batch,
-                False, DTYPE, OPERAND, PRECISION, PIXELS, BLOCK, DEPTH,
+                False, OPERAND, PRECISION, PIXELS, BLOCK, DEPTH,
             )  # fmt: skip
     elif is_full != 0:
         tile = _load_gradient(d_values, d_full, k, p, pixels, index, b, channels, num_cells, batch, True)
@@ -282,6 +311,7 @@ class ProjectionKernels:
 
     Attributes:
         forward_launches, backward_launches: what has to be compiled.
+        rounded_size: the number of elements of all weights, which are rounded to the dtype of the features.
         partial_shape: the shape of the temporary tensor of `backward`, in float32.
     """
 
@@ -300,8 +330,11 @@ class ProjectionKernels:
         device: torch.device,
         splits: int = _SPLITS,
     ):
-        block = channel_block(channels, _CHANNELS)
-        depth = _DEPTH if dtype == torch.float32 else _LONG_DEPTH
+        exact = dtype == torch.float32
+        block = channel_block(channels, _CHANNELS_FLOAT32 if exact else _CHANNELS)
+        has_few_channels = block <= _FEW_CHANNELS
+        depth = _LONG_DEPTH if has_few_channels and not exact else _DEPTH
+        enough_parts = _ENOUGH_ELEMENTS // max(block, _FEW_CHANNELS) ** 2
         # per program: a feature and a pixel; these and a channel; a part of a sum over pixels, and the parts of a sum
         blocks: list[tuple[int, int]] = []
         source_blocks: list[tuple[int, int, int]] = []
@@ -316,14 +349,16 @@ class ProjectionKernels:
             if of_sources[n]:
                 source_blocks += [(n, p, k) for p in range(0, count, _PIXELS) for k in range(0, width, block)]
             if of_weights[n]:
-                step = max(16, -(-steps[n] // splits), all_steps // _ENOUGH_PARTS)
+                step = max(16, -(-steps[n] // splits), all_steps // enough_parts)
                 starts, here = range(0, steps[n], step), corners[n]
                 sums += [(n, *corner, len(products) + i, len(here), len(starts)) for i, corner in enumerate(here)]
                 # all blocks of a weight for the same pixels follow each other, so that these are read from the cache
                 products += [(n, *corner, start, min(start + step, steps[n])) for start in starts for corner in here]
         full = iter(range(len(widths)))
         places = [(0, cells[n]) if n in cells else (1, next(full)) for n in range(len(widths))]
-        shapes = [(width, count, *place) for width, count, place in zip(widths, pixels, places, strict=True)]
+        starts = np.cumsum([0, *(channels * width for width in widths)]).tolist()
+        self.rounded_size = starts.pop()
+        shapes = [(*row, *place, start) for *row, place, start in zip(widths, pixels, places, starts, strict=True)]
         self._tables = [
             torch.tensor(table, dtype=torch.int32).to(device)
             for table in (shapes, blocks, source_blocks, products, sums)
@@ -337,30 +372,37 @@ class ProjectionKernels:
             "DTYPE": TRITON_DTYPES[dtype],
             "ALIGNED": all(n % 8 == 0 for n in (*widths, *pixels)),
             "BLOCK": block,
+            "num_warps": 4 if has_few_channels else 8,
             **product_constants(dtype),
         }
         weight = {"WEIGHT": TRITON_DTYPES[weight_dtype]}
         numbers = channels, num_cells, batch
-        inputs = dtype, dtype, torch.int64, *[torch.int32] * 2
+        inputs = *[dtype] * 3, torch.int64, *[torch.int32] * 2
+        self._round_weights = Launch(
+            round_weights_kernel, (triton.cdiv(channels * max(widths, default=1), _ROUNDED), len(widths)),
+            (dtype, torch.int64, torch.int32), channels,
+            DTYPE=constants["DTYPE"], ALIGNED=constants["ALIGNED"], SIZE=_ROUNDED, **weight,
+        )  # fmt: skip
         self._project = Launch(
             project_kernel, (len(blocks) * triton.cdiv(channels, block), batch), inputs, *numbers,
             PIXELS=_PIXELS, DEPTH=_DEPTH, **weight, **constants,
         )  # fmt: skip
         self._source_gradient = Launch(
             source_gradient_kernel, (len(source_blocks), batch), inputs, *numbers,
-            PIXELS=_PIXELS, DEPTH=_DEPTH, **weight, **constants,
+            PIXELS=_PIXELS, DEPTH=_DEPTH, **constants,
         )  # fmt: skip
         self._weight_gradient = Launch(
-            weight_gradient_kernel, (len(products),), (dtype, dtype, torch.float32, *inputs[2:]), *numbers,
+            weight_gradient_kernel, (len(products),), (dtype, dtype, torch.float32, *inputs[3:]), *numbers,
             DEPTH=depth, **constants,
         )  # fmt: skip
+        rows = min(block, _SUMMED // block)
         self._sum_parts = Launch(
-            sum_parts_kernel, (len(sums), block // _ROWS), (torch.float32, *inputs[2:]), channels,
-            BLOCK=block, ROWS=_ROWS, PARTS=_PARTS, **weight,
+            sum_parts_kernel, (len(sums), block // rows), (torch.float32, *inputs[3:]), channels,
+            BLOCK=block, ROWS=rows, PARTS=_PARTS, **weight,
         )  # fmt: skip
-        self.forward_launches = [self._project]
+        self.forward_launches = [self._round_weights, self._project]
         self.backward_launches = [
-            self._project,
+            *self.forward_launches,
             *([self._source_gradient] if source_blocks else []),
             *([self._weight_gradient, self._sum_parts] if products else []),
         ]
@@ -382,17 +424,22 @@ class ProjectionKernels:
         table = torch.tensor(addresses, dtype=torch.int64, pin_memory=is_cuda)
         return table.to(self._device, non_blocking=True)
 
-    def project(self, addresses: Tensor, values: Memory, full: Memory) -> None:
-        """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
-        shapes, blocks, *_ = self._table_memory
-        self._project(values, full, memory_of(addresses), shapes, blocks)
+    def project(self, addresses: Tensor, rounded: Memory, values: Memory, full: Memory) -> None:
+        """Round all weights to `rounded`, and project all features.
 
-    def backward(self, addresses: Tensor, d_values: Memory, d_full: Memory, partial: Memory) -> None:
-        """Write all gradients that are needed, from those of the projected features."""
+        The interpolated ones are projected to `values` (B, cells, C), the others to `full` (F, B, C, *S).
+        """
+        shapes, blocks, *_ = self._table_memory
+        table = memory_of(addresses)
+        self._round_weights(rounded, table, shapes)
+        self._project(rounded, values, full, table, shapes, blocks)
+
+    def backward(self, addresses: Tensor, rounded: Memory, d_values: Memory, d_full: Memory, partial: Memory) -> None:
+        """Write all gradients that are needed, from the rounded weights and those of the projected features."""
         shapes, _, source_blocks, products, sums = self._table_memory
         table = memory_of(addresses)
         if len(self._tables[2]):
-            self._source_gradient(d_values, d_full, table, shapes, source_blocks)
+            self._source_gradient(rounded, d_values, d_full, table, shapes, source_blocks)
         if self.partial_shape[0]:
             self._weight_gradient(d_values, d_full, partial, table, shapes, products)
             self._sum_parts(partial, table, shapes, sums)
@@ -444,13 +491,13 @@ class Projections:
             tuple([0 if t is None else t.data_ptr() for row in zip(*self._tensors, strict=True) for t in row])
         )
 
-    def project(self, values: Memory, full: Memory) -> None:
-        """Project all features: the interpolated ones to `values` (B, cells, C), the others to `full` (F, B, C, *S)."""
-        self.kernels.project(self._addresses, values, full)
+    def project(self, rounded: Memory, values: Memory, full: Memory) -> None:
+        """Round all weights, and project all features, as in `ProjectionKernels`."""
+        self.kernels.project(self._addresses, rounded, values, full)
 
-    def backward(self, d_values: Memory, d_full: Memory, partial: Memory) -> None:
+    def backward(self, rounded: Memory, d_values: Memory, d_full: Memory, partial: Memory) -> None:
         """Write the gradients of sources, weights and biases from those of the projected features."""
-        self.kernels.backward(self._addresses, d_values, d_full, partial)
+        self.kernels.backward(self._addresses, rounded, d_values, d_full, partial)
         copy_results(self._written, self._d_sources)
 
 

@@ -17,7 +17,7 @@ from nnunet_xattnres.ops import triton_kernels, triton_pooling, triton_projectio
 
 feature, capability = sys.argv[1], int(sys.argv[2])
 half = feature != "fp32"
-features = "values full first second out grad_out d_full d_first d_second d_values".split()
+features = "rounded values full first second out grad_out d_full d_first d_second d_values".split()
 features += "feature pooled grad d_feature".split()
 scalars = "query maps attention products rstd d_alpha partial sums d_maps d_query before after".split()
 scalars += "d_products d_squared_norms grad_attention gate d_gate".split()
@@ -33,6 +33,7 @@ constants = dict(
     SPREAD=True, PRECISION="tf32" if half else "tf32x3", CELLS=32, FEW_CELLS=2, ITEMS=16, PIXELS=128, BACKWARD=True,
     GRAD_ATTENTION=True, GATED=True, WINDOWS=1024, CHANNELS=128,
     AXIS=2, OUTPUTS=64, WINDOW=8, DTYPE=tl.float16, WEIGHT=tl.float32, ALIGNED=True, DEPTH=32, ROWS=16, PARTS=8,
+    SIZE=2048,
 )
 constants["DTYPE"] = constants["OPERAND"]
 for word in sys.argv[3:]:
@@ -48,14 +49,14 @@ for word in sys.argv[3:]:
     values = {positions[n]: v for n, v in given.items() if n in positions}
     divisible = [n for n in positions if n in types and n != "eps" or n in ("channels", "width", "full_x")]
     source = ASTSource(kernel, signature, values, {positions[n]: [["tt.divisibility", 16]] for n in divisible})
-    options = {"num_warps": 4, "num_stages": 3 if half else 1}
+    options = {"num_warps": given.get("num_warps", 4), "num_stages": 3 if half else 1}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     print(name, len(compiled.asm["cubin"]), compiled.metadata.shared)
 """
 KERNELS = [
     "maps_kernel", "full_scores_kernel", "attention_kernel", "weighted_sum_kernel",
     "sum_backward_kernel", "scores_backward_kernel", "full_backward_kernel", "transpose_maps_kernel",
-    "sum_columns_kernel", "values_backward_kernel", "project_kernel", "source_gradient_kernel",
+    "sum_columns_kernel", "values_backward_kernel", "round_weights_kernel", "project_kernel", "source_gradient_kernel",
     "weight_gradient_kernel", "sum_parts_kernel", "max_pool_kernel", "max_pool_backward_kernel",
 ]  # fmt: skip
 # the same kernels with other constants, which take other branches
@@ -63,6 +64,9 @@ VARIANTS = {
     "full_scores_kernel": ["BACKWARD=0", "SPREAD=0:BLOCK=4"],
     "attention_kernel": ["BACKWARD=0"],
     "transpose_maps_kernel": ["AXIS=1"],
+    "project_kernel": ["BLOCK=128:num_warps=8"],
+    "source_gradient_kernel": ["BLOCK=128:num_warps=8"],
+    "weight_gradient_kernel": ["BLOCK=128:num_warps=8"],
 }
 # of a block, with the least compute capability that has it
 SHARED_MEMORY = {75: 64 * 1024, 80: 99 * 1024, 90: 99 * 1024}
