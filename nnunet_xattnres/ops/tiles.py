@@ -50,7 +50,8 @@ class Tables:
         tile: the pixels of a tile along height and width.
         tiles: the number of tiles along depth, where it is the number of planes, height and width.
         num_columns: the number of columns of a tile, a multiple of the block of columns.
-        table_columns: the number of columns in the tables, a multiple of two blocks; the last ones may be padding.
+        table_columns: the number of columns in the tables, a multiple of two blocks; the last ones may be padding, with
+            the cells of the last column before it.
         num_cells: the number of cells of all interpolated features together.
         num_few: the number of leading cells that few tiles read.
         totals: how many values the transposes along the width, along width and height, and along all axes have.
@@ -225,6 +226,10 @@ def make_tables(
             num_few += len(of_cells)
         first_column, first_cell = here.stop, first_cell + math.prod(sizes[n])
         after_width, after_height = after_width + results[0], after_height + results[1]
+    if first_column:
+        # padding has no weight, but 0 times infinity is NaN: it may be so where the tile reads an infinite cell only
+        for table in (*columns[1:], *weights):
+            table[:, first_column:] = table[:, first_column - 1 : first_column]
 
     def integers(values) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.int32).to(device)

@@ -83,7 +83,7 @@ class BlockSizes(NamedTuple):
     few_cells: int = 1
     tiles: int = 32
     partial: int = 384 * 2**20
-    part: int = 128 * 2**20
+    part: int = 256 * 2**20
     samples: int = 832 * 2**20
 
 

@@ -68,6 +68,17 @@ def test_product_with_the_weights_is_linear_interpolation(case, pixels):
                 torch.testing.assert_close(actual, expected[n][pixel], rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_padding_reads_only_what_the_tile_reads_anyway(case):
+    size, sizes = CASES[case]
+    tables = make_tables(tuple(sizes), size, 32, 64, torch.device("cpu"))
+    is_padding = tables.columns[0] < 0
+    assert is_padding.any()
+    for tile in itertools.product(*map(range, tables.tiles)):
+        cells, _, _ = columns_of_tile(tables, tile)
+        assert set(cells[:, is_padding].flatten().tolist()) <= set(cells[:, ~is_padding].flatten().tolist())
+
+
 @pytest.mark.parametrize(
     ("size", "sizes"),
     [((1, 32, 512), [(1, 16, 256), (1, 8, 64), (1, 1, 4), (1, 4, 2)]), CASES["3-D"]],

@@ -51,3 +51,16 @@ def test_groups_of_samples_and_tiles_do_not_change_the_gradients(name, partial, 
     for a, e in zip(actual, expected, strict=True):
         largest = e.abs().max().item()
         torch.testing.assert_close(a.cpu().double(), e.view(a.shape), rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=interpreter) for name in SIZES])
+def test_an_infinite_cell_spreads_no_further_than_the_tiles_that_read_it(name):
+    """The first cell, with whose values the kernels could fill up their blocks. A tile has 4 x 16 pixels of a plane."""
+    _, _, *operands = converted(arguments(name), lambda t: t.to(DEVICE, torch.float32))
+    out = triton_backend.forward(*operands)[0]
+    operands[0][1].flatten(2)[..., 0] = torch.inf
+    spread = triton_backend.forward(*operands)[0]
+    assert not spread[..., :4, :16].isfinite().all()
+    assert torch.equal(spread[..., 4:, :], out[..., 4:, :])
+    assert torch.equal(spread[..., 16:], out[..., 16:])
