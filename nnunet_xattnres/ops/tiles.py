@@ -29,7 +29,7 @@ from torch import Tensor
 FIELDS = 9
 """The integers that describe an interpolated feature in `Tables.features`."""
 
-OUTPUTS = 64
+OUTPUTS = 128
 """The results that a program of the transposes computes."""
 
 TILE_WIDTH = 16

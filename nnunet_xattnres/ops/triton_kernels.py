@@ -654,6 +654,40 @@ def full_backward_kernel(
         )  # fmt: skip
 
 
+@triton.jit
+def _transpose_maps(
+    d_product, d_squared_norm, after, first, outer, length, target, inner, total_before, total_after,
+    AXIS: tl.constexpr, OUTPUTS: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """OUTPUTS results of the transpose of a feature along one axis, from `first` on, for WINDOW pixels at a time.
+
+    The pixels are (outer, target, inner), the results (outer, length, inner).
+    """
+    j = first + tl.arange(0, OUTPUTS)
+    is_result = j < outer * length * inner
+    cell, i, o = j // inner % length, j % inner, j // (inner * length)
+    # pixels below the lower neighbour's position have no weight
+    start = tl.maximum(((2 * cell - 1) * target - length) // (2 * length), 0)
+    for map in tl.static_range(AXIS):
+        product = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+        own = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+        pair = tl.zeros((OUTPUTS, WINDOW), tl.float32)
+        for w in range(0, 2 * target // length + 2, WINDOW):
+            x = start[:, None] + w + tl.arange(0, WINDOW)[None]
+            mask = is_result[:, None] & (x < target)
+            offsets = (o[:, None] * target + x) * inner + i[:, None]
+            weight, next_weight = _hats(x, cell[:, None], length, target)
+            if map == 0:
+                product += weight * tl.load(d_product + offsets, mask=mask, other=0)
+            d = weight * tl.load(d_squared_norm + map * total_before + offsets, mask=mask, other=0)
+            own += weight * d
+            pair += next_weight * d
+        if map == 0:
+            tl.store(after + j, tl.sum(product, 1), mask=is_result)
+        tl.store(after + (1 + map) * total_after + j, tl.sum(own, 1), mask=is_result)
+        tl.store(after + (1 + AXIS + map) * total_after + j, tl.sum(pair, 1), mask=is_result)
+
+
 @triton.jit(do_not_specialize=["num_values", "full_z", "full_y", "total_before", "total_after"])
 def transpose_maps_kernel(
     d_products, d_squared_norms, before, after, features, blocks,
@@ -669,6 +703,7 @@ def transpose_maps_kernel(
     of every program. Grid: (programs, B).
     """
     feature = features + tl.load(blocks + 2 * tl.program_id(0)) * FIELDS
+    first = tl.load(blocks + 2 * tl.program_id(0) + 1)
     b = tl.program_id(1).to(tl.int64)
     size_y, size_x = tl.load(feature + 3), tl.load(feature + 4)
     if AXIS == 1:
@@ -689,30 +724,18 @@ def transpose_maps_kernel(
         d_product = before + b * (1 + AXIS) * total_before + start_before
         d_squared_norm = d_product + total_before
     after += b * (1 + 2 * AXIS) * total_after + start_after
-    count = outer * length * inner
-    j = tl.load(blocks + 2 * tl.program_id(0) + 1) + tl.arange(0, OUTPUTS)
-    cell, i, o = j // inner % length, j % inner, j // (inner * length)
-    # pixels below the lower neighbour's position have no weight
-    first = tl.maximum(((2 * cell - 1) * target - length) // (2 * length), 0)
-    window = 2 * target // length + 4
-    for map in tl.static_range(AXIS):
-        product = tl.zeros((OUTPUTS, WINDOW), tl.float32)
-        own = tl.zeros((OUTPUTS, WINDOW), tl.float32)
-        pair = tl.zeros((OUTPUTS, WINDOW), tl.float32)
-        for w in range(0, window, WINDOW):
-            x = first[:, None] + w + tl.arange(0, WINDOW)[None]
-            mask = (j < count)[:, None] & (x < target)
-            offsets = (o[:, None] * target + x) * inner + i[:, None]
-            weight, next_weight = _hats(x, cell[:, None], length, target)
-            if map == 0:
-                product += weight * tl.load(d_product + offsets, mask=mask, other=0)
-            d = weight * tl.load(d_squared_norm + map * total_before + offsets, mask=mask, other=0)
-            own += weight * d
-            pair += next_weight * d
-        if map == 0:
-            tl.store(after + j, tl.sum(product, 1), mask=j < count)
-        tl.store(after + (1 + map) * total_after + j, tl.sum(own, 1), mask=j < count)
-        tl.store(after + (1 + AXIS + map) * total_after + j, tl.sum(pair, 1), mask=j < count)
+    # Neighbouring threads have neighbouring results. Where their pixels are far apart, as those of small features along
+    # the width, or where there are few results, they have neighbouring pixels of a result instead.
+    if target <= WINDOW * length if AXIS == 1 else inner >= WINDOW:
+        _transpose_maps(
+            d_product, d_squared_norm, after, first, outer, length, target, inner, total_before, total_after,
+            AXIS, OUTPUTS, 1,
+        )  # fmt: skip
+    else:
+        _transpose_maps(
+            d_product, d_squared_norm, after, first, outer, length, target, inner, total_before, total_after,
+            AXIS, OUTPUTS, WINDOW,
+        )  # fmt: skip
 
 
 @triton.jit
