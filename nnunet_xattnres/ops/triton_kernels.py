@@ -127,22 +127,23 @@ def maps_kernel(
 
 @triton.jit
 def _along(lower, fraction, length, stride, CORNER: tl.constexpr):
-    """Where a corner of a cell is along one axis, its weight, and the weight of the difference to the next cell.
-
-    Between neighbours u and v, |(1-a) u + a v|^2 = (1-a) |u|^2 + a |v|^2 - a (1-a) |v - u|^2.
-    """
+    """Where a corner of a cell is along one axis, and its weight."""
     if CORNER:
         step = tl.where(length > 1, stride, 0)
-        weight, of_difference = fraction, tl.zeros_like(fraction)
+        weight = fraction
     else:
         step = 0 * stride
-        weight, of_difference = 1 - fraction, fraction * (fraction - 1)
-    return lower * stride + step, weight, of_difference
+        weight = 1 - fraction
+    return lower * stride + step, weight
 
 
 @triton.jit
 def _interpolate_maps(maps, features, row, z, y, x, full_z, full_y, full_x, DIM: tl.constexpr):
-    """q.U(P) and |U(P)|^2 of a feature, from its scalar maps."""
+    """q.U(P) and |U(P)|^2 of a feature, from its scalar maps.
+
+    Between neighbours u and v, |(1-a) u + a v|^2 = (1-a) |u|^2 + a |v|^2 - a (1-a) |v - u|^2. So a map of differences
+    along an axis has the weight a (a-1) at the lower corner, and none at the upper one.
+    """
     stride = 8 if DIM == 2 else 12
     size_z, size_y, size_x, start = _size_and_start(features, row)
     lower_x, fraction_x = _tap(x, size_x, full_x)
@@ -150,34 +151,45 @@ def _interpolate_maps(maps, features, row, z, y, x, full_z, full_y, full_x, DIM:
     lower_z, fraction_z = y, fraction_y
     if DIM == 3:
         lower_z, fraction_z = _tap(z, size_z, full_z)
+    d_x, d_y, d_z = fraction_x * (fraction_x - 1), fraction_y * (fraction_y - 1), fraction_z * (fraction_z - 1)
     # four maps at a time are one load
     column = tl.arange(0, 4)[None]
     total = fraction_x[:, None] * tl.zeros((1, 4), tl.float32)
-    pairs = tl.zeros_like(fraction_x)
+    with_z = total
+    none = tl.zeros_like(fraction_x)
+    rest = none
     for corner in tl.static_range(4 if DIM == 2 else 8):
-        cell, w_x, d_x = _along(lower_x, fraction_x, size_x, 1, corner % 2)
-        cell_y, w_y, d_y = _along(lower_y, fraction_y, size_y, size_x, corner // 2 % 2)
+        cell, w_x = _along(lower_x, fraction_x, size_x, 1, corner % 2)
+        cell_y, w_y = _along(lower_y, fraction_y, size_y, size_x, corner // 2 % 2)
         near = maps + (start + cell + cell_y) * stride
+        # what the other axes contribute to the weights of the maps of products and of differences along x and y
+        w_yz, d_yz, d_xy = w_y, d_y, d_x * d_y
         if DIM == 3:
-            cell_z, w_z, d_z = _along(lower_z, fraction_z, size_z, size_x * size_y, corner // 4)
+            cell_z, w_z = _along(lower_z, fraction_z, size_z, size_x * size_y, corner // 4)
             near += cell_z * stride
-            # the maps of the differences along (x, y), z, (x, z), (y, z), and along all axes
-            weight = tl.where(column == 0, (d_x * d_y * w_z)[:, None], (w_x * w_y * d_z)[:, None])
-            with_z = tl.where(column == 2, (d_x * w_y * d_z)[:, None], (w_x * d_y * d_z)[:, None])
-            weight = tl.where(column < 2, weight, with_z)
-            pairs += tl.sum(weight * tl.load(near[:, None] + 4 + column), 1)
-            if corner == 0:
-                pairs += d_x * d_y * d_z * tl.load(near + 8)
-            w_y, d_y = w_y * w_z, d_y * w_z
-        elif corner == 0:
-            pairs += d_x * d_y * tl.load(near + 4)
+            w_yz, d_yz, d_xy = w_y * w_z, d_y * w_z, d_xy * w_z
         # q.P and |P|^2, and the maps of the differences along x and y
-        of_difference = tl.where(column == 2, (d_x * w_y)[:, None], (w_x * d_y)[:, None])
-        weight = tl.where(column < 2, (w_x * w_y)[:, None], of_difference)
-        total += weight * tl.load(near[:, None] + column)
+        of_x = d_x * w_yz if corner % 2 == 0 else none
+        of_y = w_x * d_yz if corner // 2 % 2 == 0 else none
+        weight = tl.where(column == 2, of_x[:, None], of_y[:, None])
+        total += tl.where(column < 2, (w_x * w_yz)[:, None], weight) * tl.load(near[:, None] + column)
+        if DIM == 3 and corner < 4:
+            # the maps of the differences along (x, y), z, (x, z), (y, z)
+            of_xy = d_xy if corner % 4 == 0 else none
+            of_xz = d_x * w_y * d_z if corner % 2 == 0 else none
+            of_yz = w_x * d_y * d_z if corner // 2 % 2 == 0 else none
+            weight = tl.where(column == 2, of_xz[:, None], of_yz[:, None])
+            weight = tl.where(column == 1, (w_x * w_y * d_z)[:, None], weight)
+            weight = tl.where(column == 0, of_xy[:, None], weight)
+            with_z += weight * tl.load(near[:, None] + 4 + column)
+            if corner == 0:
+                rest += d_x * d_y * d_z * tl.load(near + 8)
+        elif corner % 4 == 0:
+            rest += d_xy * tl.load(near + 4)
     product = tl.sum(tl.where(column == 0, total, 0), 1)
+    squared_norm = tl.sum(tl.where(column == 0, 0, total) + with_z, 1) + rest
     # rounding may make a squared norm negative
-    return product, tl.maximum(tl.sum(tl.where(column == 0, 0, total), 1) + pairs, 0)
+    return product, tl.maximum(squared_norm, 0)
 
 
 @triton.jit
@@ -316,8 +328,9 @@ def attention_kernel(
         largest, total = _add_exponential(largest, total, logit)
     # other threads of the program may have stored the logits that a thread loads
     tl.debug_barrier()
+    scale = 1 / total
     for n in range(num_values):
-        alpha = tl.exp(_logit(products, rstd, scalars + n * pixels, inside, BACKWARD) - largest) / total
+        alpha = tl.exp(_logit(products, rstd, scalars + n * pixels, inside, BACKWARD) - largest) * scale
         if GATED:
             g = tl.load(gate)
             alpha = g * alpha + tl.where(n == num_values - 1, 1 - g, 0)
