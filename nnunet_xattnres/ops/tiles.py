@@ -38,7 +38,7 @@ TILE_WIDTH = 16
 _NO_COLUMN = 2**31 - 1
 """Greater than the number of every column, so that readers that do not exist are sorted to the end."""
 
-_FEW_READERS = 16
+_FEW_READERS = 24
 """The gradients of cells that at most this many tiles read are summed for many cells at a time."""
 
 
@@ -60,7 +60,7 @@ class Tables:
         columns: (1 + 2 planes + tiles, table_columns): the feature of every column as an index of the history, or -1
             for padding; then for every plane, and every tile along height and width, what the cell contributes to its
             number, for a plane in the lower of two planes of the feature; then for every plane the distance of the cell
-            in the upper one from that in the lower one, or 0 at the edge.
+            in the upper one from that in the lower one, or 0 where it has no weight.
         weights: (planes + tiles, table_columns, 2): for every plane the weights 1 - f and f of every column, then for
             every tile along height and width its slope s_a and its offset o_a; float16 where it was asked for and has
             all weights exactly, otherwise float32.
@@ -211,7 +211,7 @@ def make_tables(
             columns[1 + a][:, here] = axis.cells[:, cell] * stride + (first_cell if a == 0 else 0)
             weights[a][:, here] = axis.numbers[:, cell]
             if a == 0:
-                columns[4][:, here] = (axis.cells < axis.length - 1) * stride
+                columns[4][:, here] = (axis.numbers[..., 1] > 0) * stride
         of_cells = _readers(axes[n], tiles, num_columns, first_column)
         readers.append(of_cells.ravel())
         features.append([n, first_cell, *sizes[n], first_reader, of_cells.shape[1], after_width, after_height])
@@ -269,7 +269,7 @@ def _readers(axes: Sequence[_Axis], tiles: Sequence[int], num_columns: int, firs
 def _make_depth(length: int, planes: int) -> _Axis:
     """The cells of an axis of `length` that every one of `planes` planes of pixels reads."""
     position = np.clip([_position(z, length, planes) for z in range(planes)], 0, 2 * planes * (length - 1))
-    lower = np.minimum(position // (2 * planes), max(length - 2, 0))
+    lower = position // (2 * planes)
     fraction = (position - 2 * planes * lower) / (2 * planes)
     weights = np.stack((1 - fraction, fraction), 1)
     reading: list[list[int]] = [[] for _ in range(length)]

@@ -339,7 +339,7 @@ def attention_kernel(
 
 @triton.jit
 def _pixels_of_tile(t, full_y, full_x, tiles_y, tiles_x, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
-    """Tile t along the axes, the pixels in it, and which of these are in the image."""
+    """The plane of tile t and its place along height and width, its pixels, and which of these are in the image."""
     plane, tile_y, tile_x = t // (tiles_y * tiles_x), t // tiles_x % tiles_y, t % tiles_x
     r = tl.arange(0, TILE_Y * TILE_X)
     y, x = tile_y * TILE_Y + r // TILE_X, tile_x * TILE_X + r % TILE_X
@@ -806,11 +806,10 @@ def sum_columns_kernel(
     """The gradients of Eq. 8 of the interpolated features, (B, cells, C): sums over the tiles that read a cell.
 
     A program has CELLS of the first `num_few` cells, which few tiles read, or FEW_CELLS of the others, ITEMS tiles at a
-    time. `partial` has the columns of some tiles, (B, num_rows, C), of which `first_row` is the first; a plane has
-    `plane_rows`. `blocks`,
-    (programs, 4), has the number of a block of cells that these tiles read; 1 if no tiles before have read it, or 0
-    if the columns are added to what `sums` has; and the first and the end of the readers of its cells that are among
-    these tiles. Grid: (programs, blocks of channels, B).
+    time. `partial` has the columns of some tiles, (B, num_rows, C), of which `first_row` is the first. All tiles of a
+    plane together have `plane_rows` columns. `blocks`, (programs, 4), has the number of a block of cells that these
+    tiles read; 1 if no tiles before have read it, or 0 if the columns are added to what `sums` has; and the first and
+    the end of the readers of its cells that are among these tiles. Grid: (programs, blocks of channels, B).
     """
     row = blocks + 4 * tl.program_id(0)
     block, is_new, first_item, end_item = tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3)

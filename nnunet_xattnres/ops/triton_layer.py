@@ -29,8 +29,8 @@ class BlockSizes(NamedTuple):
     """Sizes of the blocks that programs compute.
 
     Attributes:
-        tile, columns: pixels and columns of the products of tiles in half precision; the forward pass has twice as many
-            columns at a time.
+        tile, columns: pixels and columns of the products of tiles in half precision; in 2-D, the forward pass has twice
+            as many columns at a time.
         tile_float32, columns_float32: the same in float32, where they take more shared memory, and where the forward
             pass has as many columns.
         channels: channels of the kernels on tiles and on cells.
@@ -221,6 +221,8 @@ class LayerKernels:
         largest = max(
             2 * shapes.channels * max(self._pixels, tables.num_cells), (len(shapes.sources) + 1) * self._pixels,
             *(2 * math.prod(source) for source in shapes.sources),
+            shapes.channels * sum(source[0] for source in shapes.sources),
+            *(table.numel() for table in (tables.columns, tables.weights, tables.readers)),
             12 * tables.num_cells, *((1 + 2 * 2**axis) * total for axis, total in enumerate(tables.totals)),
             math.prod(tables.tiles) * tables.num_columns,
             # positions of pixels among the cells, as numerators of fractions
@@ -280,12 +282,14 @@ class LayerKernels:
             )
             for backward in (False, True)
         )  # fmt: skip
+        # more would not fit into the registers
+        forward_columns = columns if exact or self._dim == 3 else 2 * columns
         self._weighted_sum = Launch(
             triton_kernels.weighted_sum_kernel, (self._num_tiles, self._channel_blocks, shapes.batch),
             (*[dtype] * 4, _FLOAT, dtype, _INT, self._weights.dtype, _INT),
-            shapes.channels, shapes.widths[0], tables.num_columns if exact else tables.table_columns,
+            shapes.channels, shapes.widths[0], -(-tables.num_columns // forward_columns) * forward_columns,
             tables.table_columns, self._num_full, self._num_values, tables.num_cells, *self._size, *tables.tiles[1:],
-            shapes.batch, **{**self._tile_constants, "COLUMNS": columns if exact else 2 * columns},
+            shapes.batch, **{**self._tile_constants, "COLUMNS": forward_columns},
         )  # fmt: skip
 
     def _make_full_scores(self, backward: bool) -> Launch:

@@ -70,7 +70,7 @@ def _address(addresses, feature, index: tl.constexpr, dtype: tl.constexpr):
 
 @triton.jit
 def _shape(shapes, feature, ALIGNED: tl.constexpr):
-    """C_k, pixels, whether the feature has the size of x, and its index or first cell."""
+    """C_k, pixels, whether the feature has the size of x, and its index or first cell; not the start of its weight."""
     width, pixels = tl.load(shapes + feature * SHAPE), tl.load(shapes + feature * SHAPE + 1)
     if ALIGNED:
         width, pixels = tl.multiple_of(width, 8), tl.multiple_of(pixels, 8)

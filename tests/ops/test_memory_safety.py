@@ -233,10 +233,11 @@ BLOCKS: dict[str, dict[str, Any]] = {
 PROJECTIONS: dict[str, dict[str, int]] = {
     "pixels": {"_PIXELS": 32, "_DEPTH": 16, "_LONG_DEPTH": 16},
     "many pixels": {"_PIXELS": 256, "_DEPTH": 64, "_LONG_DEPTH": 128},
-    "channels": {"_CHANNELS": 16, "_ROWS": 4},
+    "channels": {"_CHANNELS": 16, "_CHANNELS_FLOAT32": 16, "_SUMMED": 64},
     "one part": {"_SPLITS": 1},
-    "many parts": {"_SPLITS": 1000, "_LONG_DEPTH": 16, "_ROWS": 8},
-    "enough parts": {"_ENOUGH_PARTS": 2, "_LONG_DEPTH": 16, "_DEPTH": 16},
+    "many parts": {"_SPLITS": 1000, "_LONG_DEPTH": 16, "_SUMMED": 512},
+    "enough parts": {"_ENOUGH_ELEMENTS": 2 * 128**2, "_LONG_DEPTH": 16, "_DEPTH": 16},
+    "rounded weights": {"_ROUNDED": 64},
 }
 
 # windows, in blocks of 16

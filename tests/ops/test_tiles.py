@@ -154,3 +154,11 @@ def test_the_readers_of_blocks_of_cells_among_some_tiles(case, block):
             if places:
                 expected[number] = [min(places), max(places) + 1]
         assert {number: places for number, *places in readers.between(first, end).tolist()} == expected
+
+
+@pytest.mark.parametrize("size", [(1, 64, 64), (32, 32, 32)])
+def test_few_tiles_read_a_cell_of_a_feature_of_half_the_size(size):
+    """Sums of columns take many of these cells at a time, and single ones of smaller features."""
+    sizes = [tuple(max(1, n // r) for n in size) for r in (2, 4, 32)]
+    tables = make_tables(tuple(sizes), size, 128, 32, torch.device("cpu"))
+    assert math.prod(sizes[0]) <= tables.num_few < tables.num_cells

@@ -73,8 +73,8 @@ def test_equals_convolutions(splits, enough, channels, dtype, monkeypatch):
     projections = Projections(kernels, sources, weights, biases, of_weights, d_sources)
     values = torch.empty(2, tables.num_cells, channels, device=DEVICE, dtype=dtype)
     full = torch.empty(2, 2, channels, *SIZE, device=DEVICE, dtype=dtype)
-    rounded = memory_of(torch.full((kernels.rounded_size,), torch.nan, device=DEVICE, dtype=dtype))
-    projections.project(rounded, memory_of(values), memory_of(full))
+    rounded = torch.full((kernels.rounded_size,), torch.nan, device=DEVICE, dtype=dtype)
+    projections.project(*(memory_of(t) for t in (rounded, values, full)))
 
     # weights and biases are rounded before the products
     weights, biases = ([t if t is None else t.to(dtype) for t in tensors] for tensors in (weights, biases))
@@ -95,7 +95,7 @@ def test_equals_convolutions(splits, enough, channels, dtype, monkeypatch):
     gradients = [g.double() for g in features(tables, d_values, d_full)]
     torch.autograd.backward([e.flatten(2) for e in expected], gradients)
     partial = torch.empty(kernels.partial_shape, device=DEVICE)
-    projections.backward(rounded, *(memory_of(t) for t in (d_values, d_full, partial)))
+    projections.backward(*(memory_of(t) for t in (rounded, d_values, d_full, partial)))
     actual = [*d_sources, *(g for g in (*projections.d_weights, *projections.d_biases) if g is not None)]
     for a, leaf in zip(actual, leaves, strict=True):
         assert a.shape == leaf.shape
@@ -123,9 +123,9 @@ def test_addresses_are_aligned_as_the_kernels_take_for_granted(operands):
         assert all(address % 16 == 0 for address in projections._addresses.tolist())
         full = torch.empty(2, 2, CHANNELS, *SIZE, device=DEVICE)
         partial = torch.empty(kernels.partial_shape, device=DEVICE)
-        rounded = memory_of(torch.empty(kernels.rounded_size, device=DEVICE))
-        projections.project(rounded, memory_of(full[:0]), memory_of(full))
-        projections.backward(rounded, *(memory_of(t) for t in (full[:0], full, partial)))
+        rounded = torch.empty(kernels.rounded_size, device=DEVICE)
+        projections.project(*(memory_of(t) for t in (rounded, full[:0], full)))
+        projections.backward(*(memory_of(t) for t in (rounded, full[:0], full, partial)))
         results.append([full, *d_sources, projections.d_weights[0], projections.d_biases[0]])
     for aligned, unaligned in zip(*results, strict=True):
         torch.testing.assert_close(unaligned, aligned, rtol=0, atol=0)
