@@ -185,6 +185,7 @@ def _interpolate_maps(maps, features, row, z, y, x, full_z, full_y, full_x, DIM:
             if corner == 0:
                 rest += d_x * d_y * d_z * tl.load(near + 8)
         elif corner % 4 == 0:
+            # that of the differences along (x, y); in 3-D at the upper corner along z, where the others have no weight
             rest += d_xy * tl.load(near + 4)
     product = tl.sum(tl.where(column == 0, total, 0), 1)
     squared_norm = tl.sum(tl.where(column == 0, 0, total) + with_z, 1) + rest
