@@ -395,7 +395,7 @@ def _values_of_columns(
         step = tl.load(columns + (1 + planes + tiles_y + tiles_x + plane) * table_columns + k)
         upper = tl.load(values + (offsets + step[:, None] * channels), mask=mask, other=0)
         of_lower, of_upper = _numbers(weights, k, plane, table_columns)
-        if weights.dtype.element_ty != tl.int32 or v.dtype != tl.float16:
+        if v.dtype != of_lower.dtype:
             v, upper = v.to(tl.float32), upper.to(tl.float32)
             of_lower, of_upper = of_lower.to(tl.float32), of_upper.to(tl.float32)
         v = tl.fma(upper, of_upper[:, None], v * of_lower[:, None])
