@@ -1,5 +1,5 @@
 # make demo       set everything up in .venv and run the demo
-# make test       set everything up in .venv and run the tests, about eight minutes on two cores
+# make test       set everything up in .venv and run the tests, about nine minutes on two cores
 # make test-all   the tests that `make test` leaves out; those of Slurm need: apt-get install slurm-wlm munge
 # make lint       check style and types
 # make format     apply the style
