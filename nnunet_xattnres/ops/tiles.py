@@ -35,6 +35,9 @@ OUTPUTS = 128
 TILE_WIDTH = 16
 """The pixels of a tile along the width: in half precision, they are one memory transaction."""
 
+_MOST_CELLS = 64
+"""More cells than a tile reads along one axis."""
+
 _NO_COLUMN = 2**31 - 1
 """Greater than the number of every column, so that readers that do not exist are sorted to the end."""
 
@@ -102,7 +105,7 @@ class _Axis:
     length: int
     cells: np.ndarray  # (tiles, box), clamped
     numbers: np.ndarray  # (tiles, box, 2): slopes and offsets, or weights
-    readers: np.ndarray  # (length, items): 64 tile + place in the box
+    readers: np.ndarray  # (length, items): _MOST_CELLS tile + which of the cells of that tile, then -1
     is_exact_in_half: bool  # whether float16 has these numbers and all weights exactly
 
     @property
@@ -259,7 +262,7 @@ def _readers(axes: Sequence[_Axis], tiles: Sequence[int], num_columns: int, firs
         shape = [1] * 6
         shape[a], shape[3 + a] = axis.readers.shape
         reader = axis.readers.reshape(shape)
-        tile, column = tile * tiles[a] + reader // 64, column * axis.box + reader % 64
+        tile, column = tile * tiles[a] + reader // _MOST_CELLS, column * axis.box + reader % _MOST_CELLS
         exists = exists & (reader >= 0)
     readers = np.where(exists, tile * num_columns + first_column + column, _NO_COLUMN)
     readers = np.sort(readers.reshape(math.prod(axis.length for axis in axes), -1), 1)
@@ -275,7 +278,7 @@ def _make_depth(length: int, planes: int) -> _Axis:
     reading: list[list[int]] = [[] for _ in range(length)]
     for plane, cell in enumerate(lower.tolist()):
         for place in np.flatnonzero(weights[plane]).tolist():
-            reading[cell + place].append(64 * plane)
+            reading[cell + place].append(_MOST_CELLS * plane)
     return _Axis(length, lower[:, None], weights[:, None], _as_array(reading), _is_exact_in_half(weights))
 
 
@@ -291,7 +294,7 @@ def _make_axis(length: int, target: int, tile: int) -> _Axis:
     reading: list[list[int]] = [[] for _ in range(length)]
     for t, (a, b) in enumerate(zip(first, last, strict=True)):
         for d in range(b - a + 1):
-            reading[min(max(a + d, 0), length - 1)].append(64 * t + d)
+            reading[min(max(a + d, 0), length - 1)].append(_MOST_CELLS * t + d)
     slope, offsets = length / target, position[:, None] - cells
     distances = np.abs(np.arange(tile) * slope + offsets[..., None])
     numbers = np.stack((np.full_like(offsets, slope), offsets), -1)

@@ -287,7 +287,7 @@ class LayerKernels:
         self._weighted_sum = Launch(
             triton_kernels.weighted_sum_kernel, (self._num_tiles, self._channel_blocks, shapes.batch),
             (*[dtype] * 4, _FLOAT, dtype, _INT, self._weights.dtype, _INT),
-            shapes.channels, shapes.widths[0], -(-tables.num_columns // forward_columns) * forward_columns,
+            shapes.channels, shapes.widths[0], triton.cdiv(tables.num_columns, forward_columns) * forward_columns,
             tables.table_columns, self._num_full, self._num_values, tables.num_cells, *self._size, *tables.tiles[1:],
             shapes.batch, **{**self._tile_constants, "COLUMNS": forward_columns},
         )  # fmt: skip

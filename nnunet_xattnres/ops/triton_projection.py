@@ -69,6 +69,12 @@ def _address(addresses, feature, index: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
+def _is_projected(addresses, feature):
+    """Whether the feature has a weight; others are copied."""
+    return tl.load(addresses + feature * ADDRESSES + 1) != 0
+
+
+@triton.jit
 def _shape(shapes, feature, ALIGNED: tl.constexpr):
     """C_k, pixels, whether the feature has the size of x, and its index or first cell; not the start of its weight."""
     width, pixels = tl.load(shapes + feature * SHAPE), tl.load(shapes + feature * SHAPE + 1)
@@ -99,7 +105,7 @@ def round_weights_kernel(
     """Round a part of a weight to the dtype of the features. Grid: (parts of the largest weight, features)."""
     feature = tl.program_id(1)
     i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    if tl.load(addresses + feature * ADDRESSES + 1) != 0:
+    if _is_projected(addresses, feature):
         mask = i < channels * tl.load(shapes + feature * SHAPE)
         weight = tl.load(_address(addresses, feature, 1, WEIGHT) + i, mask=mask)
         tl.store(rounded + _start_of_weight(shapes, feature, ALIGNED) + i, weight.to(DTYPE), mask=mask)
@@ -123,7 +129,7 @@ def project_kernel(
     source = _address(addresses, feature, 0, DTYPE) + b * width * pixels
     weight = rounded + _start_of_weight(shapes, feature, ALIGNED)
     mask = (c < channels)[:, None] & (p < pixels)[None]
-    if tl.load(addresses + feature * ADDRESSES + 1) != 0:
+    if _is_projected(addresses, feature):
         tile = tl.zeros((BLOCK, PIXELS), tl.float32)
         for begin in range(0, width, DEPTH):
             k = begin + tl.arange(0, DEPTH)
@@ -191,7 +197,7 @@ def source_gradient_kernel(
     width, pixels, is_full, index = _shape(shapes, feature, ALIGNED)
     weight = rounded + _start_of_weight(shapes, feature, ALIGNED)
     # a loop for each place of the gradient: loads in branches of one loop would not be pipelined
-    if tl.load(addresses + feature * ADDRESSES + 1) != 0:
+    if _is_projected(addresses, feature):
         if is_full != 0:
             tile = _source_gradient(
                 d_values, d_full, weight, k, p, width, pixels, index, b, channels, num_cells, batch,
