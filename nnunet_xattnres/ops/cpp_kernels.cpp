@@ -699,6 +699,8 @@ bool backward(const Arguments<T> &a) {
 
 extern "C" {
 
+void set_parallel(Parallel function) { parallel = function; }
+
 int forward_float32(const Arguments<float> *arguments) { return forward(*arguments); }
 int forward_float64(const Arguments<double> *arguments) { return forward(*arguments); }
 int backward_float32(const Arguments<float> *arguments) { return backward(*arguments); }

@@ -102,7 +102,22 @@ def _open_library(path: Path) -> ctypes.CDLL:
             function = getattr(library, f"{name}_{_suffix(dtype)}")
             function.argtypes = (ctypes.c_void_p,)
             function.restype = ctypes.c_int
+    library.set_parallel.argtypes = (ctypes.c_void_p,)
+    library.set_parallel.restype = None
+    library.set_parallel(find_parallel())
+    if hasattr(os, "register_at_fork"):
+        # a new process has none of these threads, for which OpenMP would wait
+        os.register_at_fork(after_in_child=lambda: library.set_parallel(None))
     return library
+
+
+def find_parallel() -> int | None:
+    """The address of GOMP_parallel of the OpenMP library that PyTorch has loaded, or None if there is none."""
+    try:
+        # PyTorch makes the symbols of its libraries global; Windows has no such symbols
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def find_compiler() -> list[str] | None:

@@ -5,6 +5,8 @@ That they agree with the reference is tested in test_custom_op.py and test_gate.
 
 import ctypes
 import os
+import signal
+import sys
 import threading
 from functools import partial
 
@@ -14,7 +16,7 @@ from support.operator import all_results, assert_all_close, make
 from torch.nn import functional
 
 from nnunet_xattnres.ops import cpp_backend, torch_backend, xattnres
-from nnunet_xattnres.ops.cpp_library import find_compiler, load_library
+from nnunet_xattnres.ops.cpp_library import find_compiler, find_parallel, load_library
 from nnunet_xattnres.ops.reference import xattnres as reference
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
@@ -241,14 +243,56 @@ def test_threads_have_memory_of_their_own():
     assert not wrong
 
 
+@pytest.fixture
+def two_threads():
+    """Two threads of PyTorch; with one, nothing runs in parallel."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has another library for threads")
+def test_kernels_use_the_threads_of_pytorch():
+    assert torch.backends.openmp.is_available() and find_parallel()
+
+
+@pytest.mark.parametrize("spatial", ["2-D", "3-D"])
+def test_results_do_not_depend_on_whose_threads_they_are(two_threads, spatial):
+    """Those of a function for threads, here one that takes one thread after the other, or threads of their own."""
+    calls = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def parallel(function, data, threads, flags):
+        calls.append((threads, flags))
+        for _ in range(threads):
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)(data)
+
+    library, case = load_library(), without_projections(tall(spatial))
+    expected = all_results(operator, case)
+    try:
+        library.set_parallel(ctypes.cast(parallel, ctypes.c_void_p))
+        actual = all_results(operator, case)
+        made = len(calls)
+        library.set_parallel(None)
+        alone = all_results(operator, case)
+    finally:
+        library.set_parallel(find_parallel())
+    assert made == len(calls) > 0 and set(calls) == {(2, 0)}
+    assert_bitwise_equal(actual, expected)
+    assert_bitwise_equal(alone, expected)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_computes(tmp_path):
-    """nnU-Net's workers may be forked; a pool of threads would not be there in them."""
-    case = tall("2-D", torch.float32)
+def test_a_forked_process_computes(two_threads):
+    """nnU-Net's workers may be forked, and have none of the threads for which OpenMP would wait without an end."""
+    # without projections, which would wait, too: those are PyTorch's
+    case = without_projections(tall("2-D", torch.float32))
     out = case.run(operator)[0]
     child = os.fork()
     if child == 0:
         equal = False
+        signal.alarm(60)
         try:
             equal = torch.equal(case.run(operator)[0], out)
         finally:

@@ -24,7 +24,8 @@ def cache(tmp_path, monkeypatch):
     """An empty cache folder, for a library whose functions do nothing, which takes less time to compile."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "nothing.cpp"
-    source.write_text("\n".join(f'extern "C" int {name}(void *) {{ return 0; }}' for name in FUNCTIONS))
+    declarations = [*(f"int {name}" for name in FUNCTIONS), "int set_parallel"]
+    source.write_text("\n".join(f'extern "C" {declaration}(void *) {{ return 0; }}' for declaration in declarations))
     monkeypatch.setattr(cpp_library, "_SOURCES", (source,))
     return tmp_path / "nnunet_xattnres"
 
