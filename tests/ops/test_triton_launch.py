@@ -166,9 +166,10 @@ def test_the_interpreter_refuses_tensors_for_which_a_compiled_kernel_would_be_wr
             launch(*operands)
 
 
-# in a new process, without the interpreter, with a driver that launches nothing
+# in a new process, without the interpreter, with a driver that launches nothing: layers of the channels of the parts of
+# x, its size, the channels and sizes of the history, and the number of samples
 SCRIPT = """
-import contextlib
+import ast, contextlib, sys
 from types import SimpleNamespace
 import torch, triton
 from triton.backends.compiler import GPUTarget
@@ -208,21 +209,47 @@ def load_and_record(self):
     triton.runtime.jit.JITFunction._do_compile = compile_kernel
 
 triton_launch.Launch.load = load_and_record
-sources = [torch.zeros(2, 16, 32, 32).half(), torch.zeros(2, 32, 16, 16).half(), torch.zeros(2, 16, 8, 8).half()]
-x, weights = [torch.zeros(2, 32, 32, 32).half()], [torch.zeros(32, 16), None, torch.zeros(32, 16)]
-operands = sources, x, weights, [torch.zeros(32), None, torch.zeros(32)], torch.zeros(32), torch.ones(1), 1e-6
-triton_backend.forward(*operands)
-triton_backend.backward(torch.zeros_like(x[0]), None, *operands)
+for widths, size, history, batch in ast.literal_eval(sys.argv[1]):
+    channels = sum(widths)
+    sources = [torch.zeros(batch, c, *s).half() for c, s in history]
+    x = [torch.zeros(batch, c, *size).half() for c in widths]
+    weights = [None if c == channels else torch.zeros(channels, c) for c, _ in history]
+    biases = [None if weight is None else torch.zeros(channels) for weight in weights]
+    operands = sources, x, weights, biases, torch.zeros(channels), torch.ones(1), 1e-6
+    out, attention = triton_backend.forward(*operands)
+    triton_backend.backward(out, attention, *operands)
 print(len(launched), *late)
 """
+
+
+def compile_and_launch(layers, folder):
+    """The number of kernels that were launched, and the names of those that were compiled in a launch."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(folder)}
+    environment.pop("TRITON_INTERPRET", None)
+    run = subprocess.run([sys.executable, "-c", SCRIPT, repr(layers)], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(triton, "AsyncCompileMode"), reason="this version compiles one kernel after the other")
 def test_no_kernel_of_the_operator_is_compiled_in_a_launch(tmp_path):
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
-    environment.pop("TRITON_INTERPRET", None)
-    run = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    layer = [32], (32, 32), [(16, (32, 32)), (32, (16, 16)), (16, (8, 8))], 2
     # all kernels but the two of max pooling
-    assert run.stdout.split() == ["15"]
+    assert compile_and_launch([layer], tmp_path) == ["15"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(triton, "AsyncCompileMode"), reason="this version has another interface of drivers")
+def test_kernels_compile_where_arguments_are_one(tmp_path):
+    """Triton compiles a kernel of its own for an argument of 1, which is then a constant."""
+    layers = [
+        ([1], (1, 1), [(1, (1, 1))], 1),
+        ([1], (8, 8), [(1, (8, 8)), (3, (4, 4))], 1),
+        ([1, 1], (8, 1), [(1, (4, 1)), (2, (2, 1)), (1, (1, 1))], 1),
+        ([3], (1, 16), [(5, (1, 4)), (1, (1, 1))], 2),
+        ([1], (16, 16, 1), [(1, (8, 8, 1)), (1, (1, 1, 1))], 1),
+        ([2, 2], (1, 1, 1), [(1, (1, 1, 1)), (4, (1, 1, 1))], 1),
+        ([1], (1, 8, 8), [(2, (1, 4, 4)), (7, (1, 8, 8))], 1),
+    ]
+    assert compile_and_launch(layers, tmp_path)[0] == "15"
