@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from nnunet_xattnres.cli.main import exit_on_signals
 from nnunet_xattnres.utils.nnunet_cli import last_log_line
 from nnunet_xattnres.utils.paths import trainers_path
 
@@ -65,21 +66,22 @@ class Step(NamedTuple):
 
 def _steps() -> list[Step]:
     xattnres = (PYTHON, "-m", "nnunet_xattnres")
-    cost = (*xattnres, "cost", "--device", "cuda", "--no-reference")
+    cost = (*xattnres, "cost", "--device", "cuda")
+    fast = (*cost, "--no-reference")
     tests = ("-m", "pytest", "-q", "-n", "5", "-p", "no:cacheprovider", "tests/ops", "tests/test_layer.py")
     # other sizes of blocks that are expected to be better
     others = {"2d-512": ("channels=128,warps=8,registers=128",), "3d-128": ()}
     return [
         Step("tests", (PYTHON, *tests), 240, alone=False),
         *(
-            Step(f"compile-{case}", (*cost, "--case", case, "--no-first-step", "--repeats", "1"), 300, alone=False)
+            Step(f"compile-{case}", (*fast, "--case", case, "--no-first-step", "--repeats", "1"), 300, alone=False)
             for case in CASES
         ),
         *(Step(f"kernels-{c}", (PYTHON, "benchmarks/kernels.py", c, *others[c]), 180) for c in CASES),
         *(
             Step(
                 f"cost-{case}",
-                (*cost, "--case", case, "--no-first-step", "--layers", "--repeats", "9",
+                (*fast, "--case", case, "--no-first-step", "--layers", "--repeats", "9",
                  "--out", f"{{folder}}/cost-{case}.json"),
                 180,
             )
@@ -93,9 +95,9 @@ def _steps() -> list[Step]:
             )
             for name, trainer in (("stock", "nnUNetTrainer"), ("xattnres", "nnUNetTrainerXAttnRes"))
         ),
-        Step("first-steps", (*cost, "--case", *CASES, "--repeats", "1"), 600, default=False),
-        Step("literal", (*cost[:-1], "--case", "2d-512", "--no-compile"), 600, default=False),
-        Step("networks", (*cost[:-1], "--case", *CASES, "--all-networks", "--no-first-step"), 900, default=False),
+        Step("first-steps", (*fast, "--case", *CASES, "--repeats", "1"), 600, default=False),
+        Step("literal", (*cost, "--case", "2d-512", "--no-compile"), 600, default=False),
+        Step("networks", (*cost, "--case", *CASES, "--all-networks", "--no-first-step"), 900, default=False),
         Step("plan", (*xattnres, "plan", "-d", "{dataset}", "--measure", "--dry-run"), 600, default=False),
     ]  # fmt: skip
 
@@ -236,6 +238,7 @@ def select(names: list[str], dataset: str | None) -> list[Step]:
 
 
 def main() -> int:
+    exit_on_signals()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
     )
