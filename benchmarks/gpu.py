@@ -16,10 +16,8 @@ python benchmarks/gpu.py --list                            all steps, with their
 """
 
 import argparse
-import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from nnunet_xattnres.cli.main import exit_on_signals
-from nnunet_xattnres.utils.nnunet_cli import last_log_line
+from nnunet_xattnres.utils.nnunet_cli import kill_with_workers, last_log_line
 from nnunet_xattnres.utils.paths import trainers_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -132,8 +130,7 @@ class _Running:
 
     def kill(self) -> None:
         """End the command and all that it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_with_workers(self._process)
         self._process.wait()
 
     def finish(self, code: int) -> str:

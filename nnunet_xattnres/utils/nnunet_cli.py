@@ -90,7 +90,7 @@ def run_command(command: list[str], env: dict[str, str], log: Path) -> float:
                 _show_elapsed_time(time.monotonic() - start)
                 time.sleep(0.5)
         except BaseException:
-            _kill_with_workers(process)
+            kill_with_workers(process)
             process.wait()
             raise
     if process.returncode:
@@ -98,7 +98,7 @@ def run_command(command: list[str], env: dict[str, str], log: Path) -> float:
     return time.monotonic() - start
 
 
-def _kill_with_workers(process: subprocess.Popen) -> None:
+def kill_with_workers(process: subprocess.Popen) -> None:
     """Kill a process that has a session of its own, and the processes that it has started."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):

@@ -1,16 +1,16 @@
 """benchmarks/gpu.py: its commands are those of this package, and it runs them as it says."""
 
-import argparse
 import importlib.util
 import os
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.shell_lines import parse_with_nnunet
 
+from nnunet_xattnres.cli.main import make_parser
 from nnunet_xattnres.cost.cases import TYPICAL_CASES
 from nnunet_xattnres.training.trainer_classes import trainer_class
 
@@ -35,14 +35,13 @@ def test_the_options_exist(one, tmp_path):
     command = one.line(tmp_path, "4")
     program, arguments = command[1:3] if command[1] == "-m" else command[1:2], command[3:]
     if program[-1] == "nnunet_xattnres":
-        parser = argparse.ArgumentParser(exit_on_error=False)
-        import_module(f"nnunet_xattnres.cli.{arguments[0]}").configure(parser)
-        parsed = parser.parse_args(arguments[1:])
+        parsed = make_parser(arguments).parse_args(arguments)
         assert set(getattr(parsed, "case", None) or []) <= set(TYPICAL_CASES)
     elif program[-1] == "pytest":
         paths = [gpu.REPOSITORY / word for word in arguments if word.startswith("tests/")]
         assert paths and all(path.exists() for path in paths)
     elif program[-1] == "nnunetv2.run.run_training":
+        parse_with_nnunet("nnUNetv2_train", arguments)
         name = arguments[arguments.index("-tr") + 1]
         assert name.removesuffix("_5epochs") == "nnUNetTrainer" or trainer_class(name)
     else:

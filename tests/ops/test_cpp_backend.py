@@ -54,6 +54,20 @@ def assert_bitwise_equal(actual, expected):
         assert torch.equal(actual[name], value), name
 
 
+@pytest.fixture
+def set_num_threads():
+    """torch.set_num_threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads(set_num_threads):
+    """Two threads of PyTorch; with one, nothing runs in parallel."""
+    set_num_threads(2)
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("target", [1, 5, 6, 8, 13, 24])
 def test_neighbours_are_those_of_pytorch(length, target):
@@ -75,16 +89,12 @@ def test_features_of_several_slabs(shape):
 
 
 @pytest.mark.parametrize("shape", TALL)
-def test_results_do_not_depend_on_the_number_of_threads(shape):
-    case = tall(shape, torch.float32)
-    before, results = torch.get_num_threads(), {}
-    try:
-        for threads in (1, 2, 5, 64):
-            torch.set_num_threads(threads)
-            # the projections are PyTorch's, whose sums may depend on the number of threads
-            results[threads] = all_results(partial(operator), without_projections(case))
-    finally:
-        torch.set_num_threads(before)
+def test_results_do_not_depend_on_the_number_of_threads(set_num_threads, shape):
+    case, results = tall(shape, torch.float32), {}
+    for threads in (1, 2, 5, 64):
+        set_num_threads(threads)
+        # the projections are PyTorch's, whose sums may depend on the number of threads
+        results[threads] = all_results(partial(operator), without_projections(case))
     for threads in results:
         assert_bitwise_equal(results[threads], results[1])
 
@@ -241,15 +251,6 @@ def test_threads_have_memory_of_their_own():
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-@pytest.fixture
-def two_threads():
-    """Two threads of PyTorch; with one, nothing runs in parallel."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has another library for threads")
